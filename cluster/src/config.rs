@@ -1,0 +1,246 @@
+//! The generated config file of one process: readable, one comment a key, read back by the process alone.
+
+use std::fmt::Write as _;
+use std::path::Path;
+
+use crate::file::{FileError, read_config};
+use crate::spec::{EncoderSource, EncoderSpec, Role, Target, WorkerOptions, WorkerSpec};
+
+impl WorkerSpec {
+    /// The text of this worker's config file, which [`WorkerSpec::from_file`] reads back. Paths have to be UTF-8;
+    /// in any other the unreadable bytes are replaced, and the file it names will not be found.
+    #[must_use]
+    pub fn to_file_text(&self) -> String {
+        let mut out = header(&self.cluster, &format!("One RTMP port: the {} {}.", self.role, self.host));
+        key(&mut out, "Who this worker is: role-host-port.", "id", &quote(self.id.as_str()));
+        key(&mut out, "The cluster it belongs to.", "cluster", &quote(&self.cluster));
+        let role = "`origin` takes the encoders' streams and forwards them; `edge` takes the origin's and serves players.";
+        key(&mut out, role, "role", self.role.as_str());
+        key(&mut out, "What others connect to.", "host", &quote(&self.host));
+        let listen = "The address of the listener that the supervisor binds and lends.";
+        key(&mut out, listen, "listen", &quote(&self.listen.to_string()));
+        key(&mut out, "Limits and behaviour.", "options", "");
+        let WorkerOptions { max_connections, gop_cache, latency, queue_length } = &self.options;
+        let most = "Players served at once; one more is refused with an RTMP status.";
+        let _ = writeln!(out, "  # {most}\n  max_connections: {max_connections}");
+        let cache = "true: a joining player starts with the newest whole group of pictures at once; false: it waits for the next keyframe.";
+        let _ = writeln!(out, "  # {cache}\n  gop_cache: {gop_cache}");
+        let wait = "How long media may wait so that one send carries more: auto, or 0ms to 350ms.";
+        let _ = writeln!(out, "  # {wait}\n  latency: {latency}");
+        let queue = "Media kept for slow players; one further behind skips to the newest keyframe.";
+        let _ = writeln!(out, "  # {queue}\n  queue_length: {queue_length}");
+        let origin = "The origin's address: an edge keeps slots for it however many players there are.";
+        key(&mut out, origin, "origin", &quote(&self.origin.to_string()));
+        let forward = "Every stream is sent to each of these edge ports; none on an edge.";
+        key(&mut out, forward, "forward", if self.forward.is_empty() { "[]" } else { "" });
+        for Target { id, host, port } in &self.forward {
+            let _ =
+                writeln!(out, "  - {{ id: {}, host: {}, port: {port} }}", quote(id.as_str()), quote(host));
+        }
+        let secret =
+            "The file with the secret by which the edges know the origin; readable by its owner alone.";
+        key(&mut out, secret, "secret_file", &quote(&self.secret_file.to_string_lossy()));
+        out
+    }
+
+    /// Reads what [`WorkerSpec::to_file_text`] wrote.
+    pub fn from_file(path: &Path) -> Result<Self, FileError> {
+        read_config(path, |spec: &Self| {
+            if spec.role == Role::Encoder {
+                return Err("an encoder is no worker".into());
+            }
+            if !(1..=WorkerOptions::MAX_CONNECTIONS).contains(&spec.options.max_connections) {
+                return Err(format!("max_connections is not 1 to {}", WorkerOptions::MAX_CONNECTIONS));
+            }
+            if !WorkerOptions::QUEUE_LENGTHS.contains(&spec.options.queue_length) {
+                return Err("queue_length is not 1s to 120s".into());
+            }
+            if spec.listen.port() == 0 || spec.forward.iter().any(|t| t.port == 0) {
+                return Err("port 0 is no port".into());
+            }
+            Ok(())
+        })
+    }
+}
+
+impl EncoderSpec {
+    /// The text of the encoder's config file, which [`EncoderSpec::from_file`] reads back. For paths see
+    /// [`WorkerSpec::to_file_text`].
+    #[must_use]
+    pub fn to_file_text(&self) -> String {
+        let mut out = header(&self.cluster, "The encoder.");
+        key(&mut out, "Who this process is.", "id", &quote(self.id.as_str()));
+        key(&mut out, "The cluster it belongs to.", "cluster", &quote(&self.cluster));
+        let source = "What is sent in real time, again and again: `test-card`, or `file:` and the path of an FLV file.";
+        match &self.source {
+            EncoderSource::TestCard => key(&mut out, source, "source", "test-card"),
+            EncoderSource::File(path) => {
+                key(&mut out, source, "source", &format!("{{ file: {} }}", quote(&path.to_string_lossy())));
+            }
+        }
+        key(&mut out, "Where it is published.", "url", &quote(&self.url));
+        out
+    }
+
+    /// Reads what [`EncoderSpec::to_file_text`] wrote.
+    pub fn from_file(path: &Path) -> Result<Self, FileError> {
+        read_config(path, |_| Ok(()))
+    }
+}
+
+fn header(cluster: &str, what: &str) -> String {
+    format!(
+        "# {}\n# Generated by `srsctl up` for the cluster {}. Edits here are overwritten:\n\
+         # change the cluster file and run `srsctl up` again.\n",
+        comment(what),
+        quote(cluster)
+    )
+}
+
+fn key(out: &mut String, about: &str, key: &str, value: &str) {
+    let space = if value.is_empty() { "" } else { " " };
+    let _ = writeln!(out, "\n# {about}\n{key}:{space}{value}");
+}
+
+/// `text` on one line, for a comment.
+fn comment(text: &str) -> String {
+    text.chars().map(|c| if is_plain(c) { c } else { '?' }).collect()
+}
+
+/// `text` as a double-quoted YAML scalar (YAML 1.2.2 §7.3.1), on one line.
+fn quote(text: &str) -> String {
+    let mut out = String::from("\"");
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.extend(['\\', c]),
+            c if is_plain(c) => out.push(c),
+            c => {
+                let _ = write!(out, "\\U{:08x}", u32::from(c));
+            }
+        }
+    }
+    out.push('"');
+    out
+}
+
+/// Whether every reader of YAML, and every terminal, takes `c` as itself.
+fn is_plain(c: char) -> bool {
+    matches!(c, ' '..='~') || c.is_alphanumeric()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::UnitId;
+
+    const STRANGE: &[&str] = &[
+        "/var/lib/srsctl/live/secret",
+        "/a b/c: d # e/- f",
+        "/quo\"te's/back\\slash/{brace}/[x]/*&!|>%@`",
+        "/line\nbreak\r\ttab/\u{1b}[2J/\u{85}\u{2028}\u{feff}\u{ffff}",
+        "/直播/прямой/e\u{301}/\u{1f4fa}",
+        "true",
+        "",
+        " ",
+        "~",
+        "\u{10ffff}\0",
+    ];
+
+    fn worker(text: &str) -> WorkerSpec {
+        let port = 1936;
+        WorkerSpec {
+            id: UnitId::worker(Role::Origin, text, port),
+            cluster: text.into(),
+            role: Role::Origin,
+            host: text.into(),
+            listen: "[::1]:1936".parse().unwrap(),
+            options: WorkerOptions { max_connections: 7, gop_cache: false, ..WorkerOptions::default() },
+            origin: "127.0.0.5".parse().unwrap(),
+            forward: vec![
+                Target { id: UnitId::worker(Role::Edge, text, port), host: text.into(), port },
+                Target { id: UnitId::worker(Role::Edge, "::1", 1), host: "::1".into(), port: 65535 },
+            ],
+            secret_file: text.into(),
+        }
+    }
+
+    fn file(text: &str) -> tempfile::NamedTempFile {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        file
+    }
+
+    #[test]
+    fn a_worker_reads_back_what_was_written() {
+        for text in STRANGE {
+            let spec = worker(text);
+            let written = file(&spec.to_file_text());
+            assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), spec);
+            let edge = WorkerSpec { role: Role::Edge, forward: Vec::new(), ..spec };
+            let written = file(&edge.to_file_text());
+            assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), edge);
+        }
+    }
+
+    #[test]
+    fn an_encoder_reads_back_what_was_written() {
+        for text in STRANGE {
+            for source in [EncoderSource::TestCard, EncoderSource::File(text.into())] {
+                let spec = EncoderSpec {
+                    id: UnitId::encoder(),
+                    cluster: (*text).into(),
+                    source,
+                    url: format!("rtmp://{text}/live/livestream"),
+                };
+                let written = file(&spec.to_file_text());
+                assert_eq!(EncoderSpec::from_file(written.path()).unwrap(), spec);
+            }
+        }
+    }
+
+    #[test]
+    fn every_key_has_a_comment_in_front_of_it() {
+        let text = worker("a").to_file_text();
+        let lines: Vec<_> = text.lines().collect();
+        for (i, line) in lines.iter().enumerate() {
+            if line.contains(": ") && !line.trim_start().starts_with(['#', '-']) {
+                assert!(lines[i - 1].trim_start().starts_with("# "), "{line} in\n{text}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_unknown_key_is_shown_with_its_line() {
+        for text in [
+            worker("a").to_file_text() + "latency: 1\n",
+            worker("a").to_file_text().replace("gop_cache:", "gop_cach:"),
+        ] {
+            let written = file(&text);
+            let message = WorkerSpec::from_file(written.path()).unwrap_err().to_string();
+            assert!(message.contains("unknown field") && message.contains(" | "), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_key_written_twice_is_refused() {
+        let written = file(&(worker("a").to_file_text() + "role: edge\n"));
+        let message = WorkerSpec::from_file(written.path()).unwrap_err().to_string();
+        assert!(message.contains("role"), "{message}");
+    }
+
+    #[test]
+    fn what_no_worker_can_be_is_refused() {
+        let text = worker("a").to_file_text();
+        for (from, to) in [
+            ("role: origin", "role: encoder"),
+            ("max_connections: 7", "max_connections: 0"),
+            (":1936\"", ":0\""),
+            ("port: 65535", "port: 0"),
+            ("secret_file", "#"),
+        ] {
+            assert!(text.contains(from), "{from}");
+            let written = file(&text.replace(from, to));
+            assert!(WorkerSpec::from_file(written.path()).is_err(), "{to}");
+        }
+    }
+}

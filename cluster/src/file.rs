@@ -1,0 +1,151 @@
+//! cluster.yaml as written → [`Cluster`], or a message that shows every wrong line.
+//!
+//! The file is read in three steps, each on what the last one left sound: [`tree`] reads any YAML and keeps the place
+//! of every value, [`check`] holds it against the schema and says all that is wrong at once, [`hosts`] looks the host
+//! names up and finds ports that are one and the same. [`report`] renders what any of them has to say.
+
+mod check;
+mod hosts;
+mod report;
+mod spelling;
+mod tree;
+
+use std::io::{self, Read as _};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use serde::de::DeserializeOwned;
+
+use crate::spec::Cluster;
+use report::{Diagnostic, Mark};
+
+/// Largest file that is read, bytes: a cluster of [`Cluster::MAX_EDGE_PORTS`] with a comment on each line needs a
+/// tenth of it.
+pub const MAX_FILE: usize = 1024 * 1024;
+
+/// A cluster file that was read and found sound.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loaded {
+    /// What it says.
+    pub cluster: Cluster,
+    /// Its absolute path; symbolic links are kept.
+    pub path: PathBuf,
+    /// The text it was read from.
+    pub text: String,
+}
+
+/// Why a file was refused. Displayed, it is the whole message for the person, of one or more lines, the path as it
+/// was given; it ends without a line break.
+#[derive(Debug, thiserror::Error)]
+pub enum FileError {
+    /// The file cannot be read: missing, a directory, no permission, too large.
+    #[error("{0}")]
+    Unreadable(String),
+    /// The file was read, and something in it is wrong.
+    #[error("{0}")]
+    Invalid(String),
+}
+
+/// Reads and checks the cluster file at `path`.
+///
+/// `resolve` looks up one host name; it is asked once for each different name, never for a literal address, and only
+/// when nothing else is wrong. The encoder's file is sought beside the cluster file and has to exist.
+pub fn load(path: &Path, resolve: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>) -> Result<Loaded, FileError> {
+    let bytes = read(path)?;
+    let absolute = std::path::absolute(path)
+        .map_err(|e| FileError::Unreadable(format!("{}: no absolute path: {e}", path.display())))?;
+    let (cluster, text) = parse(bytes, path, resolve)?;
+    Ok(Loaded { cluster, path: absolute, text })
+}
+
+/// The name of the cluster that the file at `path` describes, whatever else in it may be wrong by now: a host that no
+/// longer resolves must not keep anyone from stopping the cluster.
+pub fn cluster_name(path: &Path) -> Result<String, FileError> {
+    let text = utf8(read(path)?, path)?;
+    let invalid = |found: &[Diagnostic]| FileError::Invalid(report::render(path, &text, found));
+    let tree = tree::parse(&text).map_err(|found| invalid(&found))?;
+    check::name(&tree, &text).map_err(|found| invalid(&found))
+}
+
+/// Checks the content of a cluster file; `path` is where it was read, for messages and for the encoder's file. Gives the cluster
+/// and the content as text.
+///
+/// # Errors
+/// [`FileError::Invalid`].
+pub fn parse(
+    bytes: Vec<u8>,
+    path: &Path,
+    resolve: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>,
+) -> Result<(Cluster, String), FileError> {
+    let text = utf8(bytes, path)?;
+    let directory = path.parent().unwrap_or_else(|| Path::new(""));
+    let cluster = tree::parse(&text)
+        .and_then(|tree| check::cluster(&tree, &text, directory))
+        .and_then(|draft| hosts::settle(draft, resolve))
+        .map_err(|found| FileError::Invalid(report::render(path, &text, &found)))?;
+    Ok((cluster, text))
+}
+
+/// Reads a generated config at `path` as `T`.
+pub(crate) fn read_config<T: DeserializeOwned>(
+    path: &Path,
+    check: impl Fn(&T) -> Result<(), String>,
+) -> Result<T, FileError> {
+    let text = utf8(read(path)?, path)?;
+    let value: T =
+        tree::from_str(&text).map_err(|found| FileError::Invalid(report::render(path, &text, &found)))?;
+    check(&value).map_err(|e| FileError::Invalid(format!("{}: {e}", path.display())))?;
+    Ok(value)
+}
+
+/// The bytes of the file at `path`, of whatever kind it is, at most [`MAX_FILE`].
+fn read(path: &Path) -> Result<Vec<u8>, FileError> {
+    let name = report::clean(&path.to_string_lossy());
+    let unreadable = |e: &io::Error| {
+        FileError::Unreadable(match e.kind() {
+            io::ErrorKind::NotFound => {
+                format!("{name}: no such file\n  = help: check the name and the current directory")
+            }
+            io::ErrorKind::IsADirectory => {
+                format!(
+                    "{name}: this is a directory\n  = help: name the file in it, such as {name}/cluster.yaml"
+                )
+            }
+            io::ErrorKind::PermissionDenied => {
+                format!(
+                    "{name}: permission denied\n  = help: it has to be readable by the user who runs srsctl"
+                )
+            }
+            _ => format!("{name}: cannot be read: {e}"),
+        })
+    };
+    let mut bytes = Vec::new();
+    let file = std::fs::File::open(path).map_err(|e| unreadable(&e))?;
+    file.take(MAX_FILE as u64 + 1).read_to_end(&mut bytes).map_err(|e| unreadable(&e))?;
+    if bytes.len() > MAX_FILE {
+        return Err(FileError::Unreadable(format!(
+            "{name}: larger than {} KiB\n  = help: a cluster file has a few KiB; is this the right file?",
+            MAX_FILE / 1024
+        )));
+    }
+    Ok(bytes)
+}
+
+fn utf8(bytes: Vec<u8>, path: &Path) -> Result<String, FileError> {
+    String::from_utf8(bytes).map_err(|e| {
+        let good = e.utf8_error().valid_up_to();
+        let bytes = e.into_bytes();
+        let before = String::from_utf8_lossy(bytes.get(..good).unwrap_or_default());
+        let help = match bytes.get(..2) {
+            Some([0xFF, 0xFE] | [0xFE, 0xFF]) => "this looks like UTF-16: save the file as UTF-8",
+            _ => "save the file as UTF-8",
+        };
+        let bad = bytes.get(good).copied().unwrap_or_default();
+        let diagnostic =
+            Diagnostic::new(Mark::after(&before), format!("byte 0x{bad:02x} is not UTF-8 text")).help(help);
+        FileError::Invalid(report::render(path, &String::from_utf8_lossy(&bytes), &[diagnostic]))
+    })
+}
+
+#[cfg(test)]
+mod tests;

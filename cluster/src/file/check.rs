@@ -1,0 +1,508 @@
+//! The tree of a cluster file, held against the schema: all that is wrong in it at once, or a [`Draft`].
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::hosts;
+use super::report::{Diagnostic, Mark, quoted};
+use super::spelling::nearest;
+use super::tree::{Node, Place, Value};
+use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
+
+/// A cluster whose every value is sound by itself; host names are not looked up yet.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: String,
+    pub(super) origin: Entry,
+    pub(super) edges: Vec<Entry>,
+    pub(super) encoder: Option<Encoder>,
+}
+
+/// The origin, or one entry of the edges.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) role: Role,
+    pub(super) host: String,
+    pub(super) host_place: Place,
+    pub(super) ports: Vec<(u16, Place)>,
+    pub(super) listen: Option<IpAddr>,
+    pub(super) options: WorkerOptions,
+}
+
+const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
+const ORIGIN_KEYS: &[&str] = &["host", "port", "listen", "worker"];
+const EDGE_KEYS: &[&str] = &["host", "ports", "listen", "worker"];
+const WORKER_KEYS: &[&str] = &["max_connections", "gop_cache", "latency", "queue_length"];
+const ENCODER_KEYS: &[&str] = &["source", "stream"];
+
+const TEST_CARD: &str = "test-card";
+const ORIGIN_EXAMPLE: &str = "origin: { host: 127.0.0.5, port: 1935 }";
+const EDGES_EXAMPLE: &str = "edges: [{ host: 127.0.0.6, ports: [1935, 1936] }]";
+const WORKER_EXAMPLE: &str = "worker: { max_connections: 10240, gop_cache: true }";
+const ENCODER_EXAMPLE: &str = "encoder: { source: test-card, stream: live/livestream }";
+
+/// Checks the whole file; `directory` is what the encoder's path is relative to.
+pub(super) fn cluster(root: &Node, text: &str, directory: &Path) -> Result<Draft, Vec<Diagnostic>> {
+    let mut checks = Checks { text, directory, found: Vec::new() };
+    match checks.cluster(root) {
+        Some(draft) if checks.found.is_empty() => Ok(draft),
+        _ => Err(checks.found),
+    }
+}
+
+/// Checks the cluster's name alone.
+pub(super) fn name(root: &Node, text: &str) -> Result<String, Vec<Diagnostic>> {
+    let mut checks = Checks { text, directory: Path::new(""), found: Vec::new() };
+    let Value::Map(entries) = &root.value else {
+        checks.section(root, root.place, "the cluster file", ROOT_KEYS, "");
+        return Err(checks.found);
+    };
+    let mut names = entries.iter().filter(|(key, _)| key.text(text).as_deref() == Some("cluster"));
+    let Some((_, node)) = names.next() else {
+        return Err(vec![lacks(root.place, "the cluster file", "cluster", "cluster: live")]);
+    };
+    match checks.name(node) {
+        Some(name) => Ok(name),
+        None => Err(checks.found),
+    }
+}
+
+struct Checks<'t> {
+    text: &'t str,
+    directory: &'t Path,
+    found: Vec<Diagnostic>,
+}
+
+/// The known keys of a mapping with their values.
+struct Section<'t> {
+    what: &'static str,
+    place: Place,
+    entries: Vec<(&'static str, &'t Node, &'t Node)>,
+    /// Keys that a misspelt one probably stands for: their absence is not worth a second error.
+    meant: Vec<&'static str>,
+}
+
+impl<'t> Section<'t> {
+    fn value(&self, key: &str) -> Option<&'t Node> {
+        self.entries.iter().find(|(k, ..)| *k == key).map(|(_, _, value)| *value)
+    }
+
+    fn key(&self, key: &str) -> Place {
+        self.entries.iter().find(|(k, ..)| *k == key).map_or(self.place, |(_, node, _)| node.place)
+    }
+}
+
+impl<'t> Checks<'t> {
+    fn say(&mut self, place: Place, message: impl Into<String>, help: &str) {
+        let mut d = diagnostic(place, message);
+        if !help.is_empty() {
+            d = d.help(help);
+        }
+        self.found.push(d);
+    }
+
+    fn expected(&mut self, node: &Node, what: &str, help: &str) {
+        let found = node.found(self.text);
+        self.say(node.place, format!("expected {what}, found {found}"), help);
+    }
+
+    fn cluster(&mut self, root: &'t Node) -> Option<Draft> {
+        if matches!(root.value, Value::Nothing) {
+            let comments = self.text.contains(|c: char| !c.is_whitespace() && c != '\u{feff}');
+            let message = if comments { "the file holds nothing but comments" } else { "the file is empty" };
+            let help = format!("it needs at least `cluster: live`, `{ORIGIN_EXAMPLE}` and `{EDGES_EXAMPLE}`");
+            self.found.push(Diagnostic::new(Mark::START, message).help(help));
+            return None;
+        }
+        let file =
+            self.section(root, root.place, "the cluster file", ROOT_KEYS, "it starts with `cluster: live`")?;
+        let name = self.required(&file, "cluster", "cluster: live").and_then(|n| self.name(n));
+        let defaults = file.value("worker").map_or_else(
+            || Some(WorkerOptions::default()),
+            |n| self.worker(n, file.key("worker"), &WorkerOptions::default()),
+        );
+        // Where the defaults are wrong, the overrides are still checked.
+        let known = defaults.clone().unwrap_or_default();
+        let origin = self
+            .required(&file, "origin", ORIGIN_EXAMPLE)
+            .and_then(|n| self.origin(n, file.key("origin"), &known));
+        let edges = self
+            .required(&file, "edges", EDGES_EXAMPLE)
+            .and_then(|n| self.edges(n, file.key("edges"), &known));
+        let encoder = file.value("encoder").map(|n| self.encoder(n, file.key("encoder")));
+        defaults?;
+        Some(Draft {
+            name: name?,
+            origin: origin?,
+            edges: edges?,
+            encoder: encoder.map_or(Some(None), |e| e.map(Some))?,
+        })
+    }
+
+    /// The mapping at `node` with `keys` and no other; `place` is where its absence is shown.
+    fn section(
+        &mut self,
+        node: &'t Node,
+        place: Place,
+        what: &'static str,
+        keys: &'static [&'static str],
+        example: &str,
+    ) -> Option<Section<'t>> {
+        let Value::Map(entries) = &node.value else {
+            let place = if matches!(node.value, Value::Nothing) { place } else { node.place };
+            let found = node.found(self.text);
+            self.say(place, format!("expected the keys of {what}, found {found}"), example);
+            return None;
+        };
+        let mut section = Section { what, place, entries: Vec::new(), meant: Vec::new() };
+        for (key, value) in entries {
+            let Some(text) = key.text(self.text) else {
+                self.expected(key, "a key", "");
+                continue;
+            };
+            let Some(known) = keys.iter().find(|k| **k == text) else {
+                let near = nearest(&text, keys);
+                section.meant.extend(near);
+                let help = match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => format!("the keys of {what} are {}", list(keys)),
+                };
+                self.say(key.place, format!("{what} has no key {}", quoted(&text)), &help);
+                continue;
+            };
+            match section.entries.iter().find(|(k, ..)| k == known) {
+                Some((_, first, _)) => {
+                    let d = diagnostic(key.place, format!("the key `{known}` is written twice"))
+                        .related("first written here", first.place.used)
+                        .help("remove one of the two");
+                    self.found.push(d);
+                }
+                None => section.entries.push((known, key, value)),
+            }
+        }
+        Some(section)
+    }
+
+    fn required(&mut self, section: &Section<'t>, key: &'static str, example: &str) -> Option<&'t Node> {
+        let value = section.value(key);
+        if value.is_none() && !section.meant.contains(&key) {
+            self.found.push(lacks(section.place, section.what, key, example));
+        }
+        value
+    }
+
+    fn name(&mut self, node: &Node) -> Option<String> {
+        const WHAT: &str =
+            "a cluster name of letters, digits, `-` and `_`, at most 64, a letter or digit first";
+        let name = node.text(self.text).filter(|name| {
+            name.len() <= 64
+                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+        });
+        if name.is_none() {
+            self.expected(node, WHAT, "it names directories and processes, such as `cluster: live`");
+        }
+        name
+    }
+
+    fn origin(&mut self, node: &'t Node, place: Place, defaults: &WorkerOptions) -> Option<Entry> {
+        let section =
+            self.section(node, place, "the origin", ORIGIN_KEYS, &format!("write `{ORIGIN_EXAMPLE}`"))?;
+        let host = self.host(&section);
+        let port = match section.value("port") {
+            Some(node) => self.port(node).map(|port| (port, node.place)),
+            None => Some((Cluster::ORIGIN_PORT, section.value("host").map_or(place, |n| n.place))),
+        };
+        self.entry(Role::Origin, &section, host, port.map(|p| vec![p]), defaults)
+    }
+
+    fn edges(&mut self, node: &'t Node, place: Place, defaults: &WorkerOptions) -> Option<Vec<Entry>> {
+        let help = format!("write `{EDGES_EXAMPLE}`");
+        let Value::List(items) = &node.value else {
+            let place = if matches!(node.value, Value::Nothing) { place } else { node.place };
+            let found = node.found(self.text);
+            self.say(place, format!("expected a list of edges, found {found}"), &help);
+            return None;
+        };
+        if items.is_empty() {
+            self.say(node.place, "there are no edges: players would have nowhere to connect to", &help);
+            return None;
+        }
+        let mut ports = 0;
+        let edges: Vec<_> = items
+            .iter()
+            .map(|item| {
+                let edge = self.edge(item, defaults)?;
+                let fitted = ports <= Cluster::MAX_EDGE_PORTS;
+                ports += edge.ports.len();
+                if let (true, Some((_, place))) =
+                    (fitted && ports > Cluster::MAX_EDGE_PORTS, edge.ports.last())
+                {
+                    let message = format!("more than {} edge ports", Cluster::MAX_EDGE_PORTS);
+                    self.say(
+                        *place,
+                        message,
+                        "the origin sends every stream to each of them: build larger clusters from several",
+                    );
+                }
+                Some(edge)
+            })
+            .collect();
+        edges.into_iter().collect()
+    }
+
+    fn edge(&mut self, node: &'t Node, defaults: &WorkerOptions) -> Option<Entry> {
+        let section =
+            self.section(node, node.place, "an edge", EDGE_KEYS, &format!("write `{EDGES_EXAMPLE}`"))?;
+        let host = self.host(&section);
+        let ports = self
+            .required(&section, "ports", "ports: [1935, 1936]")
+            .and_then(|n| self.ports(n, section.key("ports")));
+        self.entry(Role::Edge, &section, host, ports, defaults)
+    }
+
+    fn entry(
+        &mut self,
+        role: Role,
+        section: &Section<'t>,
+        host: Option<(String, Place)>,
+        ports: Option<Vec<(u16, Place)>>,
+        defaults: &WorkerOptions,
+    ) -> Option<Entry> {
+        let listen = section.value("listen").map(|n| self.listen(n));
+        let options = match section.value("worker") {
+            Some(node) => self.worker(node, section.key("worker"), defaults),
+            None => Some(defaults.clone()),
+        };
+        let (host, host_place) = host?;
+        let listen = listen.map_or(Some(None), |l| l.map(Some))?;
+        Some(Entry { role, host, host_place, ports: ports?, listen, options: options? })
+    }
+
+    fn host(&mut self, section: &Section<'t>) -> Option<(String, Place)> {
+        let node = self.required(section, "host", "host: 127.0.0.6")?;
+        let Some(text) = node.text(self.text) else {
+            let help = match node.value {
+                Value::List(_) => {
+                    "one entry has one host; an IPv6 address is written without brackets, as in `host: \"::1\"`"
+                }
+                _ => "",
+            };
+            self.expected(node, hosts::EXPECTED, help);
+            return None;
+        };
+        match hosts::check(&text) {
+            Ok(()) => Some((text, node.place)),
+            Err(wrong) => {
+                self.say(node.place, wrong.message, &wrong.help);
+                None
+            }
+        }
+    }
+
+    fn listen(&mut self, node: &Node) -> Option<IpAddr> {
+        let text = node.text(self.text).unwrap_or_default();
+        let address = text.parse::<IpAddr>().ok().map(|a| a.to_canonical()).filter(|a| !hosts::is_group(*a));
+        if address.is_none() {
+            self.expected(
+                node,
+                "an address of the host to listen on",
+                "write an IPv4 or IPv6 address, 0.0.0.0 for every address of the host",
+            );
+        }
+        address
+    }
+
+    fn ports(&mut self, node: &Node, place: Place) -> Option<Vec<(u16, Place)>> {
+        const HELP: &str = "write `ports: [1935, 1936]`";
+        let Value::List(items) = &node.value else {
+            let place = if matches!(node.value, Value::Nothing) { place } else { node.place };
+            let found = node.found(self.text);
+            self.say(place, format!("expected a list of ports, found {found}"), HELP);
+            return None;
+        };
+        if items.is_empty() {
+            self.say(node.place, "expected at least one port", HELP);
+            return None;
+        }
+        let ports: Vec<_> = items.iter().map(|n| self.port(n).map(|port| (port, n.place))).collect();
+        ports.into_iter().collect()
+    }
+
+    fn port(&mut self, node: &Node) -> Option<u16> {
+        let port = match &node.value {
+            Value::Whole(n) => u16::try_from(*n).ok().filter(|p| *p != 0),
+            _ => None,
+        };
+        if port.is_none() {
+            let help = match &node.value {
+                Value::Text(text) if text.parse::<u16>().is_ok() => {
+                    "write the number without quotes and leading zeros"
+                }
+                Value::List(_) => "the origin has one port, such as `port: 1935`",
+                _ => "",
+            };
+            self.expected(node, "a port, 1 to 65535", help);
+        }
+        port
+    }
+
+    fn worker(&mut self, node: &'t Node, place: Place, defaults: &WorkerOptions) -> Option<WorkerOptions> {
+        let help = format!("write `{WORKER_EXAMPLE}`, or remove the key");
+        let section = self.section(node, place, "a worker", WORKER_KEYS, &help)?;
+        let max_connections = match section.value("max_connections") {
+            Some(node) => self.max_connections(node),
+            None => Some(defaults.max_connections),
+        };
+        let gop_cache = match section.value("gop_cache") {
+            Some(Node { value: Value::Bool(on), .. }) => Some(*on),
+            Some(node) => {
+                let help = match &node.value {
+                    Value::Text(t) if ["on", "yes"].contains(&&*t.to_ascii_lowercase()) => {
+                        "write `gop_cache: true`"
+                    }
+                    Value::Text(t) if ["off", "no"].contains(&&*t.to_ascii_lowercase()) => {
+                        "write `gop_cache: false`"
+                    }
+                    _ => "with true, players that join start with the newest whole group of pictures",
+                };
+                self.expected(node, "true or false", help);
+                None
+            }
+            None => Some(defaults.gop_cache),
+        };
+        let latency = match section.value("latency") {
+            Some(node) => {
+                let help =
+                    "0ms sends at once, more sends less often and costs less; auto chooses by the load";
+                self.text_as(node, "auto, or 0ms to 350ms", help, |_| true)
+            }
+            None => Some(defaults.latency),
+        };
+        let queue_length = match section.value("queue_length") {
+            Some(node) => {
+                let help = "media kept for slow players, such as `queue_length: 30s`";
+                self.text_as(node, "1s to 120s", help, |span| WorkerOptions::QUEUE_LENGTHS.contains(span))
+            }
+            None => Some(defaults.queue_length),
+        };
+        Some(WorkerOptions {
+            max_connections: max_connections?,
+            gop_cache: gop_cache?,
+            latency: latency?,
+            queue_length: queue_length?,
+        })
+    }
+
+    /// The text of `node` as a `T` that `fits`.
+    fn text_as<T: std::str::FromStr>(
+        &mut self,
+        node: &Node,
+        expected: &str,
+        help: &str,
+        fits: impl FnOnce(&T) -> bool,
+    ) -> Option<T> {
+        let value = match &node.value {
+            Value::Text(text) => text.parse().ok().filter(fits),
+            _ => None,
+        };
+        if value.is_none() {
+            self.expected(node, expected, help);
+        }
+        value
+    }
+
+    fn max_connections(&mut self, node: &Node) -> Option<u32> {
+        let most = WorkerOptions::MAX_CONNECTIONS;
+        let number = match &node.value {
+            Value::Whole(n) => u32::try_from(*n).ok().filter(|n| (1..=most).contains(n)),
+            _ => None,
+        };
+        if number.is_none() {
+            self.expected(node, &format!("a number of players, 1 to {most}"), "");
+        }
+        number
+    }
+
+    fn encoder(&mut self, node: &'t Node, place: Place) -> Option<Encoder> {
+        let help = format!("write `{ENCODER_EXAMPLE}`, or remove the key");
+        let section = self.section(node, place, "the encoder", ENCODER_KEYS, &help)?;
+        let source = self.required(&section, "source", "source: test-card").and_then(|n| self.source(n));
+        let stream =
+            self.required(&section, "stream", "stream: live/livestream").and_then(|n| self.stream(n));
+        Some(Encoder { source: source?, stream: stream? })
+    }
+
+    fn source(&mut self, node: &Node) -> Option<EncoderSource> {
+        let text = node.text(self.text).unwrap_or_default();
+        if text == TEST_CARD {
+            return Some(EncoderSource::TestCard);
+        }
+        let path = PathBuf::from(&text);
+        if path.extension().is_none_or(|e| !e.eq_ignore_ascii_case("flv")) {
+            let help = nearest(&text, &[TEST_CARD]).map(|near| format!("did you mean `{near}`?"));
+            self.expected(node, "`test-card` or the path of a .flv file", &help.unwrap_or_default());
+            return None;
+        }
+        let near = self.directory.join(&path);
+        let wrong = match std::fs::metadata(&near) {
+            Ok(meta) if meta.is_file() => None,
+            Ok(_) => Some("is not a file".to_owned()),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => Some("does not exist".to_owned()),
+            Err(e) => Some(format!("cannot be read: {e}")),
+        };
+        if let Some(wrong) = wrong {
+            let help =
+                if path.is_absolute() { "" } else { "the path starts at the directory of the cluster file" };
+            self.say(
+                node.place,
+                format!("the encoder's file {} {wrong}", quoted(&near.to_string_lossy())),
+                help,
+            );
+            return None;
+        }
+        match std::path::absolute(&near) {
+            Ok(path) if path.to_str().is_some() => Some(EncoderSource::File(path)),
+            _ => {
+                self.say(
+                    node.place,
+                    "the directory of the encoder's file is not UTF-8 text",
+                    "move the files",
+                );
+                None
+            }
+        }
+    }
+
+    fn stream(&mut self, node: &Node) -> Option<String> {
+        let part = |s: &str| {
+            let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
+            (1..=128).contains(&s.len()) && s.chars().all(allowed)
+        };
+        let stream = node
+            .text(self.text)
+            .filter(|s| s.split_once('/').is_some_and(|(app, name)| part(app) && part(name)));
+        if stream.is_none() {
+            self.expected(
+                node,
+                "app/stream of letters, digits, `-`, `_`, `.` and `~`",
+                "write `stream: live/livestream`",
+            );
+        }
+        stream
+    }
+}
+
+/// An error at a place; where an alias brought the value, both places are shown.
+pub(super) fn diagnostic(place: Place, message: impl Into<String>) -> Diagnostic {
+    let d = Diagnostic::new(place.used, message);
+    if place.used == place.written { d } else { d.related("the value is written here", place.written) }
+}
+
+fn lacks(place: Place, what: &str, key: &str, example: &str) -> Diagnostic {
+    diagnostic(place, format!("{what} lacks `{key}`")).help(format!("add `{example}`"))
+}
+
+fn list(keys: &[&str]) -> String {
+    keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
+}

@@ -1,0 +1,333 @@
+//! A cluster and what each of its processes is told.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::span::{Latency, Span};
+
+/// What a process is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Takes the encoders' streams and forwards them to every edge port.
+    Origin,
+    /// Takes streams from the origin alone and serves players.
+    Edge,
+    /// Publishes a file or the test card to the origin.
+    Encoder,
+}
+
+impl Role {
+    /// The word used in files, tables and on the command line.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Edge => "edge",
+            Self::Encoder => "encoder",
+        }
+    }
+}
+
+impl fmt::Display for Role {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Opaque name of one supervised process, unique in its cluster: role-host-port, or `encoder`.
+///
+/// Safe as a file name: made of letters, digits, `.`, `-`, `_` and `:` only.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct UnitId(String);
+
+impl UnitId {
+    /// The id of the worker that serves `host:port`.
+    #[must_use]
+    pub fn worker(role: Role, host: &str, port: u16) -> Self {
+        Self(format!("{role}-{host}-{port}"))
+    }
+
+    /// The id of the cluster's one encoder.
+    #[must_use]
+    pub fn encoder() -> Self {
+        Self(Role::Encoder.as_str().to_owned())
+    }
+
+    /// The id as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for UnitId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What one worker may use and how it serves. `worker:` in cluster.yaml sets the defaults; the origin and an edge may override.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerOptions {
+    /// Players served at once. Costs one descriptor and at most a few KiB each; a play beyond it is refused with an
+    /// RTMP status. Ingest, control and probes have slots of their own. Default 10240.
+    pub max_connections: u32,
+    /// A joining player starts with the newest whole group of pictures at once; off, it waits for the next keyframe
+    /// and starts closer to live. Default true.
+    pub gop_cache: bool,
+    /// How long media may wait so that one send carries more of it: less costs more of the core. Default `auto`.
+    pub latency: Latency,
+    /// Media kept for players that are slower than the stream; one further behind skips to the newest keyframe. Longer costs
+    /// memory, once for all players; shorter makes a player with a short hiccup lose more. 1 s to 120 s, default 30 s.
+    pub queue_length: Span,
+}
+
+impl WorkerOptions {
+    /// Largest `max_connections`: with its reserve and forwarders such a port stays just below the 1048576 descriptors
+    /// that Linux lets a process have unless `fs.nr_open` is raised.
+    pub const MAX_CONNECTIONS: u32 = 1_000_000;
+    /// Shortest and longest `queue_length`.
+    pub const QUEUE_LENGTHS: std::ops::RangeInclusive<Span> =
+        Span::from_millis(1_000)..=Span::from_millis(120_000);
+}
+
+impl Default for WorkerOptions {
+    fn default() -> Self {
+        Self {
+            max_connections: 10_240,
+            gop_cache: true,
+            latency: Latency::Auto,
+            queue_length: Span::from_millis(30_000),
+        }
+    }
+}
+
+/// One RTMP port of the cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Port {
+    /// Origin or edge.
+    pub role: Role,
+    /// What others connect to: an address or a name, as written.
+    pub host: String,
+    /// 1–65535, as others connect to it.
+    pub port: u16,
+    /// The address of `host`.
+    pub address: IpAddr,
+    /// What is bound: `listen` if written, else the address of `host`.
+    pub listen: IpAddr,
+    /// The effective options.
+    pub options: WorkerOptions,
+}
+
+impl Port {
+    /// The id of this port's worker.
+    #[must_use]
+    pub fn id(&self) -> UnitId {
+        UnitId::worker(self.role, &self.host, self.port)
+    }
+
+    /// The address that is bound.
+    #[must_use]
+    pub fn listen_addr(&self) -> SocketAddr {
+        SocketAddr::new(self.listen, self.port)
+    }
+
+    /// The address that this port's own connections come from: the one it is bound to, if that is one.
+    #[must_use]
+    pub fn source_address(&self) -> IpAddr {
+        if self.listen.is_unspecified() { self.address } else { self.listen }
+    }
+
+    /// The play or publish URL of a stream here, e.g. `rtmp://127.0.0.6:1935/live/livestream`.
+    #[must_use]
+    pub fn url(&self, stream: &str) -> String {
+        format!("rtmp://{}/{stream}", host_port(&self.host, self.port))
+    }
+}
+
+/// `host:port`, with brackets around an IPv6 address.
+#[must_use]
+pub fn host_port(host: &str, port: u16) -> String {
+    if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+}
+
+/// What the encoder sends.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EncoderSource {
+    /// The moving picture and tone that are built into srsctl.
+    TestCard,
+    /// An FLV file, absolute path.
+    File(PathBuf),
+}
+
+/// The `encoder:` of cluster.yaml.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Encoder {
+    /// What is sent, in real time, again and again.
+    pub source: EncoderSource,
+    /// `app/stream` on the origin.
+    pub stream: String,
+}
+
+/// A whole cluster, checked: ports are unique, an edge is never the origin, there is at least one edge.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cluster {
+    /// Letters, digits, `-` and `_`; names the state directory.
+    pub name: String,
+    /// The port that encoders publish to.
+    pub origin: Port,
+    /// Every edge port, in the file's order.
+    pub edges: Vec<Port>,
+    /// The supervised encoder, if any.
+    pub encoder: Option<Encoder>,
+}
+
+impl Cluster {
+    /// The origin's port where the file names none: RTMP's own (IANA `macromedia-fcs`).
+    pub const ORIGIN_PORT: u16 = 1935;
+    /// Most edge ports: the origin sends every stream once to each, and its report of them has to fit one
+    /// [packet](crate::control::MAX_PACKET).
+    pub const MAX_EDGE_PORTS: usize = 256;
+
+    /// Origin first, then the edges in the file's order.
+    pub fn ports(&self) -> impl Iterator<Item = &Port> {
+        std::iter::once(&self.origin).chain(&self.edges)
+    }
+
+    /// The forward targets of the origin, one an edge port.
+    #[must_use]
+    pub fn targets(&self) -> Vec<Target> {
+        self.edges.iter().map(|p| Target { id: p.id(), host: p.host.clone(), port: p.port }).collect()
+    }
+
+    /// What the worker of `port` is told; `secret_file` holds the secret between origin and edges.
+    #[must_use]
+    pub fn worker_spec(&self, port: &Port, secret_file: PathBuf) -> WorkerSpec {
+        WorkerSpec {
+            id: port.id(),
+            cluster: self.name.clone(),
+            role: port.role,
+            host: port.host.clone(),
+            listen: port.listen_addr(),
+            options: port.options.clone(),
+            origin: self.origin.source_address(),
+            forward: if port.role == Role::Origin { self.targets() } else { Vec::new() },
+            secret_file,
+        }
+    }
+
+    /// What the encoder's process is told, if the cluster has an encoder.
+    #[must_use]
+    pub fn encoder_spec(&self) -> Option<EncoderSpec> {
+        let encoder = self.encoder.as_ref()?;
+        Some(EncoderSpec {
+            id: UnitId::encoder(),
+            cluster: self.name.clone(),
+            source: encoder.source.clone(),
+            url: self.origin.url(&encoder.stream),
+        })
+    }
+}
+
+/// Where the origin forwards to: one edge port.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Target {
+    /// The edge's worker; part of the proof that the forwarder belongs to the cluster.
+    pub id: UnitId,
+    /// Looked up anew at each connect.
+    pub host: String,
+    /// 1–65535.
+    pub port: u16,
+}
+
+/// All that one worker is told: its generated config file, and the body of a [`control::Request::Configure`](crate::control::Request::Configure).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct WorkerSpec {
+    /// Who this worker is.
+    pub id: UnitId,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// [`Role::Origin`] or [`Role::Edge`].
+    pub role: Role,
+    /// What others connect to.
+    pub host: String,
+    /// The address its listener is bound to; the supervisor binds it and lends it.
+    pub listen: SocketAddr,
+    /// Limits and behaviour.
+    pub options: WorkerOptions,
+    /// The origin's address: the one an edge keeps slots for.
+    pub origin: IpAddr,
+    /// Where every stream is forwarded; empty on an edge.
+    pub forward: Vec<Target>,
+    /// Absolute path of the file, mode 0600, with the secret between origin and edges.
+    pub secret_file: PathBuf,
+}
+
+impl WorkerSpec {
+    /// Live streams one worker takes at once: each costs log memory on the origin and on every edge.
+    pub const MAX_STREAMS: u32 = 64;
+    /// Connections kept beyond `max_connections` for ingest, control and probes, so that a rush of players never locks the origin out.
+    pub const RESERVED_CONNECTIONS: u32 = 64;
+    /// Descriptors a worker uses besides connections and forwarders: listener, control, log, lock, epoll, some spare.
+    pub const SPARE_FDS: u32 = 64;
+
+    /// The number of descriptors this worker may need at its limits.
+    #[must_use]
+    pub fn fds_needed(&self) -> u64 {
+        u64::from(self.options.max_connections)
+            + u64::from(Self::RESERVED_CONNECTIONS)
+            + u64::from(Self::MAX_STREAMS) * self.forward.len() as u64
+            + u64::from(Self::SPARE_FDS)
+    }
+}
+
+/// All that the encoder's process is told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EncoderSpec {
+    /// Who this process is.
+    pub id: UnitId,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// What it sends.
+    pub source: EncoderSource,
+    /// Where it publishes.
+    pub url: String,
+}
+
+/// What one supervised process is told.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProcessSpec {
+    /// An RTMP port.
+    Worker(WorkerSpec),
+    /// The encoder.
+    Encoder(EncoderSpec),
+}
+
+impl ProcessSpec {
+    /// Who the process is.
+    #[must_use]
+    pub fn id(&self) -> &UnitId {
+        match self {
+            Self::Worker(spec) => &spec.id,
+            Self::Encoder(spec) => &spec.id,
+        }
+    }
+
+    /// What the process is for.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        match self {
+            Self::Worker(spec) => spec.role,
+            Self::Encoder(_) => Role::Encoder,
+        }
+    }
+}

@@ -1,0 +1,137 @@
+//! What `srsctl status --json` prints: one document, `srsctl/status/v1`; changes only add.
+
+use serde::{Deserialize, Serialize};
+
+use crate::control::{ForwardStats, ProcessStats};
+use crate::spec::{Role, UnitId};
+
+/// The name of the document's schema.
+pub const SCHEMA: &str = "srsctl/status/v1";
+
+/// A whole cluster as its supervisor sees it now.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// The cluster's name.
+    pub cluster: String,
+    /// Process id of the supervisor.
+    pub supervisor_pid: u32,
+    /// Milliseconds since the supervisor started.
+    pub supervisor_uptime_ms: u64,
+    /// Absolute path of the cluster file in force.
+    pub file: String,
+    /// Every process, origin first, then edges in the file's order, then the encoder.
+    pub units: Vec<UnitStatus>,
+    /// Every stream on every port, in the order of `units`.
+    pub streams: Vec<StreamRow>,
+}
+
+/// One supervised process.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnitStatus {
+    /// Its id.
+    pub id: UnitId,
+    /// Its role.
+    pub role: Role,
+    /// What others connect to; empty for an encoder.
+    pub host: String,
+    /// 0 for an encoder.
+    pub port: u16,
+    /// Where its life cycle stands.
+    pub state: UnitState,
+    /// What the probes say.
+    pub health: Health,
+    /// Why the health is what it is, or what the state waits for; empty when all is well.
+    pub note: String,
+    /// Process id while there is a process.
+    pub pid: Option<u32>,
+    /// Milliseconds since the process started.
+    pub uptime_ms: Option<u64>,
+    /// Starts after the first that were not asked for, since this supervisor started.
+    pub restarts: u32,
+    /// How the last process ended, e.g. `killed by SIGKILL 12s ago`; `None` if none has ended.
+    pub last_exit: Option<LastExit>,
+    /// The newest report of the process; `None` before the first.
+    pub stats: Option<ProcessStats>,
+    /// Milliseconds since that report was received: what is old is never shown as current.
+    pub stats_age_ms: Option<u64>,
+    /// Absolute path of the config file it was started with.
+    pub config: String,
+    /// Absolute path of its log.
+    pub log: String,
+}
+
+/// How a process ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastExit {
+    /// `exit 1`, `killed by SIGKILL`, `ended while no supervisor ran`, ….
+    pub how: String,
+    /// Milliseconds since.
+    pub ago_ms: u64,
+}
+
+/// Where a unit's life cycle stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UnitState {
+    /// Not wanted, no process.
+    Stopped,
+    /// Process spawned, not ready yet.
+    Starting,
+    /// Ready: answers on its control socket and took an RTMP connect.
+    Running,
+    /// Told to stop, not gone yet.
+    Stopping,
+    /// Died; waiting before the next start.
+    Backoff,
+    /// Dies again and again; still being restarted, slowly.
+    Flapping,
+    /// Will not be started again without a change: bad config or missing binary.
+    Failed,
+    /// A process holds this unit's lock that cannot be proved to be ours: nothing is done to it.
+    Unknown,
+}
+
+/// What the probes say of a unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Health {
+    /// All rungs pass.
+    Passing,
+    /// Serves, but something needs a look: a stale stream, a full port.
+    Warning,
+    /// Does not do what it exists for.
+    Critical,
+    /// Nothing is known yet, or any more.
+    Unknown,
+}
+
+/// One stream on one port: the guide's table "URL, server, port, connections", and what it lacks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct StreamRow {
+    /// The unit that serves it.
+    pub unit: UnitId,
+    /// Play URL on this port.
+    pub url: String,
+    /// The server.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// `app/stream`.
+    pub stream: String,
+    /// Whether it is being published now.
+    pub publishing: bool,
+    /// Players of it.
+    pub connections: u32,
+    /// bits/s.
+    pub bitrate: u64,
+    /// Video codec, once known.
+    pub video_codec: Option<String>,
+    /// Audio codec, once known.
+    pub audio_codec: Option<String>,
+    /// Milliseconds since its last frame, as of now.
+    pub last_frame_age_ms: Option<u64>,
+    /// One entry a forward target; empty on an edge.
+    pub forwards: Vec<ForwardStats>,
+}
