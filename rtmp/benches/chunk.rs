@@ -1,0 +1,36 @@
+//! Cost of taking a publisher's bytes apart: the one parser on the path of every frame.
+
+use divan::{Bencher, counter::BytesCount};
+use rtmp::chunk::{Limits, Reader, put_full};
+use rtmp::message_type::VIDEO;
+
+fn main() {
+    divan::main();
+}
+
+/// A second of a 2 Mbit/s stream: 25 messages of 10 kB.
+fn second(chunk_size: u32) -> Vec<u8> {
+    let mut wire = Vec::new();
+    put_full(&mut wire, 128, 2, 0, rtmp::message_type::SET_CHUNK_SIZE, 0, &chunk_size.to_be_bytes());
+    for frame in 0..25 {
+        put_full(&mut wire, chunk_size, 4, frame * 40, VIDEO, 1, &[0x27; 10_000]);
+    }
+    wire
+}
+
+/// Whole reads of 64 KiB, as from a socket.
+#[divan::bench(args = [128, 4_096, 60_000])]
+fn reader(bencher: Bencher<'_, '_>, chunk_size: u32) {
+    let wire = second(chunk_size);
+    bencher.counter(BytesCount::new(wire.len())).bench(|| {
+        let mut reader = Reader::new(Limits::default());
+        let mut messages = 0;
+        for part in wire.chunks(64 * 1024) {
+            let mut input = part;
+            while let Ok(Some(message)) = reader.read(&mut input) {
+                messages += message.payload.len();
+            }
+        }
+        messages
+    });
+}

@@ -1,0 +1,332 @@
+use super::header::{self, Header, Held, Kind, Known};
+use super::{DEFAULT_CHUNK_SIZE, Limits, Message};
+use crate::message_type;
+use bytes::Bytes;
+
+/// First allocation for a message, bytes. The announced length is only a claim; more is allocated as bytes arrive.
+const FIRST_ALLOCATION: usize = 16 << 10;
+
+/// A fmt-3 chunk that starts a message repeats the last delta; after a fmt-0 chunk the specification names that chunk's
+/// absolute time as the delta. Senders that mean "same time" exist as well, so a jump of more than this (ms) is read as 0.
+const MAX_IMPLIED_DELTA: u32 = 10_000;
+
+/// A peer broke the chunk layer; the connection cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ReadError {
+    /// A compressed header needs an earlier message on its chunk stream.
+    #[error("chunk stream {csid} begins with a fmt-{fmt} header")]
+    NoHeader {
+        /// Chunk stream.
+        csid: u32,
+        /// Header format, 2 or 3.
+        fmt: u8,
+    },
+    /// The message before has not ended.
+    #[error("chunk stream {csid}: a new message begins inside another one")]
+    MidMessage {
+        /// Chunk stream.
+        csid: u32,
+    },
+    /// See [`Limits::message`] and [`Limits::command`].
+    #[error("a message of type {type_id} announces {length} bytes, the limit is {limit}")]
+    TooLong {
+        /// Message type.
+        type_id: u8,
+        /// Announced length, bytes.
+        length: usize,
+        /// Limit in force, bytes.
+        limit: usize,
+    },
+    /// See [`Limits::chunk_streams`].
+    #[error("more than {0} chunk streams")]
+    TooManyChunkStreams(usize),
+    /// See [`Limits::partial`].
+    #[error("more than {0} bytes in unfinished messages")]
+    TooMuchPartial(usize),
+    /// `SetChunkSize` of 0, or with bit 31 set (RTMP 1.0, section 5.4.1).
+    #[error("chunk size {0} is outside 1..2^31")]
+    ChunkSize(u32),
+    /// A protocol control message shorter than its field.
+    #[error("protocol control message {0} is shorter than 4 bytes")]
+    ShortControl(u8),
+}
+
+/// Inbound half of a connection: reassembles messages from any cut of the byte stream.
+///
+/// ```text
+///            header complete                    chunk complete, message not
+/// [header] ──────────────────▶ [payload of a chunk] ──────────────▶ [header]
+///                                      │ message complete
+///                                      └──────────▶ [header], message returned
+/// ```
+#[derive(Debug)]
+pub struct Reader {
+    limits: Limits,
+    chunk_size: u32,
+    streams: Vec<Stream>,
+    /// Bytes of all partial messages.
+    buffered: usize,
+    /// Front of the input, kept because a header was incomplete.
+    held: Held,
+    /// The chunk whose payload is being read.
+    chunk: Option<Chunk>,
+}
+
+/// State of a chunk stream: what compressed headers refer to, and the message in progress.
+#[derive(Debug)]
+struct Stream {
+    csid: u32,
+    type_id: u8,
+    /// The header's time field was 0xFFFFFF: an extended one follows, in fmt-3 chunks too if the sender keeps to the rule.
+    extended: bool,
+    in_message: bool,
+    msid: u32,
+    length: u32,
+    timestamp: u32,
+    /// Last time field as sent, absolute or delta: what a fmt-3 chunk echoes.
+    field: u32,
+    /// What a fmt-3 chunk that starts a message adds.
+    delta: u32,
+    partial: Vec<u8>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Chunk {
+    /// Index in [`Reader::streams`]; streams are never removed.
+    stream: usize,
+    remaining: usize,
+}
+
+impl Reader {
+    /// A reader at the start of a chunk stream, right behind the handshake.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            chunk_size: DEFAULT_CHUNK_SIZE,
+            streams: Vec::new(),
+            buffered: 0,
+            held: Held::default(),
+            chunk: None,
+        }
+    }
+
+    /// Consumes from the front of `input`; returns at the first complete message, leaving the rest in `input`, or `None`
+    /// when `input` is used up.
+    ///
+    /// `SetChunkSize` and `Abort` are obeyed and not returned; messages without payload are dropped.
+    pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ReadError> {
+        loop {
+            let Some(chunk) = self.chunk else {
+                match self.read_header(input)? {
+                    Some(header) => self.start_chunk(header)?,
+                    None => return Ok(None),
+                }
+                continue;
+            };
+            if !self.read_payload(chunk, input)? {
+                return Ok(None);
+            }
+            self.chunk = None;
+            if let Some(message) = self.finish_message(chunk.stream)
+                && let Some(message) = self.obey(message)?
+            {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    /// Bytes allocated for partial messages and header state.
+    #[cfg(test)]
+    pub(crate) fn allocated(&self) -> usize {
+        let partial: usize = self.streams.iter().map(|stream| stream.partial.capacity()).sum();
+        partial + self.streams.capacity() * size_of::<Stream>()
+    }
+
+    /// The next chunk header, or `None` when the input is too short; its bytes are then held.
+    fn read_header(&mut self, input: &mut &[u8]) -> Result<Option<Header>, ReadError> {
+        if self.held.is_empty() {
+            if let Some(header) = self.parse_header(input)? {
+                *input = input.get(header.len..).unwrap_or_default();
+                return Ok(Some(header));
+            }
+        } else if let Some(header) = self.parse_header(self.held.as_slice())? {
+            self.held.skip(header.len);
+            return Ok(Some(header));
+        }
+        // Byte by byte, so that nothing behind the header is held but what decides about an echoed time stamp.
+        while let Some((&byte, rest)) = input.split_first() {
+            self.held.push(byte);
+            *input = rest;
+            if let Some(header) = self.parse_header(self.held.as_slice())? {
+                self.held.skip(header.len);
+                return Ok(Some(header));
+            }
+        }
+        Ok(None)
+    }
+
+    fn parse_header(&self, bytes: &[u8]) -> Result<Option<Header>, ReadError> {
+        header::parse(bytes, |csid| {
+            let (index, stream) = self.streams.iter().enumerate().find(|(_, stream)| stream.csid == csid)?;
+            Some(Known { index, echo: stream.extended.then_some(stream.field) })
+        })
+    }
+
+    /// Brings the chunk stream's state up to the header and makes its chunk the current one.
+    fn start_chunk(&mut self, header: Header) -> Result<(), ReadError> {
+        let index = match header.kind {
+            Kind::Continue { stream } => stream,
+            Kind::Start { .. } => self.stream_index(header.csid)?,
+        };
+        let Some(stream) = self.streams.get_mut(index) else { return Ok(()) };
+        match header.kind {
+            Kind::Continue { .. } if stream.in_message => {}
+            Kind::Continue { .. } => {
+                stream.timestamp = stream.timestamp.wrapping_add(stream.delta);
+                stream.in_message = true;
+            }
+            Kind::Start { .. } if stream.in_message => {
+                return Err(ReadError::MidMessage { csid: header.csid });
+            }
+            Kind::Start { fmt, field, extended, length, msid } => {
+                stream.extended = extended;
+                stream.field = field;
+                if fmt == 0 {
+                    stream.timestamp = field;
+                    stream.delta = if field > MAX_IMPLIED_DELTA { 0 } else { field };
+                } else {
+                    stream.timestamp = stream.timestamp.wrapping_add(field);
+                    stream.delta = field;
+                }
+                if let Some((length, type_id)) = length {
+                    stream.length = length;
+                    stream.type_id = type_id;
+                }
+                if let Some(msid) = msid {
+                    stream.msid = msid;
+                }
+                let limit = match stream.type_id {
+                    message_type::AUDIO | message_type::VIDEO | message_type::AGGREGATE => {
+                        self.limits.message
+                    }
+                    _ => self.limits.command,
+                };
+                let length = stream.length as usize;
+                if length > limit {
+                    return Err(ReadError::TooLong { type_id: stream.type_id, length, limit });
+                }
+                stream.in_message = true;
+            }
+        }
+        let remaining = (stream.length as usize - stream.partial.len()).min(self.chunk_size as usize);
+        self.chunk = Some(Chunk { stream: index, remaining });
+        Ok(())
+    }
+
+    fn stream_index(&mut self, csid: u32) -> Result<usize, ReadError> {
+        if let Some(index) = self.streams.iter().position(|stream| stream.csid == csid) {
+            return Ok(index);
+        }
+        if self.streams.len() >= self.limits.chunk_streams {
+            return Err(ReadError::TooManyChunkStreams(self.limits.chunk_streams));
+        }
+        self.streams.push(Stream::new(csid));
+        Ok(self.streams.len() - 1)
+    }
+
+    /// Moves payload of `chunk` into its message; `true` when the chunk is complete.
+    fn read_payload(&mut self, chunk: Chunk, input: &mut &[u8]) -> Result<bool, ReadError> {
+        let Some(stream) = self.streams.get_mut(chunk.stream) else { return Ok(true) };
+        let mut remaining = chunk.remaining;
+        if !self.held.is_empty() {
+            let held = self.held.as_slice();
+            let taken = held.get(..remaining).unwrap_or(held);
+            stream.append(taken);
+            remaining -= taken.len();
+            self.buffered += taken.len();
+            let taken = taken.len();
+            self.held.skip(taken);
+        }
+        let (taken, rest) = input.split_at(remaining.min(input.len()));
+        *input = rest;
+        stream.append(taken);
+        remaining -= taken.len();
+        self.buffered += taken.len();
+        if self.buffered > self.limits.partial {
+            return Err(ReadError::TooMuchPartial(self.limits.partial));
+        }
+        self.chunk = Some(Chunk { remaining, ..chunk });
+        Ok(remaining == 0)
+    }
+
+    /// The message of a stream whose chunk is complete, unless more chunks are to come or it is empty.
+    fn finish_message(&mut self, index: usize) -> Option<Message> {
+        let stream = self.streams.get_mut(index)?;
+        if stream.partial.len() < stream.length as usize {
+            return None;
+        }
+        stream.in_message = false;
+        let payload = std::mem::take(&mut stream.partial);
+        self.buffered -= payload.len();
+        if payload.is_empty() {
+            return None;
+        }
+        Some(Message {
+            csid: stream.csid,
+            type_id: stream.type_id,
+            msid: stream.msid,
+            timestamp: stream.timestamp,
+            payload: Bytes::from(payload),
+        })
+    }
+
+    /// Obeys messages about the chunk layer itself, passes others on.
+    fn obey(&mut self, message: Message) -> Result<Option<Message>, ReadError> {
+        if !matches!(message.type_id, message_type::SET_CHUNK_SIZE | message_type::ABORT) {
+            return Ok(Some(message));
+        }
+        let Some(value) = message.payload.first_chunk::<4>().map(|bytes| u32::from_be_bytes(*bytes)) else {
+            return Err(ReadError::ShortControl(message.type_id));
+        };
+        if message.type_id == message_type::ABORT {
+            if let Some(stream) = self.streams.iter_mut().find(|stream| stream.csid == value) {
+                self.buffered -= stream.partial.len();
+                stream.partial = Vec::new();
+                stream.in_message = false;
+            }
+        } else if value == 0 || value > i32::MAX as u32 {
+            return Err(ReadError::ChunkSize(value));
+        } else {
+            self.chunk_size = value;
+        }
+        Ok(None)
+    }
+}
+
+impl Stream {
+    fn new(csid: u32) -> Self {
+        Self {
+            csid,
+            type_id: 0,
+            extended: false,
+            in_message: false,
+            msid: 0,
+            length: 0,
+            timestamp: 0,
+            field: 0,
+            delta: 0,
+            partial: Vec::new(),
+        }
+    }
+
+    /// Allocates by what has arrived, doubling, and never past the announced length.
+    fn append(&mut self, bytes: &[u8]) {
+        let needed = self.partial.len() + bytes.len();
+        if needed > self.partial.capacity() {
+            let target =
+                needed.max(self.partial.capacity() * 2).max(FIRST_ALLOCATION).min(self.length as usize);
+            self.partial.reserve_exact(target.max(needed) - self.partial.len());
+        }
+        self.partial.extend_from_slice(bytes);
+    }
+}

@@ -1,0 +1,98 @@
+//! Client side of a connection: handshake, `connect`, `createStream`, `publish` or `play`.
+
+mod session;
+#[cfg(test)]
+mod tests;
+
+use crate::chunk::{Limits, Message, ReadError};
+use crate::handshake::HandshakeError;
+
+pub use session::Session;
+
+/// Bytes of replies that may wait for the caller. A server that asks without end is cut off here.
+pub const MAX_OUTPUT: usize = 256 << 10;
+
+/// What the connection is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Send a stream.
+    Publish,
+    /// Receive a stream.
+    Play,
+}
+
+/// What to ask the server for.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Publish or play.
+    pub mode: Mode,
+    /// Application, as `live`.
+    pub app: String,
+    /// Stream name; parameters are sent as written.
+    pub stream: String,
+    /// Address of the application, as `rtmp://host/live`.
+    pub tc_url: String,
+    /// Outbound chunk size, bytes, 1 to 2^31-1; announced when the server has answered `connect`.
+    pub chunk_size: u32,
+    /// What the server may make us hold.
+    pub limits: Limits,
+    /// Shared secret and id of the worker meant, when it belongs to the cluster; see [`crate::auth`].
+    pub auth: Option<(Vec<u8>, String)>,
+    /// Window announced to the server, bytes: it acknowledges what it received at least twice per window.
+    pub window_ack: u32,
+}
+
+/// What the server did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// `connect` was accepted.
+    Connected,
+    /// `publish` or `play` was accepted.
+    Started,
+    /// Audio, video, data (type 15 already turned into 18) or an aggregate; [`Mode::Play`] only.
+    Media(Message),
+    /// Answer to [`Session::ping`].
+    Pong {
+        /// The value sent with the ping.
+        timestamp: u32,
+    },
+    /// The server acknowledged bytes.
+    Ack {
+        /// As sent: in general the total modulo 2^32, from some servers the bytes since the last one.
+        sequence: u32,
+    },
+    /// An `onStatus` that is neither an error nor the start.
+    Status {
+        /// `status` or `warning`.
+        level: String,
+        /// As `NetStream.Play.UnpublishNotify`.
+        code: String,
+        /// For a person; may be empty.
+        description: String,
+    },
+}
+
+/// The connection is of no more use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    /// See [`HandshakeError`].
+    #[error(transparent)]
+    Handshake(#[from] HandshakeError),
+    /// See [`ReadError`].
+    #[error(transparent)]
+    Chunk(#[from] ReadError),
+    /// The server refused: `_error`, an `onStatus` of level error, or a redirect (named in the description).
+    #[error("the server refused: {code} ({description})")]
+    Rejected {
+        /// As `NetStream.Publish.BadName`; empty when the server gave none.
+        code: String,
+        /// For a person; may be empty.
+        description: String,
+    },
+    /// The answer to `createStream` names no stream.
+    #[error("the server answered createStream without a stream id")]
+    NoStreamId,
+    /// See [`MAX_OUTPUT`].
+    #[error("more than {MAX_OUTPUT} bytes of replies wait")]
+    TooMuchOutput,
+}

@@ -1,0 +1,39 @@
+//! RTMP without I/O.
+//!
+//! Bytes go in by `handle_input` or `read`, events come out, and what is to be sent is appended to an output the caller
+//! drains. Nothing here owns a socket, a clock or a task, so every state of a connection can be reached by a test, and a
+//! connection is plain data that can move between processes.
+//!
+//! ```text
+//! bytes ─▶ handshake ─▶ chunk::Reader ─▶ Message ─┬─▶ amf0 ─▶ server::Session / client::Session ─▶ Event
+//!                                                 └─▶ media (what a payload is, not what it shows)
+//! ```
+//!
+//! **Trust.** Every inbound byte is hostile until it was parsed here. Each reader has limits with a name and a unit
+//! ([`chunk::Limits`], the constants of [`amf0`], [`server`] and [`client`]); passing one is an error that costs that
+//! connection and nothing else. No input can make this crate panic, recurse without bound, or allocate from a length a
+//! peer merely announced.
+//!
+//! **Chunk streams on the way out.** csid 2 carries protocol control, 3 commands, 6 `|RtmpSampleAccess`: always as
+//! stateless fmt-0 messages with time stamp 0, so that they can be put between any two messages. csid 4 (video),
+//! 5 (audio) and 7 (data) belong to the media log of the caller.
+//!
+//! Sources: Adobe's RTMP specification 1.0, AMF0 specification, FLV 10.1 annex E, Enhanced RTMP v1 and v2.
+
+pub mod amf0;
+pub mod auth;
+pub mod chunk;
+pub mod client;
+pub mod flv;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
+mod handshake;
+mod link;
+pub mod media;
+pub mod message_type;
+pub mod server;
+#[cfg(test)]
+mod testing;
+pub mod url;
+
+pub use handshake::HandshakeError;

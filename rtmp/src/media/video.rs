@@ -1,0 +1,184 @@
+use super::{Class, Codec, Kind};
+
+const KEY: u8 = 1;
+const GENERATED_KEY: u8 = 4;
+/// A command to the player (seek marks), no picture.
+const COMMAND: u8 = 5;
+
+/// Packet types of Enhanced RTMP.
+const SEQUENCE_START: u8 = 0;
+const CODED_FRAMES: u8 = 1;
+const CODED_FRAMES_X: u8 = 3;
+const METADATA: u8 = 4;
+const MPEG2TS_SEQUENCE_START: u8 = 5;
+
+/// Enhanced RTMP packet types audio and video of v2 use to wrap others.
+const AUDIO_OR_VIDEO_MOD_EX: u8 = 7;
+
+pub(super) fn classify(payload: &[u8]) -> Class {
+    let Some((&first, rest)) = payload.split_first() else { return Class::IGNORE };
+    // This bit first: the low nibble of an enhanced header is a packet type, no codec.
+    if first & 0x80 != 0 { enhanced(first, rest) } else { legacy(first, rest) }
+}
+
+fn legacy(first: u8, rest: &[u8]) -> Class {
+    let (frame, id) = (first >> 4, first & 0x0F);
+    let key = matches!(frame, KEY | GENERATED_KEY);
+    let framed = matches!(id, 7 | 12 | 13);
+    let kind = match rest.first() {
+        _ if frame == COMMAND => return Class::IGNORE,
+        None if framed => return Class::IGNORE,
+        Some(0) if framed => Kind::VideoHeader,
+        Some(1) if framed && key => Kind::Keyframe,
+        _ if framed => Kind::Video,
+        _ if key => Kind::Keyframe,
+        _ => Kind::Video,
+    };
+    Class { kind, codec: Codec::video(id) }
+}
+
+fn enhanced(first: u8, rest: &[u8]) -> Class {
+    let frame = (first >> 4) & 7;
+    let Some(packet) = Packet::parse_video(first & 0x0F, rest) else {
+        return Class { kind: Kind::Video, codec: None };
+    };
+    // The frame type of a metadata packet means nothing; FFmpeg sends 5 there.
+    if frame == COMMAND && packet.kind != METADATA {
+        return Class::IGNORE;
+    }
+    let kind = match (packet.kind, packet.track) {
+        (_, Track::Further) => Kind::Video,
+        (SEQUENCE_START | MPEG2TS_SEQUENCE_START, Track::Main) => Kind::VideoHeader,
+        (METADATA, Track::Main) => Kind::VideoMetadata,
+        (CODED_FRAMES | CODED_FRAMES_X, Track::Main) if matches!(frame, KEY | GENERATED_KEY) => {
+            Kind::Keyframe
+        }
+        _ => Kind::Video,
+    };
+    Class { kind, codec: packet.codec }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Track {
+    /// Not multitrack, or track 0.
+    Main,
+    Further,
+}
+
+/// The part of an enhanced header that audio and video share.
+pub(super) struct Packet {
+    pub(super) kind: u8,
+    pub(super) track: Track,
+    pub(super) codec: Option<Codec>,
+}
+
+impl Packet {
+    /// For audio: packet type 5 is multitrack, 7 an extension.
+    pub(super) fn parse(kind: u8, rest: &[u8]) -> Option<Self> {
+        Self::parse_with(5, kind, rest)
+    }
+
+    /// For video: packet type 6 is multitrack, 7 an extension.
+    fn parse_video(kind: u8, rest: &[u8]) -> Option<Self> {
+        Self::parse_with(6, kind, rest)
+    }
+
+    fn parse_with(multitrack: u8, mut kind: u8, rest: &[u8]) -> Option<Self> {
+        let mut bytes = rest;
+        while kind == AUDIO_OR_VIDEO_MOD_EX {
+            let mut size = usize::from(take::<1>(&mut bytes)?[0]) + 1;
+            if size == 256 {
+                size = usize::from(u16::from_be_bytes(take(&mut bytes)?)) + 1;
+            }
+            bytes = bytes.get(size..)?;
+            kind = take::<1>(&mut bytes)?[0] & 0x0F;
+        }
+        if kind != multitrack {
+            let codec = Some(Codec::four_cc(take(&mut bytes)?));
+            return Some(Self { kind, track: Track::Main, codec });
+        }
+        let [mode] = take(&mut bytes)?;
+        let codec = Codec::four_cc(take(&mut bytes)?);
+        let [track] = take(&mut bytes)?;
+        let track = if track == 0 { Track::Main } else { Track::Further };
+        Some(Self { kind: mode & 0x0F, track, codec: Some(codec) })
+    }
+}
+
+fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
+    let (taken, rest) = bytes.split_first_chunk::<N>()?;
+    *bytes = rest;
+    Some(*taken)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seen(payload: &[u8]) -> (Kind, String) {
+        let class = classify(payload);
+        (class.kind, class.codec.map(|codec| codec.to_string()).unwrap_or_default())
+    }
+
+    #[test]
+    fn legacy_h264_is_told_by_its_packet_type() {
+        assert_eq!(seen(b"\x17\x00\0\0\0\x01"), (Kind::VideoHeader, "h264".into()));
+        assert_eq!(seen(b"\x17\x01\0\0\0\x65"), (Kind::Keyframe, "h264".into()));
+        assert_eq!(seen(b"\x27\x01\0\0\0\x41"), (Kind::Video, "h264".into()));
+        assert_eq!(seen(b"\x17\x02\0\0\0"), (Kind::Video, "h264".into()));
+        assert_eq!(seen(b"\x1c\x00\0\0\0"), (Kind::VideoHeader, "hevc".into()));
+        assert_eq!(seen(b"\x1d\x01\0\0\0"), (Kind::Keyframe, "av1".into()));
+    }
+
+    #[test]
+    fn codecs_without_a_header_have_keyframes_all_the_same() {
+        assert_eq!(seen(b"\x12\x00"), (Kind::Keyframe, "h263".into()));
+        assert_eq!(seen(b"\x24\x00"), (Kind::Video, "vp6".into()));
+    }
+
+    #[test]
+    fn commands_and_cut_payloads_are_ignored() {
+        for payload in [&b""[..], b"\x17", b"\x57\x00", b"\x52\x01", b"\xd0hvc1"] {
+            assert_eq!(seen(payload).0, Kind::Ignore, "{payload:?}");
+        }
+    }
+
+    #[test]
+    fn enhanced_video_as_ffmpeg_sends_it() {
+        assert_eq!(seen(b"\x90hvc1conf"), (Kind::VideoHeader, "hevc".into()));
+        // Frame type 5 and Metadata: a rule "commands are dropped" would lose HDR.
+        assert_eq!(seen(b"\xd4hvc1\x02\0\x09colorInfo"), (Kind::VideoMetadata, "hevc".into()));
+        assert_eq!(seen(b"\x91hvc1\0\0\0"), (Kind::Keyframe, "hevc".into()));
+        assert_eq!(seen(b"\xa1hvc1\0\0\0"), (Kind::Video, "hevc".into()));
+        assert_eq!(seen(b"\x93av01"), (Kind::Keyframe, "av1".into()));
+        assert_eq!(seen(b"\x92vp09"), (Kind::Video, "vp9".into()));
+        assert_eq!(seen(b"\x95av01"), (Kind::VideoHeader, "av1".into()));
+    }
+
+    #[test]
+    fn extensions_are_passed_over_to_the_packet_they_wrap() {
+        assert_eq!(seen(b"\x97\x02\0\0\x05\x01hvc1"), (Kind::Keyframe, "hevc".into()));
+        assert_eq!(seen(b"\x97\x00\0\x07\x01\0\0\x01hvc1"), (Kind::Keyframe, "hevc".into()));
+        let mut long = b"\x97\xff\x01\x00".to_vec();
+        long.extend([0; 257]);
+        long.extend(b"\x00hvc1");
+        assert_eq!(seen(&long), (Kind::VideoHeader, "hevc".into()));
+        assert_eq!(seen(b"\x97\xff\xff\xff\x00"), (Kind::Video, String::new()));
+    }
+
+    #[test]
+    fn only_the_first_track_is_the_one_to_cache() {
+        assert_eq!(seen(b"\x96\x00hvc1\x00"), (Kind::VideoHeader, "hevc".into()));
+        assert_eq!(seen(b"\x96\x00hvc1\x01"), (Kind::Video, "hevc".into()));
+        assert_eq!(seen(b"\x96\x11avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
+        assert_eq!(seen(b"\x96\x21avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
+        assert_eq!(seen(b"\x96\x01avc1\x02"), (Kind::Video, "h264".into()));
+    }
+
+    #[test]
+    fn an_unknown_codec_is_relayed_opaque() {
+        assert_eq!(seen(b"\x1f\x00"), (Kind::Keyframe, String::new()));
+        assert_eq!(seen(b"\x91wxyz\0"), (Kind::Keyframe, "wxyz".into()));
+        assert_eq!(seen(b"\x91wx"), (Kind::Video, String::new()));
+    }
+}

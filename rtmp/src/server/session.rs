@@ -1,0 +1,257 @@
+mod command;
+
+use super::reply;
+use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT};
+use crate::chunk::Message;
+use crate::handshake::Progress;
+use crate::link::{self, Command, Link, user_control};
+use crate::message_type;
+
+/// One accepted connection: handshake, `connect`, `createStream`, `publish` or `play`. Plain data.
+///
+/// ```text
+/// Handshake ──C2──▶ AwaitConnect ──connect──▶ Connected { Idle }
+///
+/// Idle ──publish──▶ PublishAsked ──accept──▶ Publishing ──FCUnpublish, deleteStream, closeStream──▶ Idle
+/// Idle ──play─────▶ PlayAsked ─────accept──▶ Playing ─────deleteStream, closeStream───────────────▶ Idle
+///                   *Asked ────────reject──▶ Idle
+/// ```
+///
+/// Commands that do not fit the state are ignored where senders are known to send them, and an [`Error`] otherwise.
+/// Media is an event while Publishing and dropped in every other state.
+#[derive(Debug)]
+pub struct Session {
+    link: Link,
+    state: State,
+    s1: Option<Box<[u8]>>,
+    chunk_size: u32,
+    /// Open message streams: bit n is id n + 1.
+    streams: u32,
+    /// FCPublish came: its sender expects onFCPublish.
+    fc_publish: bool,
+}
+
+#[derive(Debug)]
+enum State {
+    Handshake(Box<Progress>),
+    AwaitConnect,
+    Connected { app: Box<str>, activity: Activity },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Activity {
+    Idle,
+    PublishAsked { msid: u32 },
+    Publishing { msid: u32 },
+    PlayAsked { msid: u32 },
+    Playing { msid: u32 },
+}
+
+impl Activity {
+    fn msid(self) -> Option<u32> {
+        match self {
+            Self::Idle => None,
+            Self::PublishAsked { msid }
+            | Self::Publishing { msid }
+            | Self::PlayAsked { msid }
+            | Self::Playing { msid } => Some(msid),
+        }
+    }
+}
+
+impl Session {
+    /// A connection of which no byte was read yet. A chunk size of 0 counts as 1.
+    pub fn new(config: Config) -> Self {
+        Self {
+            link: Link::new(config.limits),
+            state: State::Handshake(Box::new(Progress::server())),
+            s1: None,
+            chunk_size: config.chunk_size.clamp(1, i32::MAX as u32),
+            streams: 0,
+            fc_publish: false,
+        }
+    }
+
+    /// Consumes from the front of `input`; returns at the first event, leaving the rest in `input`, or `None` when it is
+    /// used up: call until `None`. Replies are appended to the output.
+    pub fn handle_input(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Error> {
+        self.link.output.shrink();
+        loop {
+            let message = match self.state {
+                State::Handshake(_) => {
+                    if !self.shake_hands(input)? {
+                        return Ok(None);
+                    }
+                    continue;
+                }
+                State::AwaitConnect => self.read_before_connect(input)?,
+                State::Connected { .. } => self.link.read(input)?,
+            };
+            if self.link.output.bytes.len() > MAX_OUTPUT {
+                return Err(Error::TooMuchOutput);
+            }
+            let Some(message) = message else { return Ok(None) };
+            if let Some(event) = self.handle_message(message)? {
+                return Ok(Some(event));
+            }
+        }
+    }
+
+    /// Bytes to be sent, in order; the caller drains it. They are whole messages, so other whole messages may stand
+    /// before and behind them.
+    pub fn output(&mut self) -> &mut Vec<u8> {
+        &mut self.link.output.bytes
+    }
+
+    /// S1 of the handshake, the nonce of [`crate::auth`]; from the end of the handshake until the first publish or play is
+    /// answered.
+    pub fn s1(&self) -> Option<&[u8]> {
+        self.s1.as_deref()
+    }
+
+    /// Outbound chunk size, bytes, in force once the session is connected.
+    pub fn chunk_size(&self) -> u32 {
+        self.chunk_size
+    }
+
+    /// Bytes consumed, handshake included.
+    pub fn bytes_received(&self) -> u64 {
+        self.link.received()
+    }
+
+    /// Whether `connect` was answered.
+    pub fn is_connected(&self) -> bool {
+        matches!(self.state, State::Connected { .. })
+    }
+
+    /// Answers [`Event::Publish`]; without one it does nothing.
+    pub fn accept_publish(&mut self) {
+        if let Some(Activity::PublishAsked { msid }) = self.activity() {
+            self.answered(Activity::Publishing { msid });
+            reply::publish_started(&mut self.link.output, msid, self.fc_publish);
+        }
+    }
+
+    /// Answers [`Event::Publish`] with an `onStatus` of level error, as `NetStream.Publish.BadName`. The caller closes the
+    /// connection when the output is flushed.
+    pub fn reject_publish(&mut self, code: &str, description: &str) {
+        if let Some(Activity::PublishAsked { msid }) = self.activity() {
+            self.answered(Activity::Idle);
+            reply::on_status(&mut self.link.output, msid, "error", code, description);
+        }
+    }
+
+    /// Answers [`Event::Play`]; without one it does nothing. Media for the player may follow in the output.
+    pub fn accept_play(&mut self) {
+        if let Some(Activity::PlayAsked { msid }) = self.activity() {
+            self.answered(Activity::Playing { msid });
+            reply::play_started(&mut self.link.output, msid);
+        }
+    }
+
+    /// Answers [`Event::Play`] with an `onStatus` of level error, as `NetStream.Play.StreamNotFound`. The caller closes
+    /// the connection when the output is flushed.
+    pub fn reject_play(&mut self, code: &str, description: &str) {
+        if let Some(Activity::PlayAsked { msid }) = self.activity() {
+            self.answered(Activity::Idle);
+            reply::on_status(&mut self.link.output, msid, "error", code, description);
+        }
+    }
+
+    /// An `onStatus` on the active stream, or on the connection when none is active. Nothing is sent before `connect`.
+    pub fn status(&mut self, level: &str, code: &str, description: &str) {
+        if let Some(activity) = self.activity() {
+            reply::on_status(
+                &mut self.link.output,
+                activity.msid().unwrap_or_default(),
+                level,
+                code,
+                description,
+            );
+        }
+    }
+
+    /// Asks for an [`Event::Pong`] with the same value. Nothing is sent before `connect`.
+    pub fn ping(&mut self, timestamp: u32) {
+        if self.is_connected() {
+            self.link.output.user_control(user_control::PING, timestamp);
+        }
+    }
+
+    /// Bytes on the heap.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        let app = match &self.state {
+            State::Connected { app, .. } => app.len(),
+            State::Handshake(_) | State::AwaitConnect => 0,
+        };
+        app + self.s1.as_ref().map_or(0, |s1| s1.len()) + self.link.held()
+    }
+
+    fn activity(&self) -> Option<Activity> {
+        match self.state {
+            State::Connected { activity, .. } => Some(activity),
+            State::Handshake(_) | State::AwaitConnect => None,
+        }
+    }
+
+    fn set_activity(&mut self, to: Activity) {
+        if let State::Connected { activity, .. } = &mut self.state {
+            *activity = to;
+        }
+    }
+
+    fn answered(&mut self, to: Activity) {
+        self.set_activity(to);
+        self.s1 = None;
+    }
+
+    /// `true` when the handshake is complete.
+    fn shake_hands(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
+        let State::Handshake(progress) = &mut self.state else { return Ok(true) };
+        let before = input.len();
+        let complete = progress.read(input, &mut self.link.output.bytes)?;
+        self.link.count(before - input.len());
+        if complete
+            && let State::Handshake(progress) = std::mem::replace(&mut self.state, State::AwaitConnect)
+        {
+            self.s1 = Some(progress.into_s1().into_boxed_slice());
+        }
+        Ok(complete)
+    }
+
+    fn read_before_connect(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Error> {
+        let left = MAX_BEFORE_CONNECT.saturating_sub(self.link.received());
+        let offered = usize::try_from(left).unwrap_or(usize::MAX).min(input.len());
+        let (mut front, rest) = input.split_at(offered);
+        let message = self.link.read(&mut front)?;
+        *input = if front.is_empty() { rest } else { input.get(offered - front.len()..).unwrap_or_default() };
+        if message.is_none() && self.link.received() >= MAX_BEFORE_CONNECT {
+            return Err(Error::NoConnect);
+        }
+        Ok(message)
+    }
+
+    fn handle_message(&mut self, message: Message) -> Result<Option<Event>, Error> {
+        match message.type_id {
+            message_type::COMMAND | message_type::COMMAND_AMF3 => match Command::read(&message) {
+                Some(command) => self.handle_command(message.msid, &command),
+                None => Ok(None),
+            },
+            message_type::AUDIO
+            | message_type::VIDEO
+            | message_type::DATA
+            | message_type::DATA_AMF3
+            | message_type::AGGREGATE => {
+                // Any message stream: senders differ, and a connection publishes one stream at a time.
+                let publishing = matches!(self.activity(), Some(Activity::Publishing { .. }));
+                Ok(publishing.then(|| Event::Media(link::without_amf3(message))))
+            }
+            message_type::USER_CONTROL => Ok(match link::user_control(&message) {
+                Some((user_control::PONG, timestamp)) => Some(Event::Pong { timestamp }),
+                _ => None,
+            }),
+            _ => Ok(None),
+        }
+    }
+}
