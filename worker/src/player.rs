@@ -1,0 +1,64 @@
+//! A connection that plays: its place in the stream's log, and its turn on the socket.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use crate::cursor::{Cursor, Flushed};
+use crate::hub::Counters;
+use crate::link::{Cut, Link};
+use crate::log::Log;
+
+/// A player that takes no byte for this long is closed, ms.
+pub(crate) const STUCK_AFTER: u64 = 30_000;
+
+/// See the [module](self).
+pub(crate) struct Player {
+    pub(crate) link: Rc<Link>,
+    pub(crate) cursor: RefCell<Cursor>,
+    /// Since when the socket takes no more, ms; then its own task flushes it when it can take more.
+    parked: Cell<Option<u64>>,
+}
+
+impl Player {
+    pub(crate) fn new(link: Rc<Link>, cursor: Cursor) -> Self {
+        Self { link, cursor: RefCell::new(cursor), parked: Cell::new(None) }
+    }
+
+    pub(crate) fn is_parked(&self) -> bool {
+        self.parked.get().is_some()
+    }
+
+    /// Sends what there is. A failing socket cuts the connection.
+    pub(crate) fn flush(&self, log: &Log, counters: &Counters, now: u64) {
+        let mut cursor = self.cursor.borrow_mut();
+        let before = cursor.bytes_sent();
+        let flushed = cursor.flush(log, &mut |slices| crate::io::try_send(&self.link.socket, slices));
+        let taken = cursor.bytes_sent() - before;
+        counters.bytes_out.set(counters.bytes_out.get() + taken);
+        counters.skips.set(counters.skips.get() + cursor.take_skips());
+        match flushed {
+            Ok(Flushed::CaughtUp) => self.parked.set(None),
+            Ok(Flushed::Blocked) => {
+                let newly = self.parked.get().is_none();
+                if newly || taken > 0 {
+                    self.parked.set(Some(now));
+                }
+                if newly {
+                    // Its task must wait for the socket from now on.
+                    self.link.wake();
+                }
+            }
+            Err(_) => self.link.cut(Cut::Lost),
+        }
+    }
+
+    /// Cuts a player that has taken nothing for too long; true if it did.
+    pub(crate) fn check_stuck(&self, now: u64) -> bool {
+        let stuck = self.parked.get().is_some_and(|since| now.saturating_sub(since) >= STUCK_AFTER);
+        if stuck && self.link.is_cut().is_none() {
+            self.link.cut(Cut::Stuck);
+            return true;
+        }
+        false
+    }
+}

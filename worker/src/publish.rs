@@ -1,0 +1,417 @@
+//! An encoder without encoding: an FLV file or the test card, in real time, again and again.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::BorrowedFd;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cluster::control::{ProcessStats, StreamStats};
+use cluster::spec::{EncoderSource, EncoderSpec, Role, WorkerSpec};
+use rtmp::client::{self, Event, Session};
+use rtmp::flv::{FlvError, Reader, Tag};
+use rtmp::media::{self, Kind};
+use rtmp::url::Url;
+use rtmp::{chunk, message_type};
+use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::LocalSet;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use tracing::info;
+
+use crate::RunError;
+use crate::backoff::Backoff;
+use crate::control::{Control, Controlled};
+use crate::fds::Lent;
+use crate::hub::{CHUNK_SIZE, WINDOW_ACK, count};
+
+/// The built-in picture and tone; `worker/assets/make-test-card.sh` makes it.
+static TEST_CARD: &[u8] = include_bytes!("../assets/test-card.flv");
+/// TCP connect to Publish.Start at most.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// A connection that took this many messages, a few seconds of them, was a good one: the next attempt is made soon.
+const STEADY: u64 = 250;
+/// Bytes read from a file at once.
+const FILE_READ: usize = 64 * 1024;
+
+/// Why a source cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not FLV.
+    #[error(
+        "{path} is not an FLV file that can be sent: {source}; make one with: ffmpeg -i INPUT -c copy -f flv OUTPUT.flv"
+    )]
+    Flv {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FlvError,
+    },
+    /// The file holds no audio and no video.
+    #[error("{0} holds no complete audio or video tag: nothing can be sent of it")]
+    Empty(PathBuf),
+}
+
+/// Why a connection to the server ended.
+#[derive(Debug, thiserror::Error)]
+pub enum PublishError {
+    /// See [`SourceError`]; final.
+    #[error(transparent)]
+    Source(#[from] SourceError),
+    /// The server cannot be reached, or the connection was lost.
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    /// The server did not let us publish, or broke the protocol.
+    #[error("{0}")]
+    Rtmp(#[from] client::Error),
+    /// No answer in time.
+    #[error("no answer within 10 s")]
+    Timeout,
+}
+
+/// What [`publish`] tells whoever runs it.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// The server takes the stream.
+    Publishing,
+    /// The connection failed; it is tried again after the delay.
+    Retrying(&'a PublishError, Duration),
+    /// The end of the file was reached and it starts over; true if the file ends within a tag.
+    Looping(bool),
+}
+
+/// Counters of a publication, readable while it runs.
+#[derive(Debug, Default)]
+pub struct Sent {
+    messages: Cell<u64>,
+    bytes: Cell<u64>,
+    beats: Cell<u64>,
+}
+
+/// Sends `source` to `url` for ever, in real time; reconnects with growing delays.
+///
+/// # Errors
+/// Only when the source itself cannot be sent.
+pub async fn publish(
+    source: &EncoderSource,
+    url: &Url,
+    sent: &Sent,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<(), SourceError> {
+    check(source)?;
+    let mut backoff = Backoff::new();
+    loop {
+        let before = sent.messages.get();
+        let error = match publish_once(source, url, sent, progress).await {
+            Ok(never) => match never {},
+            Err(PublishError::Source(error)) => return Err(error),
+            Err(error) => error,
+        };
+        if sent.messages.get() - before >= STEADY {
+            backoff.reset();
+        }
+        let delay = backoff.next_delay();
+        progress(Progress::Retrying(&error, delay));
+        sleep(delay).await;
+    }
+}
+
+/// Makes sure that `source` can be read and holds media.
+///
+/// # Errors
+/// See [`SourceError`].
+pub fn check(source: &EncoderSource) -> Result<(), SourceError> {
+    let mut tags = Tags::open(source)?;
+    while let Some(tag) = tags.next()? {
+        if tag.type_id != message_type::DATA {
+            return Ok(());
+        }
+    }
+    Err(SourceError::Empty(tags.path))
+}
+
+enum Never {}
+
+async fn publish_once(
+    source: &EncoderSource,
+    url: &Url,
+    sent: &Sent,
+    progress: &mut dyn FnMut(Progress<'_>),
+) -> Result<Never, PublishError> {
+    let connected = timeout(CONNECT_TIMEOUT, connect(url)).await;
+    let (socket, mut session) = connected.map_err(|_| PublishError::Timeout)??;
+    progress(Progress::Publishing);
+    let mut start = Instant::now();
+    let mut offset = 0_u32;
+    loop {
+        let mut tags = Tags::open(source)?;
+        let mut first = None;
+        let mut length = Length::default();
+        while let Some(tag) = tags.next()? {
+            let time = tag.timestamp.wrapping_sub(*first.get_or_insert(tag.timestamp));
+            length.extend(tag.type_id, time);
+            let due = start + Duration::from_millis(u64::from(time));
+            wait_until(due, &socket, &mut session).await?;
+            put(&mut session, &tag, offset.wrapping_add(time));
+            write(&socket, &mut session).await?;
+            count(&sent.messages, 1);
+            count(&sent.bytes, tag.payload.len() as u64);
+        }
+        if first.is_none() {
+            return Err(SourceError::Empty(tags.path).into());
+        }
+        progress(Progress::Looping(!tags.reader.is_clean_end()));
+        let length = length.end();
+        start += Duration::from_millis(u64::from(length));
+        offset = offset.wrapping_add(length);
+    }
+}
+
+/// How long a source lasts: its last video frame, or audio frame where there is no video, lasts as long as the one before it.
+#[derive(Debug, Default)]
+struct Length {
+    /// Last time and last distance, ms, of video and of audio.
+    lanes: [Option<(u32, u32)>; 2],
+}
+
+impl Length {
+    fn extend(&mut self, type_id: u8, time: u32) {
+        let lane = match type_id {
+            message_type::VIDEO => &mut self.lanes[0],
+            message_type::AUDIO => &mut self.lanes[1],
+            _ => return,
+        };
+        *lane = match *lane {
+            // A header has the time of the frame behind it.
+            Some((last, distance)) if time == last => Some((last, distance)),
+            Some((last, _)) => Some((time, time.saturating_sub(last))),
+            None => Some((time, 0)),
+        };
+    }
+
+    /// At least 1 ms, so that a file of one frame is not sent as fast as the network takes it.
+    fn end(&self) -> u32 {
+        let [video, audio] = self.lanes;
+        video.or(audio).map_or(0, |(last, distance)| last.saturating_add(distance)).max(1)
+    }
+}
+
+async fn connect(url: &Url) -> Result<(TcpStream, Session), PublishError> {
+    let socket = TcpStream::connect((url.host.as_str(), url.port)).await?;
+    socket.set_nodelay(true)?;
+    let mut session = Session::new(client::Config {
+        mode: client::Mode::Publish,
+        app: url.app.clone(),
+        stream: url.stream.clone(),
+        tc_url: url.tc_url(),
+        chunk_size: CHUNK_SIZE,
+        limits: chunk::Limits::default(),
+        auth: None,
+        window_ack: WINDOW_ACK,
+    })?;
+    loop {
+        write(&socket, &mut session).await?;
+        socket.readable().await?;
+        if read(&socket, &mut session)? {
+            return Ok((socket, session));
+        }
+    }
+}
+
+/// Answers the server until `due`.
+async fn wait_until(due: Instant, socket: &TcpStream, session: &mut Session) -> Result<(), PublishError> {
+    loop {
+        match timeout_at(due, socket.readable()).await {
+            Err(_) => return Ok(()),
+            Ok(ready) => {
+                ready?;
+                read(socket, session)?;
+                write(socket, session).await?;
+            }
+        }
+    }
+}
+
+/// Reads once; true when publishing has started.
+fn read(socket: &TcpStream, session: &mut Session) -> Result<bool, PublishError> {
+    let mut buffer = [0; 4096];
+    let taken = match socket.try_read(&mut buffer) {
+        Ok(0) => {
+            return Err(
+                io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection").into()
+            );
+        }
+        Ok(taken) => taken,
+        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+        Err(e) => return Err(e.into()),
+    };
+    let mut input = buffer.get(..taken).unwrap_or(&[]);
+    let mut started = false;
+    while let Some(event) = session.handle_input(&mut input)? {
+        started |= matches!(event, Event::Started);
+    }
+    Ok(started)
+}
+
+async fn write(socket: &TcpStream, session: &mut Session) -> io::Result<()> {
+    crate::io::write_all(socket, session.output()).await
+}
+
+fn put(session: &mut Session, tag: &Tag, timestamp: u32) {
+    let (csid, payload) = match tag.type_id {
+        message_type::AUDIO => (5, tag.payload.clone()),
+        message_type::VIDEO => (4, tag.payload.clone()),
+        _ if media::classify(tag.type_id, &tag.payload).kind == Kind::Metadata => {
+            (7, Bytes::from(media::metadata_for_publish(&media::metadata_for_players(&tag.payload))))
+        }
+        _ => (7, tag.payload.clone()),
+    };
+    let (chunk_size, msid) = (session.chunk_size(), session.msid());
+    chunk::put_full(session.output(), chunk_size, csid, timestamp, tag.type_id, msid, &payload);
+}
+
+/// The tags of a source, front to back.
+struct Tags {
+    path: PathBuf,
+    input: Box<dyn Read>,
+    reader: Reader,
+}
+
+impl Tags {
+    fn open(source: &EncoderSource) -> Result<Self, SourceError> {
+        let (path, input): (_, Box<dyn Read>) = match source {
+            EncoderSource::TestCard => (PathBuf::from("test card"), Box::new(TEST_CARD)),
+            EncoderSource::File(path) => {
+                let file =
+                    File::open(path).map_err(|source| SourceError::Read { path: path.clone(), source })?;
+                (path.clone(), Box::new(file))
+            }
+        };
+        Ok(Self { path, input, reader: Reader::new() })
+    }
+
+    fn next(&mut self) -> Result<Option<Tag>, SourceError> {
+        loop {
+            let tag = self.reader.next_tag();
+            let tag = tag.map_err(|source| SourceError::Flv { path: self.path.clone(), source })?;
+            if tag.is_some() {
+                return Ok(tag);
+            }
+            let mut bytes = [0; FILE_READ];
+            let read = self.input.read(&mut bytes);
+            match read.map_err(|source| SourceError::Read { path: self.path.clone(), source })? {
+                0 => return Ok(None),
+                n => self.reader.push(bytes.get(..n).unwrap_or(&[])),
+            }
+        }
+    }
+}
+
+/// Runs the encoder of the config file `config` under a supervisor, until told to stop.
+///
+/// # Errors
+/// See [`RunError`].
+pub async fn run_encoder(config: &Path) -> Result<(), RunError> {
+    let mut lent = Lent::take().map_err(RunError::system("taking the supervisor's descriptors"))?;
+    let spec = EncoderSpec::from_file(config).map_err(|e| RunError::Config(e.to_string()))?;
+    let url: Url = spec.url.parse().map_err(|e| RunError::Config(format!("{}: {e}", spec.url)))?;
+    let token = lent.token().map_err(RunError::system("reading the token"))?;
+    info!(id = %spec.id, %url, "starting");
+
+    let sent = Rc::new(Sent::default());
+    let stop = Rc::new(Notify::new());
+    let controlled = Rc::new(Encoder { sent: Rc::clone(&sent) });
+    let control = Rc::new(Control {
+        hello: crate::hello(spec.id, Role::Encoder, token),
+        controlled,
+        stop: Rc::clone(&stop),
+    });
+    LocalSet::new()
+        .run_until(async move {
+            tokio::task::spawn_local(beat(Rc::clone(&sent)));
+            let mut log = |progress: Progress<'_>| log_progress(&progress);
+            tokio::select! {
+                ended = publish(&spec.source, &url, &sent, &mut log) => {
+                    ended.map_err(|e| RunError::System { what: "encoder", source: io::Error::other(e) })
+                }
+                served = crate::serve_until_stopped(control, lent.control, &stop) => served,
+            }
+        })
+        .await
+}
+
+/// Shows the supervisor that the loop turns, whatever the server does.
+async fn beat(sent: Rc<Sent>) {
+    loop {
+        count(&sent.beats, 1);
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// Writes `progress` to the log.
+pub fn log_progress(progress: &Progress<'_>) {
+    match progress {
+        Progress::Publishing => info!("publishing"),
+        Progress::Retrying(error, delay) => tracing::warn!(%error, ?delay, "not publishing; trying again"),
+        Progress::Looping(false) => tracing::debug!("starting over"),
+        Progress::Looping(true) => tracing::debug!("the file ends within a tag; starting over"),
+    }
+}
+
+/// What the control socket of an encoder reaches.
+struct Encoder {
+    sent: Rc<Sent>,
+}
+
+impl Controlled for Encoder {
+    fn process_stats(&self) -> ProcessStats {
+        ProcessStats {
+            beats: self.sent.beats.get(),
+            bytes_out: self.sent.bytes.get(),
+            ..ProcessStats::default()
+        }
+    }
+
+    fn stream_stats(&self) -> Vec<StreamStats> {
+        Vec::new()
+    }
+
+    fn configure(&self, _: WorkerSpec) -> Result<(), String> {
+        Err("an encoder is configured by a restart".to_owned())
+    }
+
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_lasts_until_its_last_frame_has_been_shown() {
+        let mut length = Length::default();
+        for (type_id, time) in [(9, 0), (8, 0), (9, 0), (8, 0), (9, 40), (8, 21), (9, 80), (8, 43), (8, 102)]
+        {
+            length.extend(type_id, time);
+        }
+        assert_eq!(length.end(), 120);
+    }
+
+    #[test]
+    fn the_test_card_can_be_sent() {
+        check(&EncoderSource::TestCard).unwrap();
+    }
+}

@@ -1,0 +1,167 @@
+//! Accepting connections, flushing players, the worker's own clock.
+
+use std::io;
+use std::rc::Rc;
+use std::time::Duration;
+
+use cluster::Latency;
+use rustix::net::sockopt;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinSet, yield_now};
+use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
+use tracing::{debug, warn};
+
+use crate::connection;
+use crate::hub::{Hub, Lag, count};
+use crate::stream::Stream;
+
+/// With `latency: auto`, the share of the core that sending may take before flushes come less often. Four such ports, the guide's
+/// cluster, then stay within one core, and each has room for joins and ingest.
+const AUTO_SHARE: f64 = 0.2;
+/// With `latency: auto`, a pass shorter than this is followed by the next without a wait.
+const AUTO_FREE: Duration = Duration::from_micros(200);
+/// Sends between two looks at everything else the thread has to do: about 2 ms.
+const SENDS_PER_TURN: usize = 128;
+/// Wait after an accept that failed for want of descriptors or memory: connections stay in the backlog.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Unsent bytes the kernel keeps for one connection; what is beyond waits in the log, once for all players. Twice a keyframe of a
+/// 10 Mbit/s stream.
+const NOTSENT_LOWAT: u32 = 256 * 1024;
+/// A peer that has been silent this long is asked by the kernel whether it lives: players of a silent stream send nothing.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
+/// Time between further questions.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Unanswered questions that end a connection.
+const KEEPALIVE_COUNT: u32 = 3;
+
+/// Accepts until the task is dropped; the connections end with it.
+pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(ended) = connections.join_next() => {
+                if let Err(error) = ended {
+                    warn!(%error, "a connection's task failed");
+                }
+                continue;
+            }
+        };
+        match accepted {
+            Ok((socket, peer)) => {
+                if let Err(error) = set_options(&socket) {
+                    // It is gone already.
+                    debug!(%peer, %error, "accepted, then failed");
+                    continue;
+                }
+                match hub.admit(socket, peer) {
+                    Some(link) => {
+                        connections.spawn_local(connection::serve(Rc::clone(&hub), link));
+                    }
+                    None => debug!(%peer, "refused: all connections are taken"),
+                }
+            }
+            Err(error) => match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+                Some(
+                    rustix::io::Errno::MFILE
+                    | rustix::io::Errno::NFILE
+                    | rustix::io::Errno::NOBUFS
+                    | rustix::io::Errno::NOMEM,
+                ) => {
+                    warn!(%error, "cannot accept; trying again");
+                    sleep(ACCEPT_PAUSE).await;
+                }
+                _ => debug!(%error, "a connection was lost before it was accepted"),
+            },
+        }
+    }
+}
+
+/// TCP_USER_TIMEOUT is left off on purpose: a reader whose window is smaller than one of the kernel's buffers is served by window
+/// probes alone, which count as no progress, so it would be reset although it reads. A player that takes nothing is closed by
+/// [`crate::player::STUCK_AFTER`].
+fn set_options(socket: &TcpStream) -> io::Result<()> {
+    // Flushes are whole batches; Nagle would hold the last part back for an acknowledgement.
+    socket.set_nodelay(true)?;
+    socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
+    sockopt::set_socket_keepalive(socket, true)?;
+    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
+    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
+    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
+    Ok(())
+}
+
+/// Sends to the players of every stream that has something for them: at once, or when the configured latency has passed.
+pub(crate) async fn flush(hub: Rc<Hub>) {
+    let mut next = Instant::now();
+    loop {
+        hub.flush_wanted.notified().await;
+        sleep_until(next).await;
+        let started = Instant::now();
+        let mut busy = Duration::ZERO;
+        for stream in hub.take_dirty() {
+            busy += flush_stream(&hub, &stream).await;
+        }
+        next = started + flush_interval(hub.spec.borrow().options.latency, busy);
+    }
+}
+
+/// Time from the start of a pass that kept the thread `busy` to the start of the next.
+fn flush_interval(latency: Latency, busy: Duration) -> Duration {
+    match latency {
+        Latency::Fixed(span) => span.into(),
+        // A pass that finds nothing to widen for costs less than the timer.
+        Latency::Auto if busy < AUTO_FREE => Duration::ZERO,
+        Latency::Auto => busy.mul_f64(1.0 / AUTO_SHARE).min(Latency::MAX.into()),
+    }
+}
+
+/// One pass over the players of `stream`; the time it kept the thread.
+async fn flush_stream(hub: &Hub, stream: &Rc<Stream>) -> Duration {
+    stream.dirty.set(false);
+    let removals = stream.removals.get();
+    let (mut index, mut busy) = (0, Duration::ZERO);
+    loop {
+        let started = Instant::now();
+        let now = hub.now();
+        {
+            let (log, players) = (stream.log(), stream.players.borrow());
+            for player in players.iter().skip(index).take(SENDS_PER_TURN) {
+                if !player.is_parked() && player.link.is_cut().is_none() {
+                    player.flush(&log, &hub.counters, now);
+                }
+            }
+            index += SENDS_PER_TURN;
+            busy += started.elapsed();
+            if index >= players.len() {
+                break;
+            }
+        }
+        yield_now().await;
+    }
+    if stream.removals.get() != removals {
+        // A player may have moved to a place that was passed already.
+        hub.mark_dirty(stream);
+    }
+    busy
+}
+
+/// Measures how late the loop gets to what is due.
+pub(crate) async fn measure_lag(hub: Rc<Hub>) {
+    loop {
+        let due = Instant::now() + Lag::PERIOD;
+        sleep_until(due).await;
+        hub.lag.push(due.elapsed());
+    }
+}
+
+/// Once a second: deadlines and rates, and the beat by which the supervisor sees that the loop turns.
+pub(crate) async fn tick(hub: Rc<Hub>) {
+    let mut every = interval(Duration::from_secs(1));
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        every.tick().await;
+        hub.tick();
+        count(&hub.counters.beats, 1);
+    }
+}
