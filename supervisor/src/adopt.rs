@@ -1,0 +1,278 @@
+//! Whether a process that was found alive is this cluster's: proved, disproved, or neither.
+//!
+//! A supervisor that was killed left processes behind. Each holds the lock of its unit, which no stranger can; it
+//! answers with the token that was given to it alone; the kernel says which pid answered; a pidfd keeps that pid from
+//! being another's; its start time and the boot are those on record. What is not proved is neither stopped nor
+//! replaced.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use cluster::UnitId;
+use cluster::control::{Request, VERSION, fd};
+
+use crate::control::{Connection, ControlError};
+use crate::files::StateError;
+use crate::process::Process;
+use crate::procfs;
+use crate::record::{AliveLock, Identity, UnitFiles};
+
+/// How long a process may take to say who it is, and to lend its listener.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+
+/// What was found of a unit.
+#[derive(Debug)]
+pub enum Found {
+    /// No process. What was on record is forgotten.
+    Nothing,
+    /// Its process, proved.
+    Process {
+        /// The process.
+        process: Process,
+        /// Its RTMP listener, if it could be had.
+        listener: Option<OwnedFd>,
+        /// It does not answer; the watchdog must judge it.
+        silent: bool,
+    },
+    /// Something that holds the unit's lock and cannot be proved to be its process.
+    Unknown {
+        /// What is missing, for a person.
+        why: String,
+    },
+}
+
+/// All that is known of whoever holds the lock of a unit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct Evidence {
+    /// The token that the process was given, from the record or the lock file.
+    token: Option<String>,
+    /// The process on record, if the record has one.
+    recorded: Option<Identity>,
+    /// The record was written in this boot.
+    same_boot: bool,
+    /// When the process that has the recorded pid now started.
+    recorded_pid_ticks: Option<u64>,
+    /// What answered on the control socket.
+    answer: Option<Answered>,
+}
+
+/// An answer to HELLO.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Answered {
+    version: u32,
+    id: UnitId,
+    token: String,
+    /// From the kernel.
+    sender: Option<u32>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Verdict {
+    Ours { pid: u32 },
+    OursSilent { pid: u32 },
+    Unknown(String),
+}
+
+fn judge(unit: &UnitId, evidence: &Evidence) -> Verdict {
+    let unknown = |why: String| Verdict::Unknown(why);
+    if evidence.recorded.is_some() && !evidence.same_boot {
+        return unknown("its record is of another boot".to_owned());
+    }
+    let recorded_lives =
+        evidence.recorded.filter(|recorded| evidence.recorded_pid_ticks == Some(recorded.start_ticks));
+    let Some(answer) = &evidence.answer else {
+        return match (recorded_lives, evidence.recorded) {
+            (Some(recorded), _) => Verdict::OursSilent { pid: recorded.pid },
+            (None, Some(recorded)) => {
+                unknown(format!("it does not answer, and pid {} on record has ended", recorded.pid))
+            }
+            (None, None) => unknown("it does not answer, and its pid is not on record".to_owned()),
+        };
+    };
+    if answer.version != VERSION {
+        return unknown(format!(
+            "it speaks control version {}, this srsctl speaks {VERSION}",
+            answer.version
+        ));
+    }
+    if answer.id != *unit {
+        return unknown(format!("it says that it is {}", answer.id));
+    }
+    if evidence.token.as_ref() != Some(&answer.token) {
+        return unknown("it does not have the token that was given to this unit's process".to_owned());
+    }
+    let Some(pid) = answer.sender else {
+        return unknown("the kernel does not tell its pid".to_owned());
+    };
+    match evidence.recorded {
+        // Killed between the fork and the record of it: the token in the lock file is the proof.
+        None => Verdict::Ours { pid },
+        Some(recorded) if recorded.pid != pid => {
+            unknown(format!("pid {pid} answers, pid {} is on record", recorded.pid))
+        }
+        Some(_) if recorded_lives.is_none() => unknown(format!("pid {pid} is not the process on record")),
+        Some(_) => Verdict::Ours { pid },
+    }
+}
+
+/// Finds out what there is of `unit`. Stops nothing and starts nothing.
+///
+/// # Errors
+/// When the state directory cannot be used.
+pub async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Found, StateError> {
+    if !files.alive_lock().exists() {
+        files.forget();
+        return Ok(Found::Nothing);
+    }
+    if let AliveLock::Free(_lock) = files.take_lock()? {
+        files.forget();
+        return Ok(Found::Nothing);
+    }
+    let record = files.read(unit);
+    let mut connection = None;
+    let answer = match hello(files).await {
+        Ok((opened, answered)) => {
+            connection = Some(opened);
+            Some(answered)
+        }
+        Err(error) => {
+            tracing::info!(%unit, %error, "no hello");
+            None
+        }
+    };
+    let mut evidence = Evidence {
+        same_boot: record.as_ref().is_some_and(|record| record.boot_id == boot_id),
+        recorded: record.as_ref().and_then(|record| record.process),
+        token: record.map(|record| record.token).or_else(|| files.lock_token()),
+        recorded_pid_ticks: None,
+        answer,
+    };
+    let pid = evidence
+        .answer
+        .as_ref()
+        .and_then(|answer| answer.sender)
+        .or_else(|| evidence.recorded.map(|it| it.pid));
+    // Opened before the start time is read: from here on the pid cannot change hands unnoticed.
+    let process = pid.and_then(|pid| Process::adopt(pid).ok());
+    evidence.recorded_pid_ticks = evidence.recorded.and_then(|recorded| procfs::start_ticks(recorded.pid));
+    let (pid, silent) = match judge(unit, &evidence) {
+        Verdict::Ours { pid } => (pid, false),
+        Verdict::OursSilent { pid } => (pid, true),
+        Verdict::Unknown(why) => return Ok(Found::Unknown { why }),
+    };
+    let Some(process) = process.filter(|process| process.identity().pid == pid) else {
+        return Ok(Found::Unknown { why: format!("pid {pid} has just ended") });
+    };
+    let mut listener = None;
+    if let Some(mut connection) = connection {
+        match connection.ask(&Request::Listener, None, ANSWER_LIMIT).await {
+            // The second answer comes from a process that the pidfd already held.
+            Ok(answer) if answer.sender != Some(pid) => {
+                return Ok(Found::Unknown { why: format!("pid {pid} answered first, then another") });
+            }
+            Ok(answer) => listener = answer.fds.into_iter().next(),
+            Err(ControlError::Refused(_)) => {}
+            Err(error) => tracing::info!(%unit, %error, "listener not lent back"),
+        }
+    }
+    if listener.is_none() {
+        listener = process.duplicate_fd(fd::LISTENER).ok();
+    }
+    Ok(Found::Process { process, listener: listener.filter(is_tcp_listener), silent })
+}
+
+async fn hello(files: &UnitFiles) -> Result<(Connection, Answered), ControlError> {
+    let mut connection = Connection::open(&files.control())?;
+    let (hello, sender) = connection.hello(ANSWER_LIMIT).await?;
+    let answered = Answered { version: hello.version, id: hello.id, token: hello.token, sender };
+    Ok((connection, answered))
+}
+
+/// Descriptor 3 of an encoder is no listener.
+fn is_tcp_listener(listener: &OwnedFd) -> bool {
+    rustix::net::sockopt::socket_acceptconn(listener) == Ok(true)
+        && rustix::net::getsockname(listener)
+            .is_ok_and(|address| std::net::SocketAddr::try_from(address).is_ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::Role;
+
+    fn unit() -> UnitId {
+        UnitId::worker(Role::Edge, "127.0.0.6", 1935)
+    }
+
+    /// All in order: record, process and answer agree.
+    fn sound() -> Evidence {
+        Evidence {
+            token: Some("t".into()),
+            recorded: Some(Identity { pid: 42, start_ticks: 7 }),
+            same_boot: true,
+            recorded_pid_ticks: Some(7),
+            answer: Some(Answered { version: VERSION, id: unit(), token: "t".into(), sender: Some(42) }),
+        }
+    }
+
+    fn with(change: impl FnOnce(&mut Evidence)) -> Verdict {
+        let mut evidence = sound();
+        change(&mut evidence);
+        judge(&unit(), &evidence)
+    }
+
+    fn with_answer(change: impl FnOnce(&mut Answered)) -> Verdict {
+        with(|evidence| change(evidence.answer.as_mut().unwrap()))
+    }
+
+    #[test]
+    fn a_process_of_which_all_agrees_is_ours() {
+        assert_eq!(with(|_| {}), Verdict::Ours { pid: 42 });
+    }
+
+    #[test]
+    fn a_process_spawned_just_before_the_crash_is_ours_by_its_token() {
+        let forked = with(|evidence| {
+            evidence.recorded = None;
+            evidence.recorded_pid_ticks = None;
+        });
+        assert_eq!(forked, Verdict::Ours { pid: 42 });
+    }
+
+    #[test]
+    fn a_frozen_process_is_ours_by_pid_start_and_boot() {
+        assert_eq!(with(|evidence| evidence.answer = None), Verdict::OursSilent { pid: 42 });
+    }
+
+    #[test]
+    fn whatever_does_not_agree_is_unknown() {
+        let cases = [
+            ("another boot", with(|evidence| evidence.same_boot = false)),
+            ("another start", with(|evidence| evidence.recorded_pid_ticks = Some(8))),
+            ("recorded pid gone", with(|evidence| evidence.recorded_pid_ticks = None)),
+            ("no token known", with(|evidence| evidence.token = None)),
+            ("another token", with_answer(|answer| answer.token = "u".into())),
+            ("another unit", with_answer(|answer| answer.id = UnitId::encoder())),
+            ("another version", with_answer(|answer| answer.version = VERSION + 1)),
+            ("another pid", with_answer(|answer| answer.sender = Some(43))),
+            ("no pid", with_answer(|answer| answer.sender = None)),
+            (
+                "silent, another start",
+                with(|evidence| {
+                    evidence.answer = None;
+                    evidence.recorded_pid_ticks = Some(8);
+                }),
+            ),
+            (
+                "silent, no record",
+                with(|evidence| {
+                    evidence.answer = None;
+                    evidence.recorded = None;
+                }),
+            ),
+        ];
+        for (case, verdict) in cases {
+            assert!(matches!(verdict, Verdict::Unknown(_)), "{case}: {verdict:?}");
+        }
+    }
+}

@@ -1,0 +1,233 @@
+//! Client of the control API, for the command line.
+
+use std::io;
+use std::time::Duration;
+
+use axum::body::Bytes;
+use cluster::status::Status;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response};
+use hyper_util::rt::TokioIo;
+use serde::Serialize;
+
+use crate::api::{Apply, Line, Restart, SENT};
+use crate::dirs::ClusterDirs;
+use crate::process::Process;
+
+/// For so long a supervisor may take to end after it said that all is done.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// For so long a supervisor may take to take a request up.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Why a supervisor did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// There is none.
+    #[error("cluster {cluster} is not supervised: no supervisor runs; start it with: srsctl up")]
+    NotRunning {
+        /// The cluster's name.
+        cluster: String,
+    },
+    /// Its socket cannot be used.
+    #[error("cannot reach the supervisor of cluster {cluster}: {source}")]
+    Unreachable {
+        /// The cluster's name.
+        cluster: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// It does not take requests up.
+    #[error("the supervisor of cluster {cluster}{} does not answer; streams go on. See why: ps -o pid,stat,cmd -p PID; end it with kill -9 PID, then srsctl up takes its workers over", pid_text(.pid.as_ref()))]
+    Silent {
+        /// The cluster's name.
+        cluster: String,
+        /// Its process.
+        pid: Option<u32>,
+    },
+    /// It runs, but its socket is gone.
+    #[error("the supervisor of cluster {cluster}{} runs, but its socket is gone; end it with kill -9 PID, then srsctl up takes its workers over", pid_text(.pid.as_ref()))]
+    NoSocket {
+        /// The cluster's name.
+        cluster: String,
+        /// Its process.
+        pid: Option<u32>,
+    },
+    /// It went away, or answered what cannot be understood.
+    #[error("the supervisor of cluster {cluster} broke off: {what}; its log: {log}")]
+    Broken {
+        /// The cluster's name.
+        cluster: String,
+        /// How.
+        what: String,
+        /// The path of the supervisor's log.
+        log: String,
+    },
+    /// It did not do it, or not all of it.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn pid_text(pid: Option<&u32>) -> String {
+    pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+/// A client of one cluster's supervisor. One connection a call.
+#[derive(Clone, Debug)]
+pub struct Client {
+    dirs: ClusterDirs,
+}
+
+impl Client {
+    /// Of the supervisor that runs in `dirs`; nothing is connected yet.
+    #[must_use]
+    pub fn new(dirs: ClusterDirs) -> Self {
+        Self { dirs }
+    }
+
+    /// The whole cluster as it is now.
+    ///
+    /// # Errors
+    /// When the supervisor does not run or breaks off.
+    pub async fn status(&self) -> Result<Status, ClientError> {
+        let response = self.send(Method::GET, "/v1/status", Bytes::new()).await?.0;
+        let body = response.into_body().collect().await.map_err(|error| self.broken(error))?;
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| self.broken(error))
+    }
+
+    /// Brings a changed cluster file into force, as far as that can be done to a running cluster.
+    ///
+    /// # Errors
+    /// [`ClientError::Failed`] lists what cannot be changed; then nothing was.
+    pub async fn apply(&self, apply: &Apply, progress: impl FnMut(&str)) -> Result<(), ClientError> {
+        self.lines("/v1/apply", apply, progress).await.map(drop)
+    }
+
+    /// Restarts processes one after the other.
+    ///
+    /// # Errors
+    /// [`ClientError::Failed`] names the one that did not come back; those behind it were not touched.
+    pub async fn restart(&self, restart: &Restart, progress: impl FnMut(&str)) -> Result<(), ClientError> {
+        self.lines("/v1/restart", restart, progress).await.map(drop)
+    }
+
+    /// Stops all processes and the supervisor, and returns when it has ended.
+    ///
+    /// # Errors
+    /// [`ClientError::Failed`] names what was left alone because it is not provably the cluster's.
+    pub async fn down(&self, progress: impl FnMut(&str)) -> Result<(), ClientError> {
+        let supervisor = self.lines("/v1/down", &(), progress).await?;
+        if let Some(supervisor) = supervisor
+            && tokio::time::timeout(END_LIMIT, supervisor.wait()).await.is_err()
+        {
+            let pid = supervisor.identity().pid;
+            return Err(ClientError::Failed(format!(
+                "all is stopped, but the supervisor, pid {pid}, does not end"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Returns the supervisor's process, if it still lived when it was asked.
+    async fn lines(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+        mut progress: impl FnMut(&str),
+    ) -> Result<Option<Process>, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
+        let (response, supervisor) = self.send(Method::POST, path, body.into()).await?;
+        let ok = response.status().is_success();
+        let mut body = response.into_body();
+        let mut text = Vec::new();
+        loop {
+            while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = text.drain(..=end).collect();
+                match serde_json::from_slice(&line).map_err(|error| self.broken(error))? {
+                    Line::Progress { progress: said } => progress(&said),
+                    Line::Done { .. } => return Ok(supervisor),
+                    Line::Failed { error } => return Err(ClientError::Failed(error)),
+                }
+            }
+            match body.frame().await {
+                Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
+                Some(Err(error)) => return Err(self.broken(error)),
+                None if !ok => {
+                    let said = String::from_utf8_lossy(&text).into_owned();
+                    return Err(match serde_json::from_slice(&text) {
+                        Ok(Line::Failed { error }) => ClientError::Failed(error),
+                        Ok(_) | Err(_) => self.broken(said),
+                    });
+                }
+                None => return Err(self.broken("it ended before all was done")),
+            }
+        }
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(Response<Incoming>, Option<Process>), ClientError> {
+        let cluster = || self.dirs.name().to_owned();
+        let unreachable = |source: io::Error| match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if self.dirs.is_supervised() => {
+                ClientError::NoSocket { cluster: cluster(), pid: self.dirs.supervisor_pid() }
+            }
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning { cluster: cluster() }
+            }
+            _ => ClientError::Unreachable { cluster: cluster(), source },
+        };
+        let stream = crate::sock::connect_stream(&self.dirs.run().join("agent.sock")).map_err(unreachable)?;
+        let peer = rustix::net::sockopt::socket_peercred(&stream).ok();
+        let supervisor = peer
+            .and_then(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()).ok())
+            .and_then(|pid| Process::adopt(pid).ok());
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(unreachable)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(|error| self.broken(error))?;
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(hyper::header::HOST, "srsctl")
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .header(SENT, crate::procfs::uptime_ms().unwrap_or_default())
+            .body(Full::new(body))
+            .map_err(|error| self.broken(error))?;
+        let answer = tokio::time::timeout(ANSWER_LIMIT, sender.send_request(request)).await;
+        let silent = |_| ClientError::Silent { cluster: cluster(), pid: self.dirs.supervisor_pid() };
+        let response = answer.map_err(silent)?.map_err(|error| self.broken(error))?;
+        Ok((response, supervisor))
+    }
+
+    fn broken(&self, what: impl std::fmt::Display) -> ClientError {
+        ClientError::Broken {
+            cluster: self.dirs.name().to_owned(),
+            what: what.to_string(),
+            log: self.dirs.agent_log().display().to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::dirs::StateRoots;
+
+    #[tokio::test]
+    async fn without_a_supervisor_the_error_says_how_to_start_one() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = StateRoots::resolve(Some(temporary.path())).unwrap().cluster("live");
+        for _ in 0..2 {
+            let error = Client::new(dirs.clone()).status().await.unwrap_err().to_string();
+            assert_eq!(error, "cluster live is not supervised: no supervisor runs; start it with: srsctl up");
+            dirs.create().unwrap().keep();
+            drop(crate::sock::listen_stream(&dirs.run().join("agent.sock"), 0o660).unwrap());
+        }
+    }
+}

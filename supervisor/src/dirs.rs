@@ -1,0 +1,458 @@
+//! Where a cluster's state lives, and how it is written.
+//!
+//! | file | what |
+//! | --- | --- |
+//! | run/CLUSTER/lock | locked by the supervisor for life; its text is the supervisor's pid |
+//! | run/CLUSTER/agent.sock | control API |
+//! | run/CLUSTER/units/ID/{record.json, alive.lock, ctl.sock} | what a new supervisor needs to prove that a process is its own |
+//! | lib/CLUSTER/{cluster.yaml, cluster.path} | the cluster file in force, and where it came from |
+//! | lib/CLUSTER/conf/ID.yaml | the generated config of each process |
+//! | lib/CLUSTER/secret | between origin and edges, 0600, created once |
+//! | lib/CLUSTER/log/{ID.log, agent.log} | logs |
+//!
+//! `run` and `lib` are /run/srsctl and /var/lib/srsctl for root; else both are in ~/.local/state/srsctl, or wherever
+//! `--state-dir` says: never in XDG_RUNTIME_DIR, which goes away at logout. Directories are 0700.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use cluster::UnitId;
+use rustix::fs::FlockOperation;
+
+use crate::files::{StateError, hex, write_atomic, write_synced};
+
+/// What must be free in the state directory, bytes.
+const ROOM: usize = 1 << 20;
+
+/// The two roots of all clusters' state.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StateRoots {
+    run: PathBuf,
+    lib: PathBuf,
+}
+
+impl StateRoots {
+    /// The roots below `state_dir`, if given, else the usual ones of this user.
+    ///
+    /// # Errors
+    /// When the user has no home directory, or `state_dir` cannot be made absolute or is not UTF-8: configs name it.
+    pub fn resolve(state_dir: Option<&Path>) -> Result<Self, StateError> {
+        if let Some(dir) = state_dir {
+            let dir = std::path::absolute(dir).map_err(|source| StateError {
+                what: "cannot use state directory",
+                path: dir.to_owned(),
+                source,
+            })?;
+            if dir.to_str().is_none() {
+                let source = io::Error::other("its name is not UTF-8; choose another place with --state-dir");
+                return Err(StateError { what: "cannot use state directory", path: dir, source });
+            }
+            return Ok(Self::below(&dir));
+        }
+        if rustix::process::geteuid().is_root() {
+            return Ok(Self { run: "/run/srsctl".into(), lib: "/var/lib/srsctl".into() });
+        }
+        let home = std::env::var_os("HOME")
+            .map(PathBuf::from)
+            .filter(|home| home.is_absolute())
+            .or_else(|| Some(nix::unistd::User::from_uid(nix::unistd::geteuid()).ok()??.dir))
+            .ok_or_else(|| StateError {
+                what: "cannot find the home directory for",
+                path: PathBuf::from("~/.local/state/srsctl"),
+                source: io::Error::other("set HOME, or choose a place with --state-dir"),
+            })?;
+        Ok(Self::below(&home.join(".local/state/srsctl")))
+    }
+
+    fn below(dir: &Path) -> Self {
+        Self { run: dir.join("run"), lib: dir.join("lib") }
+    }
+
+    /// The directories of one cluster; none is created.
+    #[must_use]
+    pub fn cluster(&self, name: &str) -> ClusterDirs {
+        ClusterDirs { name: name.to_owned(), run: self.run.join(name), lib: self.lib.join(name) }
+    }
+
+    /// The names of all clusters that left something here, running or not, sorted.
+    #[must_use]
+    pub fn known(&self) -> Vec<String> {
+        let mut names: Vec<String> = [&self.run, &self.lib]
+            .into_iter()
+            .filter_map(|root| fs::read_dir(root).ok())
+            .flat_map(|entries| entries.flatten())
+            .filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir()))
+            .filter_map(|entry| entry.file_name().into_string().ok())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// The names of the clusters whose supervisor runs, sorted.
+    #[must_use]
+    pub fn running(&self) -> Vec<String> {
+        self.known().into_iter().filter(|name| self.cluster(name).is_supervised()).collect()
+    }
+}
+
+/// Where one cluster's state lives.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterDirs {
+    name: String,
+    run: PathBuf,
+    lib: PathBuf,
+}
+
+impl ClusterDirs {
+    /// The cluster's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// What vanishes with `down` or a reboot.
+    #[must_use]
+    pub fn run(&self) -> &Path {
+        &self.run
+    }
+
+    /// What stays after `down`.
+    #[must_use]
+    pub fn lib(&self) -> &Path {
+        &self.lib
+    }
+
+    /// The run files of all units.
+    #[must_use]
+    pub fn units(&self) -> PathBuf {
+        self.run.join("units")
+    }
+
+    /// The run files of one unit.
+    #[must_use]
+    pub fn unit(&self, id: &UnitId) -> PathBuf {
+        self.units().join(id.as_str())
+    }
+
+    /// The generated config of one unit.
+    #[must_use]
+    pub fn config(&self, id: &UnitId) -> PathBuf {
+        self.lib.join("conf").join(format!("{id}.yaml"))
+    }
+
+    /// The log of one unit.
+    #[must_use]
+    pub fn log(&self, id: &UnitId) -> PathBuf {
+        self.lib.join("log").join(format!("{id}.log"))
+    }
+
+    /// The log of the supervisor.
+    #[must_use]
+    pub fn agent_log(&self) -> PathBuf {
+        self.lib.join("log/agent.log")
+    }
+
+    /// The secret between origin and edges.
+    #[must_use]
+    pub fn secret(&self) -> PathBuf {
+        self.lib.join("secret")
+    }
+
+    /// Whether a supervisor of this cluster runs.
+    #[must_use]
+    pub fn is_supervised(&self) -> bool {
+        File::open(self.run.join("lock")).is_ok_and(|file| {
+            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)
+                == Err(rustix::io::Errno::WOULDBLOCK)
+        })
+    }
+
+    /// The supervisor's process id, as it wrote it; to be shown, not to be signalled.
+    #[must_use]
+    pub fn supervisor_pid(&self) -> Option<u32> {
+        fs::read_to_string(self.run.join("lock")).ok()?.trim().parse().ok()
+    }
+
+    /// The cluster file in force: where it came from, and its text. `None` if none was ever in force.
+    ///
+    /// # Errors
+    /// When it exists and cannot be read.
+    pub fn in_force(&self) -> Result<Option<(PathBuf, String)>, StateError> {
+        let path = self.lib.join("cluster.yaml");
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(source) => return Err(StateError { what: "cannot read", path, source }),
+        };
+        let original = fs::read_to_string(self.lib.join("cluster.path")).unwrap_or_default();
+        Ok(Some((PathBuf::from(original.trim_end_matches('\n')), text)))
+    }
+
+    /// Puts a cluster file in force.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old one is whole.
+    pub fn put_in_force(&self, original: &Path, text: &str) -> Result<(), StateError> {
+        write_atomic(&self.lib.join("cluster.yaml"), text.as_bytes())?;
+        write_atomic(&self.lib.join("cluster.path"), format!("{}\n", original.display()).as_bytes())
+    }
+
+    /// Creates the directories that are missing and proves that files can be written in them.
+    ///
+    /// # Errors
+    /// When that fails; what was created is removed again.
+    pub fn create(&self) -> Result<Created, StateError> {
+        let mut created = Created::default();
+        for dir in
+            [self.run.clone(), self.units(), self.lib.clone(), self.lib.join("conf"), self.lib.join("log")]
+        {
+            created.create(&dir)?;
+        }
+        // A disk with less room would leave some processes without a record, and all without a log.
+        for dir in [&self.run, &self.lib] {
+            let probe = dir.join(".write-test");
+            let outcome = write_synced(&probe, &vec![0; ROOM]);
+            let _ = fs::remove_file(&probe);
+            outcome.map_err(|source| StateError {
+                what: "cannot write in state directory",
+                path: dir.clone(),
+                source,
+            })?;
+        }
+        Ok(created)
+    }
+
+    /// The secret's path; creates it if it is not there.
+    ///
+    /// # Errors
+    /// When it can be neither read nor written.
+    pub fn ensure_secret(&self) -> Result<PathBuf, StateError> {
+        let path = self.secret();
+        if fs::metadata(&path).is_ok_and(|found| found.len() >= 64) {
+            // Whoever loosened it did not mean to: running workers have it.
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|source| StateError {
+                what: "cannot protect",
+                path: path.clone(),
+                source,
+            })?;
+            return Ok(path);
+        }
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| StateError {
+            what: "no random numbers for",
+            path: path.clone(),
+            source: io::Error::other(error.to_string()),
+        })?;
+        write_atomic(&path, format!("{}\n", hex(&secret)).as_bytes())?;
+        Ok(path)
+    }
+
+    /// Removes what vanishes with `down`.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn remove_run(&self) -> Result<(), StateError> {
+        remove_tree(&self.run)
+    }
+
+    /// Removes logs, configs and secret too.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    pub fn purge(&self) -> Result<(), StateError> {
+        for tree in [&self.run, &self.lib] {
+            remove_tree(tree)?;
+            // The root goes with its last cluster.
+            if let Some(root) = tree.parent() {
+                let _ = fs::remove_dir(root);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn remove_tree(path: &Path) -> Result<(), StateError> {
+    match fs::remove_dir_all(path) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(StateError { what: "cannot remove", path: path.to_owned(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Directories that were created: removed again, as far as they are empty, when dropped before [`Created::keep`].
+#[derive(Debug, Default)]
+#[must_use]
+pub struct Created(Vec<PathBuf>);
+
+impl Created {
+    /// They stay.
+    pub fn keep(mut self) {
+        self.0.clear();
+    }
+
+    fn create(&mut self, dir: &Path) -> Result<(), StateError> {
+        let missing: Vec<&Path> = dir.ancestors().take_while(|path| !path.exists()).collect();
+        for path in missing.into_iter().rev() {
+            match fs::DirBuilder::new().mode(0o700).create(path) {
+                Ok(()) => self.0.push(path.to_owned()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => {}
+                Err(source) => {
+                    return Err(StateError {
+                        what: "cannot create state directory",
+                        path: path.to_owned(),
+                        source,
+                    });
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Created {
+    fn drop(&mut self) {
+        for path in self.0.iter().rev() {
+            // The lock is the one file that is written before it is known whether all can be done.
+            let _ = fs::remove_file(path.join("lock"));
+            let _ = fs::remove_dir(path);
+        }
+    }
+}
+
+/// The cluster's lock, held until dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "held, never read")] File);
+
+impl ClusterDirs {
+    /// Takes the cluster's lock. Its directory must exist.
+    ///
+    /// `None`: a supervisor runs, or another command holds it for good.
+    ///
+    /// # Errors
+    /// When the lock file cannot be used.
+    pub fn lock(&self) -> Result<Option<Lock>, StateError> {
+        let path = self.run.join("lock");
+        let fail = |source| StateError { what: "cannot lock", path: path.clone(), source };
+        // `is_supervised` of another command may hold it for some microseconds.
+        for _ in 0..20 {
+            let file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .mode(0o600)
+                .open(&path)
+                .map_err(fail)?;
+            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                // A `down` that ended meanwhile may have removed the file that was opened.
+                Ok(()) if !is_at(&file, &path) => {}
+                Ok(()) => {
+                    file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id())).map_err(fail)?;
+                    return Ok(Some(Lock(file)));
+                }
+                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(5)),
+                Err(error) => return Err(fail(error.into())),
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn is_at(file: &File, path: &Path) -> bool {
+    let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
+    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dirs(temporary: &tempfile::TempDir) -> ClusterDirs {
+        StateRoots::resolve(Some(temporary.path())).unwrap().cluster("live")
+    }
+
+    #[test]
+    fn a_state_directory_holds_run_and_lib() {
+        let roots = StateRoots::resolve(Some(Path::new("/x/y"))).unwrap();
+        assert_eq!(roots.cluster("live").run(), Path::new("/x/y/run/live"));
+        assert_eq!(roots.cluster("live").lib(), Path::new("/x/y/lib/live"));
+    }
+
+    #[test]
+    fn directories_and_secrets_are_private() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = dirs(&temporary);
+        dirs.create().unwrap().keep();
+        let secret = dirs.ensure_secret().unwrap();
+        assert_eq!(fs::metadata(dirs.run()).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(dirs.lib().join("log")).unwrap().mode() & 0o777, 0o700);
+        assert_eq!(fs::metadata(secret).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn the_secret_is_created_once_and_64_hex_digits() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = dirs(&temporary);
+        dirs.create().unwrap().keep();
+        let first = fs::read_to_string(dirs.ensure_secret().unwrap()).unwrap();
+        assert_eq!(first.trim().len(), 64);
+        assert!(first.trim().bytes().all(|byte| byte.is_ascii_hexdigit()));
+        assert_eq!(fs::read_to_string(dirs.ensure_secret().unwrap()).unwrap(), first);
+    }
+
+    #[test]
+    fn what_was_created_goes_again_unless_kept() {
+        let temporary = tempfile::tempdir().unwrap();
+        drop(dirs(&temporary).create().unwrap());
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_directory_that_was_there_before_stays() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = dirs(&temporary);
+        dirs.create().unwrap().keep();
+        drop(dirs.create().unwrap());
+        assert!(dirs.units().is_dir());
+    }
+
+    #[test]
+    fn a_lock_is_held_by_one_and_shows_in_the_list_of_running_clusters() {
+        let temporary = tempfile::tempdir().unwrap();
+        let roots = StateRoots::resolve(Some(temporary.path())).unwrap();
+        let dirs = roots.cluster("live");
+        dirs.create().unwrap().keep();
+        roots.cluster("other").create().unwrap().keep();
+        assert!(roots.running().is_empty());
+        let lock = dirs.lock().unwrap();
+        assert!(lock.is_some());
+        assert!(dirs.lock().unwrap().is_none());
+        assert_eq!(roots.running(), ["live"]);
+        assert_eq!(dirs.supervisor_pid(), Some(std::process::id()));
+        drop(lock);
+        assert!(roots.running().is_empty());
+        assert_eq!(roots.known(), ["live", "other"]);
+    }
+
+    #[test]
+    fn a_file_where_a_directory_should_be_is_named() {
+        let temporary = tempfile::tempdir().unwrap();
+        fs::write(temporary.path().join("run"), "").unwrap();
+        let error = dirs(&temporary).create().unwrap_err().to_string();
+        assert!(error.contains("run") && error.contains("--state-dir"), "{error}");
+    }
+
+    #[test]
+    fn the_file_in_force_comes_back_with_its_path() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = dirs(&temporary);
+        assert!(dirs.in_force().unwrap().is_none());
+        dirs.create().unwrap().keep();
+        dirs.put_in_force(Path::new("/etc/c.yaml"), "a: 1\n").unwrap();
+        assert_eq!(dirs.in_force().unwrap(), Some(("/etc/c.yaml".into(), "a: 1\n".to_owned())));
+    }
+}

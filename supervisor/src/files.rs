@@ -1,0 +1,88 @@
+//! How state files are written, and what is said when that fails.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+
+/// Why the state of a cluster cannot be read or written.
+#[derive(Debug, thiserror::Error)]
+#[error("{what} {}: {}", .path.display(), explain(.source))]
+pub struct StateError {
+    /// What was tried.
+    pub what: &'static str,
+    /// On which file or directory.
+    pub path: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+fn explain(error: &io::Error) -> String {
+    let advice = match error.raw_os_error().map(rustix::io::Errno::from_raw_os_error) {
+        Some(rustix::io::Errno::NOSPC) => {
+            "no space left there; free some, or choose another place with --state-dir"
+        }
+        Some(rustix::io::Errno::DQUOT) => {
+            "the disk quota is used up; free some, or choose another place with --state-dir"
+        }
+        Some(rustix::io::Errno::ROFS) => {
+            "that file system is read-only; choose another place with --state-dir"
+        }
+        Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
+            "this user may not write there; choose another place with --state-dir"
+        }
+        Some(rustix::io::Errno::NOTDIR) => {
+            "a part of that path is no directory; choose another place with --state-dir"
+        }
+        _ => return error.to_string(),
+    };
+    advice.to_owned()
+}
+
+/// Writes a file so that a reader, a crash or a full disk meets the old text or the new, never a part. Mode 0600.
+///
+/// # Errors
+/// When it cannot be written; then the old file is whole and nothing is left beside it.
+pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    let fail = |source| StateError { what: "cannot write", path: path.to_owned(), source };
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let temporary = path.with_file_name(name);
+    let outcome = write_synced(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    if let Err(error) = outcome {
+        let _ = fs::remove_file(&temporary);
+        return Err(fail(error));
+    }
+    // The rename itself must survive a power cut.
+    path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all()).map_err(fail)
+}
+
+pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+/// Lower-case hex digits.
+#[must_use]
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_device_is_named_and_leaves_no_file() {
+        let error =
+            StateError { what: "cannot write", path: "/x".into(), source: rustix::io::Errno::NOSPC.into() };
+        assert!(error.to_string().contains("no space left"), "{error}");
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("dir");
+        fs::create_dir(&path).unwrap();
+        fs::create_dir(path.join("x")).unwrap();
+        assert!(write_atomic(&path, b"text").is_err(), "a directory is in the way");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+}

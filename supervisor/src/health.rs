@@ -1,0 +1,347 @@
+//! What the probes of a process amount to. Pure: samples in, verdicts out.
+//!
+//! The rungs, lowest first, and what each may do: the process (its end restarts it), its heartbeat (its absence kills
+//! it), an RTMP connect and the age of frames (reported, never a restart: the process still serves somebody, and the
+//! cause may be another host's).
+
+use std::time::Duration;
+
+use cluster::Role;
+use cluster::control::{ForwardState, ProcessStats, StreamStats};
+use cluster::status::Health;
+
+/// Judges signs of life, once a [`Heartbeat::PERIOD`].
+#[derive(Clone, Debug, Default)]
+pub struct Heartbeat {
+    beats: Option<u64>,
+    silent: u32,
+    answered: bool,
+}
+
+impl Heartbeat {
+    /// Time between two samples.
+    pub const PERIOD: Duration = Duration::from_secs(1);
+    /// Samples in a row without a sign of life that make a process frozen: 5 s. Fewer would kill a process that a
+    /// loaded machine let wait; more would let its players wait.
+    pub const LIMIT: u32 = 5;
+    /// A sample that is this late says more about the sampler (stopped, starved) than about the process.
+    pub const LATE: Duration = Duration::from_secs(1);
+
+    /// Takes one sample: `elapsed` since the one before, and the newest count of beats, if an answer came since.
+    /// Returns why the process is to be killed, if it is frozen.
+    pub fn handle_sample(&mut self, elapsed: Duration, beats: Option<u64>) -> Option<&'static str> {
+        let alive = match (beats, self.beats) {
+            (Some(now), Some(before)) => now != before,
+            (Some(_), None) => true,
+            (None, _) => false,
+        };
+        self.answered = beats.is_some();
+        self.beats = beats.or(self.beats);
+        if alive || elapsed > Self::PERIOD + Self::LATE {
+            self.silent = 0;
+            return None;
+        }
+        self.silent += 1;
+        match (self.silent >= Self::LIMIT, self.answered) {
+            (false, _) => None,
+            (true, true) => Some("frozen: its data loop stood still for 5 s"),
+            (true, false) => Some("frozen: no heartbeat for 5 s"),
+        }
+    }
+}
+
+/// A probe with hysteresis.
+#[derive(Clone, Debug, Default)]
+pub struct Ladder {
+    failing: bool,
+    /// Results in a row that speak against the verdict.
+    against: u32,
+    error: String,
+}
+
+impl Ladder {
+    /// Failures in a row that turn it.
+    pub const FALL: u32 = 3;
+    /// Successes in a row that turn it back.
+    pub const RISE: u32 = 2;
+
+    /// Takes one result.
+    pub fn handle_result(&mut self, result: Result<(), String>) {
+        let failed = result.is_err();
+        if let Err(error) = result {
+            self.error = error;
+        }
+        if failed == self.failing {
+            self.against = 0;
+            return;
+        }
+        self.against += 1;
+        if self.against >= if failed { Self::FALL } else { Self::RISE } {
+            self.failing = failed;
+            self.against = 0;
+        }
+    }
+
+    /// The newest error, while the verdict is that it fails.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failing.then_some(self.error.as_str())
+    }
+}
+
+/// A published stream without a frame for longer than this is stale.
+pub const STALE: Duration = Duration::from_secs(5);
+/// An edge may lack a stream of the origin for this long: forwarders connect.
+pub const MISSING_WARNING: Duration = Duration::from_secs(3);
+/// From here on the edge does not do what it exists for.
+pub const MISSING_CRITICAL: Duration = Duration::from_secs(10);
+
+/// All that is known of a running process.
+#[derive(Clone, Copy, Debug)]
+pub struct Facts<'a> {
+    /// What it is for.
+    pub role: Role,
+    /// It was restarted again and again.
+    pub flapping: bool,
+    /// The newest report.
+    pub process: Option<&'a ProcessStats>,
+    /// The streams of the newest report.
+    pub streams: &'a [StreamStats],
+    /// Age of that report.
+    pub report_age: Option<Duration>,
+    /// Players it may serve.
+    pub max_connections: u32,
+    /// What the RTMP probe fails with.
+    pub probe: Option<&'a str>,
+    /// A stream that is live at the origin and not here, and for how long.
+    pub missing: Option<(&'a str, Duration)>,
+}
+
+/// The verdict on a running process, and why.
+#[must_use]
+pub fn assess(facts: &Facts<'_>) -> (Health, String) {
+    if let Some(error) = facts.probe {
+        return (Health::Critical, format!("RTMP connect fails: {error}"));
+    }
+    if let Some((stream, age)) = facts.missing
+        && age >= MISSING_CRITICAL
+    {
+        return (
+            Health::Critical,
+            format!("{stream} is live at the origin and has been missing here for {} s", age.as_secs()),
+        );
+    }
+    let Some(process) = facts.process else {
+        return (Health::Unknown, "no report yet".to_owned());
+    };
+    let mut notes = Vec::new();
+    if let Some(age) = facts.report_age
+        && age > Heartbeat::PERIOD * 3
+    {
+        notes.push(format!("no report for {} s", age.as_secs()));
+    }
+    if let Some((stream, age)) = facts.missing
+        && age >= MISSING_WARNING
+    {
+        notes.push(format!("{stream} is live at the origin and not here yet"));
+    }
+    for stream in facts.streams.iter().filter(|stream| stream.publishing) {
+        if let Some(age) = stream.last_frame_age_ms.map(Duration::from_millis)
+            && age > STALE
+        {
+            notes.push(format!("{}: no frame for {} s", stream.stream, age.as_secs()));
+        }
+        for forward in &stream.forwards {
+            if matches!(forward.state, ForwardState::Stalled | ForwardState::Backoff) {
+                let error = forward.last_error.as_deref().unwrap_or("nothing acknowledged");
+                notes.push(format!("{} to {}: {error}", stream.stream, forward.target.id));
+            }
+        }
+    }
+    if facts.role != Role::Encoder && process.players >= facts.max_connections {
+        notes.push(format!("full: {} players", process.players));
+    }
+    if facts.flapping {
+        notes.push("it died again and again".to_owned());
+    }
+    let health = if notes.is_empty() { Health::Passing } else { Health::Warning };
+    (health, notes.join("; "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::control::ForwardStats;
+    use cluster::{Target, UnitId};
+
+    const TICK: Duration = Heartbeat::PERIOD;
+
+    #[test]
+    fn a_process_that_does_not_answer_is_frozen_after_5_s() {
+        let mut heartbeat = Heartbeat::default();
+        heartbeat.handle_sample(TICK, Some(1));
+        let verdicts: Vec<_> = (0..5).map(|_| heartbeat.handle_sample(TICK, None)).collect();
+        assert_eq!(verdicts[..4], [None; 4]);
+        assert_eq!(verdicts[4], Some("frozen: no heartbeat for 5 s"));
+    }
+
+    #[test]
+    fn a_process_that_answers_while_its_loop_stands_still_is_frozen_after_5_s() {
+        let mut heartbeat = Heartbeat::default();
+        heartbeat.handle_sample(TICK, Some(7));
+        let verdicts: Vec<_> = (0..5).map(|_| heartbeat.handle_sample(TICK, Some(7))).collect();
+        assert_eq!(verdicts[..4], [None; 4]);
+        assert_eq!(verdicts[4], Some("frozen: its data loop stood still for 5 s"));
+    }
+
+    #[test]
+    fn one_beat_starts_the_count_anew() {
+        let mut heartbeat = Heartbeat::default();
+        for beats in 0..100 {
+            for _ in 0..4 {
+                assert_eq!(heartbeat.handle_sample(TICK, None), None);
+            }
+            assert_eq!(heartbeat.handle_sample(TICK, Some(beats)), None);
+        }
+    }
+
+    #[test]
+    fn a_supervisor_that_was_stopped_itself_blames_nobody() {
+        let mut heartbeat = Heartbeat::default();
+        heartbeat.handle_sample(TICK, Some(1));
+        for _ in 0..4 {
+            heartbeat.handle_sample(TICK, None);
+        }
+        assert_eq!(heartbeat.handle_sample(Duration::from_secs(30), None), None);
+        for _ in 0..4 {
+            assert_eq!(heartbeat.handle_sample(TICK, None), None, "the count starts anew");
+        }
+        assert!(heartbeat.handle_sample(TICK, None).is_some());
+    }
+
+    #[test]
+    fn a_probe_falls_after_three_failures_and_rises_after_two_successes() {
+        let mut ladder = Ladder::default();
+        let fail = || Err("x".to_owned());
+        for (result, failing) in [
+            (fail(), false),
+            (fail(), false),
+            (Ok(()), false),
+            (fail(), false),
+            (fail(), false),
+            (fail(), true),
+            (Ok(()), true),
+            (fail(), true),
+            (Ok(()), true),
+            (Ok(()), false),
+        ] {
+            ladder.handle_result(result);
+            assert_eq!(ladder.failure().is_some(), failing);
+        }
+    }
+
+    fn stream() -> StreamStats {
+        StreamStats {
+            stream: "live/a".into(),
+            publishing: true,
+            last_frame_age_ms: Some(40),
+            ..StreamStats::default()
+        }
+    }
+
+    fn assessed(change: impl FnOnce(&mut Facts<'_>)) -> (Health, String) {
+        let process = ProcessStats::default();
+        let streams = [stream()];
+        let mut facts = Facts {
+            role: Role::Edge,
+            flapping: false,
+            process: Some(&process),
+            streams: &streams,
+            report_age: Some(TICK),
+            max_connections: 10,
+            probe: None,
+            missing: None,
+        };
+        change(&mut facts);
+        assess(&facts)
+    }
+
+    #[test]
+    fn a_process_of_which_all_is_well_passes_without_a_note() {
+        assert_eq!(assessed(|_| {}), (Health::Passing, String::new()));
+    }
+
+    #[test]
+    fn each_trouble_has_its_verdict_and_its_note() {
+        let (health, note) = assessed(|facts| facts.probe = Some("refused"));
+        assert_eq!((health, note.as_str()), (Health::Critical, "RTMP connect fails: refused"));
+
+        assert_eq!(assessed(|facts| facts.missing = Some(("live/a", TICK))).0, Health::Passing);
+        assert_eq!(assessed(|facts| facts.missing = Some(("live/a", TICK * 4))).0, Health::Warning);
+        assert_eq!(assessed(|facts| facts.missing = Some(("live/a", TICK * 10))).0, Health::Critical);
+
+        let stale = [StreamStats { last_frame_age_ms: Some(7000), ..stream() }];
+        let (health, note) = assess_streams(&stale);
+        assert_eq!((health, note.as_str()), (Health::Warning, "live/a: no frame for 7 s"));
+
+        let ended = [StreamStats { last_frame_age_ms: Some(7000), publishing: false, ..stream() }];
+        assert_eq!(assess_streams(&ended).0, Health::Passing, "nobody publishes it: nothing is stale");
+
+        let full = ProcessStats { players: 10, ..ProcessStats::default() };
+        assert_eq!(
+            assess(&Facts { process: Some(&full), ..facts(&[]) }),
+            (Health::Warning, "full: 10 players".to_owned())
+        );
+        assert_eq!(assessed(|facts| facts.report_age = Some(TICK * 4)).1, "no report for 4 s");
+        assert_eq!(assessed(|facts| facts.process = None).0, Health::Unknown);
+        assert_eq!(assessed(|facts| facts.flapping = true).0, Health::Warning);
+    }
+
+    #[test]
+    fn a_forward_that_stalls_is_named_with_its_target() {
+        let target = Target { id: UnitId::worker(Role::Edge, "h", 1), host: "h".into(), port: 1 };
+        let forward = ForwardStats {
+            target,
+            state: ForwardState::Stalled,
+            lag_ms: Some(9),
+            sent: 1,
+            reconnects: 0,
+            last_error: None,
+        };
+        let streams = [StreamStats { forwards: vec![forward], ..stream() }];
+        assert_eq!(assess_streams(&streams).1, "live/a to edge-h-1: nothing acknowledged");
+    }
+
+    const IDLE: &ProcessStats = &ProcessStats {
+        beats: 0,
+        connections: 0,
+        players: 0,
+        publishers: 0,
+        accepted: 0,
+        refused: 0,
+        peer_errors: 0,
+        stuck_players: 0,
+        skips: 0,
+        bytes_in: 0,
+        bytes_out: 0,
+        loop_lag_p99_ms: 0,
+        loop_lag_max_ms: 0,
+    };
+
+    fn facts(streams: &[StreamStats]) -> Facts<'_> {
+        Facts {
+            role: Role::Origin,
+            flapping: false,
+            process: Some(IDLE),
+            streams,
+            report_age: Some(TICK),
+            max_connections: 10,
+            probe: None,
+            missing: None,
+        }
+    }
+
+    fn assess_streams(streams: &[StreamStats]) -> (Health, String) {
+        assess(&facts(streams))
+    }
+}

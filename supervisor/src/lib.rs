@@ -1,0 +1,56 @@
+//! Owns the processes of a cluster on one machine: starts them, keeps them running, knows how they are.
+//!
+//! # Theory of operation
+//!
+//! ```text
+//!            agent.sock (HTTP/1 + JSON)                 ctl.sock (SOCK_SEQPACKET)
+//!   srsctl ────────────────────────────▶ supervisor ◀──────────────────────────────▶ workers, encoder
+//!   (client)                                 │  lends listener, lock, log; pidfd
+//!                                            ▼
+//!                        run/: records, locks, sockets   lib/: file in force, configs, secret, logs
+//! ```
+//!
+//! **One loop.** [`agent`] waits for whatever happens (a process ends, answers, is due; a client asks; a signal) and
+//! feeds it into the machine of the process concerned, [`unit`]. The machine answers with one action at most, and the
+//! loop carries it out. Machines, back-off ([`backoff`]), health ([`health`]) and plan ([`plan`]) are pure: time and
+//! chance are arguments.
+//!
+//! **A process outlives its supervisor.** It is a session of its own, writes to a file and not to a pipe, and holds the
+//! listener itself. The next supervisor finds it by the lock that it inherited ([`record`]), proves that it is its own
+//! ([`adopt`]) and takes the listener back. What cannot be proved is left alone.
+//!
+//! **A port outlives its process.** The supervisor binds the listener ([`listeners`]) and lends it ([`process`]); when
+//! the process dies, players queue until the next one accepts.
+//!
+//! **All or nothing.** What can be known before anything is touched is checked first ([`preflight`]), and all problems
+//! are told at once.
+//!
+//! **Liveness never depends on another host.** A process is restarted when it ends or shows no sign of life. A port that
+//! refuses, a stream that stands still, an origin that is gone are reported and restart nothing.
+
+pub mod adopt;
+pub mod agent;
+pub mod api;
+pub mod backoff;
+pub mod client;
+pub mod control;
+pub mod dirs;
+pub mod files;
+pub mod health;
+pub mod listeners;
+pub mod logs;
+pub mod orphans;
+pub mod owner;
+pub mod plan;
+pub mod preflight;
+pub mod probe;
+pub mod process;
+pub mod procfs;
+pub mod record;
+pub mod sock;
+pub mod unit;
+
+pub use agent::{AgentConfig, AgentError, StartupEvent, run};
+pub use client::{Client, ClientError};
+pub use dirs::{ClusterDirs, StateRoots};
+pub use probe::{ProbeError, ProbeReport};

@@ -1,0 +1,343 @@
+//! Processes: spawned with exactly the descriptors of the table in [`cluster::control`], watched and signalled by
+//! pidfd, children or not.
+//!
+//! The one file of this crate with `unsafe`: the code between fork and exec has no safe form, and neither has tokio's
+//! registration of a descriptor.
+#![allow(unsafe_code)]
+
+use std::fs::File;
+use std::io;
+use std::mem::ManuallyDrop;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cluster::control::fd;
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+use crate::procfs;
+use crate::record::Identity;
+use crate::unit::Exit;
+
+/// The path of this program, to start others of the same build.
+///
+/// # Errors
+/// When /proc does not tell.
+pub fn own_binary() -> io::Result<PathBuf> {
+    let path = std::env::current_exe()?;
+    // A binary that was replaced since shows so; its successor has the name without the mark.
+    Ok(match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+        Some(name) if !path.exists() => PathBuf::from(name),
+        Some(_) | None => path,
+    })
+}
+
+/// What a new process is given.
+#[derive(Debug)]
+pub struct Given<'a> {
+    /// `worker` or `encoder`.
+    pub subcommand: &'a str,
+    /// Its config file.
+    pub config: &'a Path,
+    /// Descriptors 1 and 2.
+    pub log: File,
+    /// Descriptor 3; without one, /dev/null.
+    pub listener: Option<BorrowedFd<'a>>,
+    /// Descriptor 4.
+    pub control: OwnedFd,
+    /// Descriptor 5.
+    pub lock: File,
+    /// It must be able to open this many.
+    pub descriptors: u64,
+}
+
+/// Why there is no process.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start {}: {source}", .binary.display())]
+pub struct SpawnError {
+    /// What was to be run.
+    pub binary: PathBuf,
+    /// What the system said.
+    pub source: io::Error,
+}
+
+impl SpawnError {
+    /// Whether trying again cannot help.
+    #[must_use]
+    pub fn is_fatal(&self) -> bool {
+        // EPERM is of setrlimit, not of exec.
+        matches!(
+            self.source.raw_os_error().map(Errno::from_raw_os_error),
+            Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC)
+        )
+    }
+}
+
+/// Has every descriptor from 3 up closed at exec, also those that this process was started with: a pipe of whoever called must
+/// not stay open in processes that outlive it.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn keep_descriptors_to_self() -> io::Result<()> {
+    for entry in std::fs::read_dir("/proc/self/fd")? {
+        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
+            continue;
+        };
+        if number > 2 {
+            // SAFETY: the descriptor is only borrowed for one fcntl. Were it closed meanwhile, that gives EBADF; were it
+            // reused, the flag is what all descriptors of this program have anyway.
+            let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+            let _ = rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC);
+        }
+    }
+    Ok(())
+}
+
+/// Starts processes of one binary.
+#[derive(Debug)]
+pub struct Spawner {
+    binary: PathBuf,
+    /// As this process was given it; its own is raised.
+    soft_limit: Option<u64>,
+    /// Occupies descriptors 3–5: between fork and exec nothing but what is put there may have these numbers, least of
+    /// all the pipe on which exec's failure is told.
+    _reserved: Vec<OwnedFd>,
+}
+
+impl Spawner {
+    /// For `binary`. From here on, every descriptor of this process from 3 up is closed at exec.
+    ///
+    /// # Errors
+    /// When descriptors run out, or /proc is not mounted.
+    pub fn new(binary: PathBuf) -> io::Result<Self> {
+        keep_descriptors_to_self()?;
+        // A supervisor of many ports needs more descriptors than the usual 1024.
+        let limit = rustix::process::getrlimit(Resource::Nofile);
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
+        let mut reserved = Vec::new();
+        loop {
+            let null = OwnedFd::from(File::open("/dev/null")?);
+            if null.as_raw_fd() > fd::LOCK {
+                return Ok(Self { binary, soft_limit: limit.current, _reserved: reserved });
+            }
+            reserved.push(null);
+        }
+    }
+
+    /// Starts a process in a session of its own. Must be called in a tokio runtime.
+    ///
+    /// # Errors
+    /// When there is no process afterwards.
+    pub fn spawn(&self, given: Given<'_>) -> Result<Process, SpawnError> {
+        let fail = |source| SpawnError { binary: self.binary.clone(), source };
+        let null = File::open("/dev/null").map_err(fail)?;
+        let limit = fd_limit_for(self.soft_limit, given.descriptors);
+        let sources = [
+            given.listener.unwrap_or_else(|| null.as_fd()).as_raw_fd(),
+            given.control.as_raw_fd(),
+            given.lock.as_raw_fd(),
+        ];
+        let mut command = Command::new(&self.binary);
+        command
+            .args([given.subcommand, "--config"])
+            .arg(given.config)
+            .current_dir("/")
+            .stdin(Stdio::null())
+            .stdout(given.log.try_clone().map_err(fail)?)
+            .stderr(given.log);
+        // SAFETY: the closure runs between fork and exec; it makes system calls only, allocates nothing and takes no
+        // lock. `sources` stay open until `spawn` returns: `given` and `null` live as long.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::process::setsid()?;
+                rustix::process::setrlimit(Resource::Nofile, limit)?;
+                for (source, target) in sources.into_iter().zip([fd::LISTENER, fd::CONTROL, fd::LOCK]) {
+                    // Numbers 3–5 are reserved, so that a source is never a target. dup2 clears close-on-exec.
+                    let source = BorrowedFd::borrow_raw(source);
+                    let mut target = ManuallyDrop::new(OwnedFd::from_raw_fd(target));
+                    rustix::io::dup2(source, &mut target)?;
+                }
+                Ok(())
+            });
+        }
+        let child = command.spawn().map_err(fail)?;
+        // Not waited for yet, so the pid cannot be anybody else's.
+        Process::open(child.id(), true).map_err(fail)
+    }
+}
+
+/// Has the runtime watch a descriptor.
+///
+/// # Errors
+/// When the descriptor is of a kind that cannot be watched.
+pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an `OwnedFd` is one open descriptor for its whole life, and nobody replaces it in its `AsyncFd`.
+    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| error.into_parts().1)
+}
+
+/// The limit under which `needed` descriptors can be open, and no fewer than `soft`.
+fn fd_limit_for(soft: Option<u64>, needed: u64) -> Rlimit {
+    let maximum = rustix::process::getrlimit(Resource::Nofile).maximum;
+    Rlimit { current: soft.map(|soft| soft.max(needed)), maximum: maximum.map(|hard| hard.max(needed)) }
+}
+
+/// A process, held by its pidfd: signals reach it or nobody.
+#[derive(Debug)]
+pub struct Process {
+    identity: Identity,
+    pidfd: AsyncFd<OwnedFd>,
+    child: bool,
+}
+
+impl Process {
+    /// The living process `pid`, which some other process started. What it is must be proved after this call: from
+    /// here on the pid cannot become another's unnoticed.
+    ///
+    /// # Errors
+    /// When there is no such process.
+    pub fn adopt(pid: u32) -> io::Result<Self> {
+        Self::open(pid, false)
+    }
+
+    fn open(pid: u32, child: bool) -> io::Result<Self> {
+        let raw = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        let pidfd = rustix::process::pidfd_open(raw, PidfdFlags::empty())?;
+        // A child that is a zombie already has no start any more, and needs none: it is about to be reaped.
+        let start_ticks = match procfs::start_ticks(pid) {
+            Some(ticks) => ticks,
+            None if child => 0,
+            None => return Err(Errno::SRCH.into()),
+        };
+        let pidfd = watch(pidfd, Interest::READABLE)?;
+        Ok(Self { identity: Identity { pid, start_ticks }, pidfd, child })
+    }
+
+    /// Who it is.
+    #[must_use]
+    pub fn identity(&self) -> Identity {
+        self.identity
+    }
+
+    /// Waits for its end, and reaps it if it is a child.
+    pub async fn wait(&self) -> Exit {
+        // An error here is of the runtime, not of the process; the state of the process is asked below.
+        let _ = self.pidfd.readable().await;
+        if !self.child {
+            return Exit::Unobserved;
+        }
+        match rustix::process::waitid(WaitId::PidFd(self.pidfd.as_fd()), WaitIdOptions::EXITED) {
+            Ok(Some(status)) => match (status.exit_status(), status.terminating_signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unobserved,
+            },
+            Ok(None) | Err(_) => Exit::Unobserved,
+        }
+    }
+
+    /// Asks it to end.
+    pub fn terminate(&self) {
+        self.signal(Signal::TERM);
+    }
+
+    /// Ends it.
+    pub fn kill(&self) {
+        self.signal(Signal::KILL);
+    }
+
+    fn signal(&self, signal: Signal) {
+        // ESRCH: it has ended, which `wait` tells. EPERM: it is not ours, which adoption rules out.
+        if let Err(error) = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal) {
+            tracing::debug!(pid = self.identity.pid, ?signal, %error, "signal not sent");
+        }
+    }
+
+    /// Takes a duplicate of its descriptor `number`, without its help; the system may forbid that.
+    ///
+    /// # Errors
+    /// As of pidfd_getfd(2).
+    pub fn duplicate_fd(&self, number: RawFd) -> io::Result<OwnedFd> {
+        Ok(rustix::process::pidfd_getfd(self.pidfd.get_ref(), number, PidfdGetfdFlags::empty())?)
+    }
+
+    /// Lets it open at least `needed` descriptors.
+    ///
+    /// # Errors
+    /// When its hard limit is lower and this user may not raise it.
+    pub fn raise_fd_limit(&self, needed: u64) -> io::Result<()> {
+        let pid = i32::try_from(self.identity.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+        let before = rustix::process::prlimit(Some(pid), Resource::Nofile, fd_limit_for(Some(0), needed))?;
+        if before.current.is_none_or(|soft| soft > needed) {
+            rustix::process::prlimit(Some(pid), Resource::Nofile, before)?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Runs `script` as a process would be run; its arguments are `worker --config FILE`.
+    fn spawn(dir: &Path, script: Option<(&str, u32)>) -> Result<Process, SpawnError> {
+        use std::os::unix::fs::PermissionsExt as _;
+        let binary = dir.join("binary");
+        if let Some((script, mode)) = script {
+            std::fs::write(&binary, script).unwrap();
+            std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(mode)).unwrap();
+        }
+        loop {
+            let spawned = Spawner::new(binary.clone()).unwrap().spawn(Given {
+                subcommand: "worker",
+                config: Path::new("/nowhere"),
+                log: File::create(dir.join("log")).unwrap(),
+                listener: None,
+                control: File::open("/dev/null").unwrap().into(),
+                lock: File::open("/dev/null").unwrap(),
+                descriptors: 16,
+            });
+            match spawned {
+                // Another test forked while the script was open for writing here.
+                Err(error) if error.source.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                other => return other,
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn an_exit_code_and_a_signal_are_told_apart() {
+        let temporary = tempfile::tempdir().unwrap();
+        let process = spawn(temporary.path(), Some(("#!/bin/sh\necho $1 $2 $3; exit 7\n", 0o700))).unwrap();
+        assert_eq!(process.wait().await, Exit::Code(7));
+        assert_eq!(
+            std::fs::read_to_string(temporary.path().join("log")).unwrap(),
+            "worker --config /nowhere\n"
+        );
+        let process = spawn(temporary.path(), Some(("#!/bin/sh\nexec sleep 60\n", 0o700))).unwrap();
+        process.kill();
+        assert_eq!(process.wait().await, Exit::Signal(9));
+    }
+
+    #[tokio::test]
+    async fn a_missing_or_unusable_binary_is_final() {
+        let temporary = tempfile::tempdir().unwrap();
+        assert!(spawn(temporary.path(), None).unwrap_err().is_fatal());
+        assert!(spawn(temporary.path(), Some(("#!/bin/sh\n", 0o600))).unwrap_err().is_fatal());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_a_process_that_is_no_child_is_seen_too() {
+        let temporary = tempfile::tempdir().unwrap();
+        let child = spawn(temporary.path(), Some(("#!/bin/sh\nexec sleep 60\n", 0o700))).unwrap();
+        let adopted = Process::adopt(child.identity().pid).unwrap();
+        assert_eq!(adopted.identity(), child.identity());
+        adopted.kill();
+        assert_eq!(adopted.wait().await, Exit::Unobserved);
+        assert_eq!(child.wait().await, Exit::Signal(9));
+        assert!(Process::adopt(child.identity().pid).is_err());
+    }
+}

@@ -1,0 +1,80 @@
+//! What /proc tells of processes.
+
+use std::fs;
+use std::io;
+use std::time::Duration;
+
+/// Of the kernel's boot: differs after a reboot.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub fn boot_id() -> io::Result<String> {
+    Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
+
+/// When a process started, in ticks of 10 ms since boot. With the pid and the boot it names a process for good.
+///
+/// `None`: there is no such process, or it is a zombie.
+#[must_use]
+pub fn start_ticks(pid: u32) -> Option<u64> {
+    parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The short name of a process.
+#[must_use]
+pub fn name(pid: u32) -> Option<String> {
+    Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
+/// Milliseconds since boot.
+#[must_use]
+pub fn uptime_ms() -> Option<u64> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let seconds: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
+    u64::try_from(Duration::try_from_secs_f64(seconds).ok()?.as_millis()).ok()
+}
+
+/// For how long a process that started at `ticks` has run.
+#[must_use]
+pub fn age(ticks: u64) -> Option<Duration> {
+    let uptime = fs::read_to_string("/proc/uptime").ok()?;
+    let now: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
+    let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;
+    Duration::try_from_secs_f64(now - ticks as f64 / per_second as f64).ok()
+}
+
+/// Field 22 of proc_pid_stat(5); field 3 is the state. The name, field 2, may hold spaces and parentheses.
+fn parse_stat(stat: &str) -> Option<u64> {
+    let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
+    if matches!(fields.next()?, "Z" | "X") {
+        return None;
+    }
+    fields.nth(18)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
+        let stat = "7 (a) R 1 (b)) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
+        assert_eq!(parse_stat(stat), Some(4711));
+    }
+
+    #[test]
+    fn a_zombie_and_broken_text_have_no_start() {
+        assert_eq!(parse_stat("7 (a) Z 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9"), None);
+        for broken in ["", "7", "7 (a", "7 (a) S", "7 (a) S 1 2 3"] {
+            assert_eq!(parse_stat(broken), None);
+        }
+    }
+
+    #[test]
+    fn this_process_has_a_start_an_age_and_a_name() {
+        let ticks = start_ticks(std::process::id()).unwrap();
+        assert!(age(ticks).unwrap() < Duration::from_secs(24 * 3600));
+        assert!(name(std::process::id()).is_some());
+        assert_eq!(boot_id().unwrap().len(), 36);
+    }
+}

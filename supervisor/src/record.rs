@@ -1,0 +1,262 @@
+//! What is remembered of a process, so that a new supervisor can prove that it is its own.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use cluster::UnitId;
+use rustix::fs::FlockOperation;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{StateError, hex, write_atomic};
+
+/// The schema of record.json.
+pub const SCHEMA: &str = "srsctl/unit/v1";
+
+/// record.json: written before the fork, and again with the process when there is one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    /// [`SCHEMA`].
+    pub schema: String,
+    /// Whose process.
+    pub unit: UnitId,
+    /// 128 bits in hex, new for each process; also the text of alive.lock.
+    pub token: String,
+    /// The boot in which it was started.
+    pub boot_id: String,
+    /// `None` from before the fork until after it.
+    pub process: Option<Identity>,
+}
+
+/// A pid, and what makes it one process for good.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// Process id.
+    pub pid: u32,
+    /// See [`crate::procfs::start_ticks`].
+    pub start_ticks: u64,
+}
+
+/// The run files of one unit.
+#[derive(Clone, Debug)]
+pub struct UnitFiles {
+    dir: PathBuf,
+}
+
+/// Who has the lock of a unit.
+#[derive(Debug)]
+pub enum AliveLock {
+    /// Nobody had; now this.
+    Free(File),
+    /// A process that was started with it lives.
+    Held,
+}
+
+impl UnitFiles {
+    /// The files in `dir`.
+    #[must_use]
+    pub fn new(dir: PathBuf) -> Self {
+        Self { dir }
+    }
+
+    /// Creates the directory.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub fn create(&self) -> Result<(), StateError> {
+        use std::os::unix::fs::DirBuilderExt as _;
+        fs::DirBuilder::new().mode(0o700).recursive(true).create(&self.dir).map_err(|source| StateError {
+            what: "cannot create",
+            path: self.dir.clone(),
+            source,
+        })
+    }
+
+    /// The control socket.
+    #[must_use]
+    pub fn control(&self) -> PathBuf {
+        self.dir.join("ctl.sock")
+    }
+
+    /// The lock that a process inherits.
+    #[must_use]
+    pub fn alive_lock(&self) -> PathBuf {
+        self.dir.join("alive.lock")
+    }
+
+    fn record(&self) -> PathBuf {
+        self.dir.join("record.json")
+    }
+
+    /// Takes alive.lock, unless a process has it. The lock belongs to the open file: whoever inherits it holds it.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn take_lock(&self) -> Result<AliveLock, StateError> {
+        let path = self.alive_lock();
+        let fail = |source| StateError { what: "cannot lock", path: path.clone(), source };
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path)
+            .map_err(fail)?;
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(AliveLock::Free(file)),
+            Err(rustix::io::Errno::WOULDBLOCK) => Ok(AliveLock::Held),
+            Err(error) => Err(fail(error.into())),
+        }
+    }
+
+    /// Writes what is known before the fork: a new token into `lock` and into record.json.
+    ///
+    /// # Errors
+    /// When that cannot be written; then nothing may be spawned.
+    pub fn begin(&self, unit: &UnitId, boot_id: &str, lock: &File) -> Result<Record, StateError> {
+        let fail = |source| StateError { what: "cannot write", path: self.alive_lock(), source };
+        let mut token = [0; 16];
+        getrandom::fill(&mut token).map_err(|error| fail(io::Error::other(error.to_string())))?;
+        let token = hex(&token);
+        // The offset stays 0, where the process that shares it starts to read.
+        lock.set_len(0).and_then(|()| lock.write_all_at(token.as_bytes(), 0)).map_err(fail)?;
+        let record = Record {
+            schema: SCHEMA.to_owned(),
+            unit: unit.clone(),
+            token,
+            boot_id: boot_id.to_owned(),
+            process: None,
+        };
+        self.write(&record)?;
+        Ok(record)
+    }
+
+    /// Writes record.json.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old one is whole.
+    pub fn write(&self, record: &Record) -> Result<(), StateError> {
+        let mut text = serde_json::to_vec_pretty(record).unwrap_or_default();
+        text.push(b'\n');
+        write_atomic(&self.record(), &text)
+    }
+
+    /// Reads record.json. A record that is missing, broken, of a newer schema or of another unit is none: then the
+    /// token in alive.lock is all that is known.
+    #[must_use]
+    pub fn read(&self, unit: &UnitId) -> Option<Record> {
+        let record: Record = serde_json::from_slice(&read_bounded(&self.record())?).ok()?;
+        (record.schema == SCHEMA && record.unit == *unit).then_some(record)
+    }
+
+    /// The token in alive.lock, if it is one.
+    #[must_use]
+    pub fn lock_token(&self) -> Option<String> {
+        let text = String::from_utf8(read_bounded(&self.alive_lock())?).ok()?;
+        (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
+    }
+
+    /// Forgets the process.
+    pub fn forget(&self) {
+        let _ = fs::remove_file(self.record());
+        let _ = fs::remove_file(self.control());
+    }
+
+    /// Forgets the unit.
+    pub fn remove(&self) {
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// These files are short; whatever is longer is none of ours.
+fn read_bounded(path: &Path) -> Option<Vec<u8>> {
+    use std::io::Read as _;
+    let mut bytes = Vec::new();
+    File::open(path).ok()?.take(4096).read_to_end(&mut bytes).ok()?;
+    Some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::Role;
+
+    fn unit() -> UnitId {
+        UnitId::worker(Role::Edge, "127.0.0.6", 1935)
+    }
+
+    fn files(temporary: &tempfile::TempDir) -> UnitFiles {
+        UnitFiles::new(temporary.path().to_owned())
+    }
+
+    fn written(files: &UnitFiles) -> Record {
+        let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+        let mut record = files.begin(&unit(), "boot", &lock).unwrap();
+        record.process = Some(Identity { pid: 42, start_ticks: 4711 });
+        files.write(&record).unwrap();
+        record
+    }
+
+    #[test]
+    fn a_record_comes_back_as_it_was_written() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        let record = written(&files);
+        assert_eq!(files.read(&unit()).as_ref(), Some(&record));
+        assert_eq!(files.lock_token(), Some(record.token));
+    }
+
+    #[test]
+    fn each_process_has_another_token() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        assert_ne!(written(&files).token, written(&files).token);
+    }
+
+    #[test]
+    fn a_record_cut_at_any_byte_is_none_and_the_token_is_still_known() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        let record = written(&files);
+        let whole = fs::read(files.record()).unwrap();
+        for end in 0..whole.len() - 2 {
+            fs::write(files.record(), &whole[..end]).unwrap();
+            assert_eq!(files.read(&unit()), None, "cut at {end}");
+        }
+        assert_eq!(files.lock_token(), Some(record.token));
+    }
+
+    #[test]
+    fn a_record_of_a_newer_schema_or_another_unit_is_none() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        let record = written(&files);
+        assert_eq!(files.read(&UnitId::encoder()), None);
+        files.write(&Record { schema: "srsctl/unit/v2".into(), ..record }).unwrap();
+        assert_eq!(files.read(&unit()), None);
+    }
+
+    #[test]
+    fn garbage_in_the_lock_file_is_no_token() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        for garbage in [&b""[..], b"short", &[0xff; 32], &[b'a'; 33], &[b'z'; 32], &[b'a'; 9000]] {
+            fs::write(files.alive_lock(), garbage).unwrap();
+            assert_eq!(files.lock_token(), None);
+        }
+    }
+
+    #[test]
+    fn the_lock_is_held_as_long_as_any_duplicate_of_it_lives() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+        let inherited = lock.try_clone().unwrap();
+        drop(lock);
+        assert!(matches!(files.take_lock().unwrap(), AliveLock::Held));
+        drop(inherited);
+        assert!(matches!(files.take_lock().unwrap(), AliveLock::Free(_)));
+    }
+}

@@ -1,0 +1,126 @@
+//! Unix sockets below directories of any depth.
+//!
+//! The address of a unix socket holds 107 bytes. Sockets are reached through `/proc/self/fd/DIRECTORY/NAME`, which is
+//! always short.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsRawFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Connections that may wait at a process's control socket; a frozen process accepts none.
+const CONTROL_BACKLOG: i32 = 16;
+
+struct Place {
+    dir: OwnedFd,
+    name: std::ffi::OsString,
+}
+
+impl Place {
+    fn of(path: &Path) -> io::Result<Self> {
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
+        let name = path.file_name().unwrap_or_else(|| OsStr::new("")).to_owned();
+        let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(Self { dir, name })
+    }
+
+    /// Short, and good as long as `self` lives.
+    fn short(&self) -> PathBuf {
+        Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string()).join(&self.name)
+    }
+
+    fn unlink(&self) {
+        let _ = rustix::fs::unlinkat(&self.dir, &*self.name, AtFlags::empty());
+    }
+
+    fn restrict(&self, mode: u32) -> io::Result<()> {
+        Ok(rustix::fs::chmodat(&self.dir, &*self.name, Mode::from_raw_mode(mode), AtFlags::empty())?)
+    }
+}
+
+/// A listening stream socket at `path`, in place of a stale one. Only the holder of the cluster's lock may do this.
+///
+/// # Errors
+/// As of bind(2).
+pub fn listen_stream(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
+    let place = Place::of(path)?;
+    place.unlink();
+    let listener = std::os::unix::net::UnixListener::bind(place.short())?;
+    place.restrict(mode)?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// Connects to the stream socket at `path`.
+///
+/// # Errors
+/// As of connect(2).
+pub fn connect_stream(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
+    let stream = std::os::unix::net::UnixStream::connect(Place::of(path)?.short())?;
+    stream.set_nonblocking(true)?;
+    Ok(stream)
+}
+
+/// A listening control socket (`SOCK_SEQPACKET`, 0600, non-blocking) at `path`, in place of a stale one.
+///
+/// # Errors
+/// As of bind(2).
+pub fn listen_control(path: &Path) -> io::Result<OwnedFd> {
+    let place = Place::of(path)?;
+    place.unlink();
+    let socket = seqpacket()?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(place.short())?)?;
+    place.restrict(0o600)?;
+    rustix::net::listen(&socket, CONTROL_BACKLOG)?;
+    Ok(socket)
+}
+
+/// Connects to the control socket at `path`; packets that are received tell who sent them.
+///
+/// # Errors
+/// As of connect(2); `WouldBlock` when too many connections wait there already.
+pub fn connect_control(path: &Path) -> io::Result<OwnedFd> {
+    let place = Place::of(path)?;
+    let socket = seqpacket()?;
+    rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(place.short())?)?;
+    Ok(socket)
+}
+
+fn seqpacket() -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    Ok(rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn a_socket_deep_below_the_limit_of_an_address_works() {
+        let temporary = tempfile::tempdir().unwrap();
+        let deep = (0..8).fold(temporary.path().to_owned(), |path, _| path.join("d".repeat(40)));
+        std::fs::create_dir_all(&deep).unwrap();
+        let path = deep.join("agent.sock");
+        let _listener = listen_stream(&path, 0o660).unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
+        connect_stream(&path).unwrap();
+        let control = deep.join("ctl.sock");
+        let _listener = listen_control(&control).unwrap();
+        connect_control(&control).unwrap();
+    }
+
+    #[test]
+    fn a_stale_socket_is_replaced() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ctl.sock");
+        drop(listen_control(&path).unwrap());
+        assert_eq!(connect_control(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let _listener = listen_control(&path).unwrap();
+        connect_control(&path).unwrap();
+    }
+}

@@ -1,0 +1,272 @@
+//! What each state makes of each event; all pairs are written, none is left to a wildcard.
+
+use std::time::{Duration, Instant};
+
+use super::{Action, Event, Exit, KILL_REPEAT, STOP_STEP, State, Stop, Unit, Wanted};
+
+impl Unit {
+    pub(super) fn handle_stopped(&mut self, now: Instant, event: Event, jitter: f64) -> Option<Action> {
+        match event {
+            Event::Want(Wanted::Up) | Event::Restart => self.spawn(now),
+            Event::Adopted => {
+                self.state = State::Running { since: now };
+                None
+            }
+            Event::Unproven { why } => self.unknown(why),
+            // A spawn may fail after its unit was given up.
+            Event::SpawnFailed { fatal, why } => match self.wanted {
+                Wanted::Up => self.spawn_failed(now, fatal, why, jitter),
+                Wanted::Down => None,
+            },
+            Event::Want(Wanted::Down)
+            | Event::Deadline
+            | Event::Ready
+            | Event::Frozen { .. }
+            | Event::AskFailed
+            | Event::Exited(_)
+            | Event::Freed => None,
+        }
+    }
+
+    pub(super) fn handle_starting(
+        &mut self,
+        now: Instant,
+        event: Event,
+        since: Instant,
+        jitter: f64,
+    ) -> Option<Action> {
+        match event {
+            Event::Want(Wanted::Down) | Event::Restart => self.ask_stop(now),
+            Event::Deadline => {
+                let why = format!("not ready within {} s", now.saturating_duration_since(since).as_secs());
+                self.kill(now, why, None)
+            }
+            Event::SpawnFailed { fatal, why } => self.spawn_failed(now, fatal, why, jitter),
+            Event::Ready | Event::Adopted => {
+                self.state = State::Running { since: now };
+                None
+            }
+            Event::Frozen { why } => self.kill(now, why, None),
+            Event::Exited(exit) => self.died(now, exit, exit.to_string(), None, jitter),
+            Event::Unproven { why } => self.unknown(why),
+            Event::Want(Wanted::Up) | Event::AskFailed | Event::Freed => None,
+        }
+    }
+
+    pub(super) fn handle_running(
+        &mut self,
+        now: Instant,
+        event: Event,
+        since: Instant,
+        jitter: f64,
+    ) -> Option<Action> {
+        let ready_for = Some(now.saturating_duration_since(since));
+        match event {
+            Event::Want(Wanted::Down) | Event::Restart => self.ask_stop(now),
+            Event::Frozen { why } => self.kill(now, why, ready_for),
+            Event::Exited(exit) => self.died(now, exit, exit.to_string(), ready_for, jitter),
+            Event::Want(Wanted::Up)
+            | Event::Deadline
+            | Event::SpawnFailed { .. }
+            | Event::Ready
+            | Event::AskFailed
+            | Event::Adopted
+            | Event::Unproven { .. }
+            | Event::Freed => None,
+        }
+    }
+
+    pub(super) fn handle_stopping(&mut self, now: Instant, event: Event, step: Stop) -> Option<Action> {
+        match event {
+            Event::Deadline => match step {
+                Stop::Asked => self.stop_step(now, Stop::Terminated),
+                Stop::Terminated | Stop::Killed => self.stop_step(now, Stop::Killed),
+            },
+            Event::AskFailed => match step {
+                Stop::Asked => self.stop_step(now, Stop::Terminated),
+                Stop::Terminated | Stop::Killed => None,
+            },
+            // It cannot hear the polite ways.
+            Event::Frozen { .. } => match step {
+                Stop::Asked | Stop::Terminated => self.stop_step(now, Stop::Killed),
+                Stop::Killed => None,
+            },
+            Event::Exited(exit) => {
+                self.last_end = Some((now, format!("{exit}, as asked")));
+                self.ended(now)
+            }
+            Event::Want(_)
+            | Event::Restart
+            | Event::SpawnFailed { .. }
+            | Event::Ready
+            | Event::Adopted
+            | Event::Unproven { .. }
+            | Event::Freed => None,
+        }
+    }
+
+    pub(super) fn handle_killing(
+        &mut self,
+        now: Instant,
+        event: Event,
+        why: &str,
+        ready_for: Option<Duration>,
+        jitter: f64,
+    ) -> Option<Action> {
+        match event {
+            Event::Restart => {
+                self.state = State::Stopping { step: Stop::Killed, until: now + KILL_REPEAT };
+                None
+            }
+            Event::Deadline => self.kill(now, why.to_owned(), ready_for),
+            Event::Exited(exit) => match self.wanted {
+                Wanted::Up => self.died(now, exit, format!("{exit}: {why}"), ready_for, jitter),
+                Wanted::Down => {
+                    self.last_end = Some((now, format!("{exit}: {why}")));
+                    self.ended(now)
+                }
+            },
+            Event::Want(_)
+            | Event::SpawnFailed { .. }
+            | Event::Ready
+            | Event::Frozen { .. }
+            | Event::AskFailed
+            | Event::Adopted
+            | Event::Unproven { .. }
+            | Event::Freed => None,
+        }
+    }
+
+    pub(super) fn handle_backoff(&mut self, now: Instant, event: Event) -> Option<Action> {
+        match event {
+            Event::Want(Wanted::Down) => {
+                self.state = State::Stopped;
+                None
+            }
+            Event::Restart => self.spawn(now),
+            Event::Deadline => {
+                self.restarts = self.restarts.saturating_add(1);
+                self.spawn(now)
+            }
+            Event::Unproven { why } => self.unknown(why),
+            Event::Want(Wanted::Up)
+            | Event::SpawnFailed { .. }
+            | Event::Ready
+            | Event::Frozen { .. }
+            | Event::AskFailed
+            | Event::Exited(_)
+            | Event::Adopted
+            | Event::Freed => None,
+        }
+    }
+
+    pub(super) fn handle_failed(&mut self, now: Instant, event: Event) -> Option<Action> {
+        match event {
+            Event::Want(Wanted::Down) => {
+                self.state = State::Stopped;
+                None
+            }
+            Event::Restart => self.spawn(now),
+            Event::Want(Wanted::Up)
+            | Event::Deadline
+            | Event::SpawnFailed { .. }
+            | Event::Ready
+            | Event::Frozen { .. }
+            | Event::AskFailed
+            | Event::Exited(_)
+            | Event::Adopted
+            | Event::Unproven { .. }
+            | Event::Freed => None,
+        }
+    }
+
+    pub(super) fn handle_unknown(&mut self, now: Instant, event: Event) -> Option<Action> {
+        match event {
+            Event::Freed => self.ended(now),
+            Event::Adopted => {
+                self.state = State::Running { since: now };
+                match self.wanted {
+                    Wanted::Up => None,
+                    Wanted::Down => self.ask_stop(now),
+                }
+            }
+            Event::Unproven { why } => self.unknown(why),
+            Event::Want(_)
+            | Event::Restart
+            | Event::Deadline
+            | Event::SpawnFailed { .. }
+            | Event::Ready
+            | Event::Frozen { .. }
+            | Event::AskFailed
+            | Event::Exited(_) => None,
+        }
+    }
+
+    fn spawn(&mut self, now: Instant) -> Option<Action> {
+        self.state = State::Starting { since: now };
+        Some(Action::Spawn)
+    }
+
+    fn spawn_failed(&mut self, now: Instant, fatal: bool, why: String, jitter: f64) -> Option<Action> {
+        self.last_end = Some((now, format!("not started: {why}")));
+        self.state = if fatal {
+            State::Failed { why }
+        } else {
+            State::Backoff { until: now + self.backoff.handle_death(now, None, jitter) }
+        };
+        None
+    }
+
+    fn ask_stop(&mut self, now: Instant) -> Option<Action> {
+        self.state = State::Stopping { step: Stop::Asked, until: now + STOP_STEP };
+        Some(Action::AskStop)
+    }
+
+    fn stop_step(&mut self, now: Instant, step: Stop) -> Option<Action> {
+        let (action, wait) = match step {
+            Stop::Asked => (Action::AskStop, STOP_STEP),
+            Stop::Terminated => (Action::Terminate, STOP_STEP),
+            Stop::Killed => (Action::Kill, KILL_REPEAT),
+        };
+        self.state = State::Stopping { step, until: now + wait };
+        Some(action)
+    }
+
+    fn kill(&mut self, now: Instant, why: String, ready_for: Option<Duration>) -> Option<Action> {
+        self.state = State::Killing { why, ready_for, until: now + KILL_REPEAT };
+        Some(Action::Kill)
+    }
+
+    fn died(
+        &mut self,
+        now: Instant,
+        exit: Exit,
+        how: String,
+        ready_for: Option<Duration>,
+        jitter: f64,
+    ) -> Option<Action> {
+        self.state = if exit.is_final() {
+            State::Failed { why: format!("{how}: it refuses its config; its log says why") }
+        } else {
+            State::Backoff { until: now + self.backoff.handle_death(now, ready_for, jitter) }
+        };
+        self.last_end = Some((now, how));
+        None
+    }
+
+    /// An end that was wished for, or that nobody can judge.
+    fn ended(&mut self, now: Instant) -> Option<Action> {
+        match self.wanted {
+            Wanted::Up => self.spawn(now),
+            Wanted::Down => {
+                self.state = State::Stopped;
+                None
+            }
+        }
+    }
+
+    fn unknown(&mut self, why: String) -> Option<Action> {
+        self.state = State::Unknown { why };
+        None
+    }
+}
