@@ -1,0 +1,79 @@
+//! The results as a person reads them.
+
+use std::fmt::Write as _;
+
+use bench::Quantiles;
+
+use crate::measure::Cell;
+use crate::servers::Merge;
+
+pub(crate) fn summary(cell: &Cell) -> String {
+    format!(
+        "  CPU {:.1} %, waited {:.1} %, {:.1} KiB per connection, first keyframe {} ms, latency {} ms, load generator {:.0} %",
+        cell.cpu(),
+        cell.waited,
+        cell.kib_per_connection,
+        quantiles(cell.first_keyframe_ms),
+        quantiles(cell.latency_ms),
+        cell.load.generator_cpu_percent.unwrap_or_default()
+    )
+}
+
+/// A table of all cells, a row each.
+pub(crate) fn markdown(cells: &[Cell]) -> String {
+    let mut text = String::from(
+        "| players | server | merge | CPU user | CPU sys | waited | CPU | ÷ send loop | RSS MiB | KiB/connection | first keyframe p50 / p99 ms | latency p50 / p99 ms | lost, stalls | players' CPU |\n\
+         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+    );
+    for cell in cells {
+        let total = match cell {
+            Cell { is_saturated: true, .. } => "saturated".to_owned(),
+            Cell { is_disturbed: true, .. } => format!("{:.1} % (disturbed)", cell.cpu()),
+            _ => format!("{:.1} %", cell.cpu()),
+        };
+        let players = match cell.connected {
+            connected if connected < cell.players => format!("{} ({connected} taken)", cell.row),
+            _ => cell.row.to_owned(),
+        };
+        let lost: u64 = cell.load.refused.values().chain(cell.load.lost.values()).sum();
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {:.1} % | {:.1} % | {:.1} % | {total} | {} | {:.0} | {:.1} | {} | {} | {lost}, {} | {:.0} % |",
+            players,
+            cell.server,
+            cell.merge.name(),
+            cell.user,
+            cell.system,
+            cell.waited,
+            ratio(cell, cells),
+            cell.rss_kib as f64 / 1024.0,
+            cell.kib_per_connection,
+            quantiles(cell.first_keyframe_ms),
+            quantiles(cell.latency_ms),
+            cell.load.stalls,
+            cell.load.generator_cpu_percent.unwrap_or_default(),
+        );
+    }
+    text
+}
+
+/// CPU as a multiple of the send loop's of the same row; beside a server that merges as it likes stands the least merging loop.
+fn ratio(cell: &Cell, cells: &[Cell]) -> String {
+    let merge = if cell.merge == Merge::Long { Merge::Long } else { Merge::Least };
+    let base = cells
+        .iter()
+        .find(|base| base.server == "loop" && base.row == cell.row && base.merge == merge)
+        .filter(|base| base.is_comparable() && cell.is_comparable() && base.cpu() > 0.0);
+    base.map_or_else(|| "-".to_owned(), |base| format!("{:.2}", cell.cpu() / base.cpu()))
+}
+
+fn quantiles(quantiles: Option<Quantiles>) -> String {
+    quantiles.map_or_else(
+        || "-".to_owned(),
+        |Quantiles { p50, p99, .. }| format!("{} / {}", short(p50), short(p99)),
+    )
+}
+
+fn short(ms: f64) -> String {
+    if ms < 10.0 { format!("{ms:.1}") } else { format!("{ms:.0}") }
+}
