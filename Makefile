@@ -1,0 +1,42 @@
+# `make run`: builds, starts the guide's cluster on this machine with a test card, shows where to play it.
+# `make stop`: ends it.
+# `make test`: installs what the tests need, then checks and tests everything.
+
+SRSCTL  := target/release/srsctl
+EXAMPLE := deploy/examples/test-card.yaml
+# `make bench`: compares a port with nginx-rtmp and a bare send loop on this machine, about 15 minutes; see
+# bench/examples/compare/main.rs for ROWS=, SERVERS= and SRS=.
+# Integration tests mostly wait for media to flow, so more of them run than there are cores.
+export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)
+
+.PHONY: run stop test bench install-test-deps
+
+run:
+	@tests/install-deps.sh build
+	cargo build --release --locked
+	$(SRSCTL) up $(EXAMPLE)
+	@echo
+	@echo "Play it, e.g. with ffplay, VLC or mpv:"
+	@$(SRSCTL) -f $(EXAMPLE) urls live/livestream
+	@echo "End it with: make stop"
+
+stop:
+	$(SRSCTL) -f $(EXAMPLE) down
+
+# One recipe, so that the steps run in this order under `make -j` too. Nothing is built twice: the last step uses the
+# binary that the tests built.
+test: export CARGO_INCREMENTAL ?= 0
+test:
+	@tests/install-deps.sh test
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets --locked -- -D warnings
+	cargo test --workspace --locked
+	for file in cluster.yaml deploy/examples/*.yaml; do target/debug/srsctl check "$$file" || exit; done
+
+bench:
+	@tests/install-deps.sh bench
+	cargo build --release --locked
+	cargo run --release --locked -p bench --example compare
+
+install-test-deps:
+	@tests/install-deps.sh test

@@ -1,0 +1,64 @@
+//! How a command fails: one message for a person and an exit code.
+
+use std::fmt;
+use std::process::ExitCode;
+
+/// Exit codes, documented in `srsctl --help`.
+pub(crate) mod code {
+    pub(crate) const FAILED: u8 = 1;
+    pub(crate) const USAGE: u8 = 2;
+    pub(crate) const NOT_READY: u8 = 3;
+    pub(crate) const CANNOT_TELL: u8 = 4;
+    pub(crate) const LOCKED: u8 = 5;
+    pub(crate) const INTERRUPTED: u8 = 130;
+}
+
+/// A command's failure.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    code: u8,
+    message: String,
+}
+
+impl Failure {
+    pub(crate) fn new(code: u8, message: impl fmt::Display) -> Self {
+        Self { code, message: message.to_string() }
+    }
+
+    /// Tried and failed.
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
+        Self::new(code::FAILED, message)
+    }
+
+    /// Wrong arguments or a wrong cluster file.
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(code::USAGE, message)
+    }
+
+    /// The exit code as a number.
+    pub(crate) fn number(&self) -> u8 {
+        self.code
+    }
+
+    pub(crate) fn code(&self) -> ExitCode {
+        self.code.into()
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl From<supervisor::files::StateError> for Failure {
+    fn from(error: supervisor::files::StateError) -> Self {
+        Self::failed(error)
+    }
+}
+
+impl From<cluster::file::FileError> for Failure {
+    fn from(error: cluster::file::FileError) -> Self {
+        Self::usage(error)
+    }
+}

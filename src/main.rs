@@ -1,0 +1,54 @@
+//! `srsctl`: the command line, the supervisor (`agent`) and the workers (`worker`, `encoder`) in one binary.
+//!
+//! stdout is data, stderr is everything else. No logic that another crate needs lives here.
+
+mod agent;
+mod bench;
+mod cli;
+mod commands;
+mod failure;
+mod locate;
+mod logs;
+mod output;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+use crate::failure::Failure;
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(failure) => {
+            commands::complain(&failure.to_string());
+            failure.code()
+        }
+    }
+}
+
+fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Up { path, foreground } => up::up(&global, path, foreground).await,
+            Command::Status { json } => commands::status(&global, json).await,
+            Command::Restart { role, port, host } => commands::restart(&global, role, port, host).await,
+            Command::Down { purge } => commands::down(&global, purge).await,
+            Command::Logs { role, port, lines, follow } => {
+                logs::logs(&global, role, port, lines, follow).await
+            }
+            Command::Urls { stream } => commands::urls(&global, &stream),
+            Command::Check { path } => commands::check(&global, path),
+            Command::Probe { url, timeout } => commands::probe(&url, timeout).await,
+            Command::Publish { test_card, args } => commands::publish(test_card, args).await,
+            Command::Bench(command) => bench::bench(command),
+            Command::Agent { path } => agent::agent(&global, &path).await,
+            Command::Worker { config } => agent::worker(&config).await,
+            Command::Encoder { config } => agent::encoder(&config).await,
+        }
+    })
+}

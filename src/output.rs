@@ -1,0 +1,252 @@
+//! A cluster's status as a person reads it: pure functions from [`Status`] to text.
+
+use std::fmt::Write as _;
+
+use cluster::Role;
+use cluster::control::{ForwardState, ForwardStats};
+use cluster::status::{Health, Status, StreamRow, UnitState, UnitStatus};
+use comfy_table::presets::NOTHING;
+use comfy_table::{CellAlignment, ContentArrangement, Table};
+
+/// A report older than this is not shown as current, ms.
+const STALE_AFTER: u64 = 3_000;
+
+/// The whole status: a line for the cluster, a table of processes, of streams, of forwards.
+pub(crate) fn status(status: &Status) -> String {
+    let mut text = summary(status);
+    text.push_str("\n\n");
+    text.push_str(&units(status));
+    if status.streams.is_empty() {
+        text.push_str("\n\nno streams\n");
+        return text;
+    }
+    text.push_str("\n\n");
+    text.push_str(&streams(status));
+    let forwards: Vec<_> =
+        status.streams.iter().flat_map(|row| row.forwards.iter().map(move |f| (row, f))).collect();
+    if !forwards.is_empty() {
+        text.push_str("\n\n");
+        text.push_str(&forward_table(status, &forwards));
+    }
+    text.push('\n');
+    text
+}
+
+fn summary(status: &Status) -> String {
+    let mut text = format!("cluster {}  ready:", status.cluster);
+    for role in [Role::Origin, Role::Edge, Role::Encoder] {
+        let units: Vec<_> = status.units.iter().filter(|u| u.role == role).collect();
+        if !units.is_empty() {
+            let ready = units.iter().filter(|u| u.state == UnitState::Running).count();
+            let name = if role == Role::Edge { "edges" } else { role.as_str() };
+            let _ = write!(text, " {name} {ready}/{}", units.len());
+        }
+    }
+    let players: u32 = status.units.iter().filter_map(|u| u.stats.as_ref()).map(|s| s.players).sum();
+    let _ = write!(
+        text,
+        "  players {players}  supervisor pid {} up {}",
+        status.supervisor_pid,
+        duration(status.supervisor_uptime_ms)
+    );
+    text
+}
+
+fn units(status: &Status) -> String {
+    let mut table = new_table(&[
+        "HOST",
+        "ROLE",
+        "PORT",
+        "STATE",
+        "HEALTH",
+        "UPTIME",
+        "RESTARTS",
+        "CONN",
+        "PID",
+        "LAST EXIT",
+    ]);
+    let mut notes = String::new();
+    for unit in &status.units {
+        let exit = unit.last_exit.as_ref();
+        table.add_row([
+            dash(&unit.host),
+            unit.role.to_string(),
+            if unit.port == 0 { "-".to_owned() } else { unit.port.to_string() },
+            state(unit.state).to_owned(),
+            health(unit.health).to_owned(),
+            unit.uptime_ms.map_or_else(none, duration),
+            unit.restarts.to_string(),
+            connections(unit),
+            unit.pid.map_or_else(none, |pid| pid.to_string()),
+            exit.map_or_else(none, |e| format!("{}, {} ago", e.how, duration(e.ago_ms))),
+        ]);
+        if !unit.note.is_empty() {
+            let _ = write!(notes, "\n{}: {}", unit.id, unit.note);
+        }
+    }
+    align_right(&mut table, &[2, 5, 6, 7, 8]);
+    finish(table) + &notes
+}
+
+fn streams(status: &Status) -> String {
+    let mut table = new_table(&["URL", "SERVER", "PORT", "CONNECTIONS", "BITRATE", "CODEC", "LAST FRAME"]);
+    for row in &status.streams {
+        table.add_row([
+            row.url.clone(),
+            row.host.clone(),
+            row.port.to_string(),
+            row.connections.to_string(),
+            if row.publishing && row.bitrate > 0 { bitrate(row.bitrate) } else { none() },
+            codecs(row),
+            match row.last_frame_age_ms {
+                _ if stale(status, row).is_some() => stale(status, row).unwrap_or_default(),
+                Some(age) if row.publishing => format!("{} ago", duration(age)),
+                Some(age) => format!("{} ago, not published", duration(age)),
+                None if row.publishing => "none yet".to_owned(),
+                None => "waiting for a publisher".to_owned(),
+            },
+        ]);
+    }
+    align_right(&mut table, &[2, 3, 4]);
+    finish(table)
+}
+
+/// What to show instead of figures that are too old to be true now.
+fn stale(status: &Status, row: &StreamRow) -> Option<String> {
+    let age = status.units.iter().find(|unit| unit.id == row.unit)?.stats_age_ms?;
+    (age > STALE_AFTER).then(|| format!("no report for {}", duration(age)))
+}
+
+fn forward_table(status: &Status, forwards: &[(&StreamRow, &ForwardStats)]) -> String {
+    let mut table = new_table(&["FORWARD", "TO", "STATE", "LAG", "SENT", "RECONNECTS", "LAST ERROR"]);
+    for (row, forward) in forwards {
+        table.add_row([
+            row.stream.clone(),
+            cluster::spec::host_port(&forward.target.host, forward.target.port),
+            stale(status, row).unwrap_or_else(|| forward_state(forward.state).to_owned()),
+            forward.lag_ms.filter(|_| stale(status, row).is_none()).map_or_else(none, |ms| format!("{ms}ms")),
+            forward.sent.to_string(),
+            forward.reconnects.to_string(),
+            forward.last_error.clone().unwrap_or_else(none),
+        ]);
+    }
+    align_right(&mut table, &[3, 4, 5]);
+    finish(table)
+}
+
+/// Where to publish and where to play `stream`.
+pub(crate) fn urls(cluster: &cluster::Cluster, stream: &str) -> String {
+    let mut text = format!("publish  {}\n", cluster.origin.url(stream));
+    for edge in &cluster.edges {
+        let _ = writeln!(text, "play     {}", edge.url(stream));
+    }
+    text
+}
+
+/// `12s`, `3m04s`, `5h12m`, `3d04h`.
+pub(crate) fn duration(ms: u64) -> String {
+    let s = ms / 1000;
+    match s {
+        0 => format!("{ms}ms"),
+        1..60 => format!("{s}s"),
+        60..3_600 => format!("{}m{:02}s", s / 60, s % 60),
+        3_600..86_400 => format!("{}h{:02}m", s / 3_600, s % 3_600 / 60),
+        _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
+    }
+}
+
+fn bitrate(bits: u64) -> String {
+    match bits {
+        0..10_000_000 => format!("{} kbit/s", bits / 1000),
+        _ => format!("{}.{} Mbit/s", bits / 1_000_000, bits % 1_000_000 / 100_000),
+    }
+}
+
+fn codecs(row: &StreamRow) -> String {
+    let codecs: Vec<_> =
+        [&row.video_codec, &row.audio_codec].into_iter().flatten().map(String::as_str).collect();
+    dash(&codecs.join("+"))
+}
+
+fn connections(unit: &UnitStatus) -> String {
+    match (&unit.stats, unit.stats_age_ms) {
+        (Some(_), _) if unit.role == Role::Encoder => none(),
+        (Some(stats), Some(age)) if age <= STALE_AFTER => stats.connections.to_string(),
+        (Some(stats), Some(age)) => format!("{}? ({} old)", stats.connections, duration(age)),
+        _ => none(),
+    }
+}
+
+/// The word for a unit's state, as in the JSON document.
+pub(crate) fn state(state: UnitState) -> &'static str {
+    match state {
+        UnitState::Stopped => "stopped",
+        UnitState::Starting => "starting",
+        UnitState::Running => "running",
+        UnitState::Stopping => "stopping",
+        UnitState::Backoff => "backoff",
+        UnitState::Flapping => "flapping",
+        UnitState::Failed => "failed",
+        UnitState::Unknown => "unknown",
+    }
+}
+
+fn health(health: Health) -> &'static str {
+    match health {
+        Health::Passing => "passing",
+        Health::Warning => "warning",
+        Health::Critical => "critical",
+        Health::Unknown => "-",
+    }
+}
+
+fn forward_state(state: ForwardState) -> &'static str {
+    match state {
+        ForwardState::Connecting => "connecting",
+        ForwardState::Live => "live",
+        ForwardState::Stalled => "stalled",
+        ForwardState::Backoff => "backoff",
+        ForwardState::Idle => "idle",
+    }
+}
+
+fn new_table(header: &[&str]) -> Table {
+    let mut table = Table::new();
+    table
+        .load_style(NOTHING)
+        .set_content_arrangement(ContentArrangement::Disabled)
+        .set_header(header.to_vec());
+    table
+}
+
+fn align_right(table: &mut Table, columns: &[usize]) {
+    for &column in columns {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+}
+
+/// Without padding at both ends of the lines.
+fn finish(table: Table) -> String {
+    let lines: Vec<_> =
+        table.lines().map(|line| line.strip_prefix(' ').unwrap_or(&line).trim_end().to_owned()).collect();
+    lines.join("\n")
+}
+
+fn none() -> String {
+    "-".to_owned()
+}
+
+fn dash(text: &str) -> String {
+    if text.is_empty() { none() } else { text.to_owned() }
+}
+
+/// How well the cluster stands, as an exit code: 0 all wanted is ready, 3 something is not, 4 something cannot be told.
+pub(crate) fn exit_code(status: &Status) -> u8 {
+    let any = |wanted: UnitState| status.units.iter().any(|u| u.state == wanted);
+    if any(UnitState::Unknown) {
+        return 4;
+    }
+    u8::from(!status.units.iter().all(|u| u.state == UnitState::Running && u.health != Health::Critical)) * 3
+}

@@ -1,0 +1,214 @@
+//! `srsctl up`: starts a supervisor in the background, or hands a changed file to the one that runs.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::{Duration, Instant};
+
+use cluster::file::Loaded;
+use cluster::status::Status;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use signal_hook::consts::SIGINT;
+use supervisor::agent::StartupEvent;
+use supervisor::api::Apply;
+use supervisor::client::Client;
+use supervisor::dirs::ClusterDirs;
+use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::process::{Child, Command};
+use tokio::signal::ctrl_c;
+use tokio::signal::unix::{self, SignalKind};
+
+use crate::agent::{self, Report};
+use crate::cli::Global;
+use crate::commands::{complain, print};
+use crate::failure::{Failure, code};
+use crate::{locate, output};
+
+/// How long the first reports and the encoder's first frames may take before `up` shows what there is.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How often it looks.
+const SETTLE_POLL: Duration = Duration::from_millis(100);
+
+/// Makes the cluster run as its file says.
+pub(crate) async fn up(
+    global: &Global,
+    path: Option<PathBuf>,
+    foreground: bool,
+) -> Result<ExitCode, Failure> {
+    let file = locate::required_file(path.as_deref().or(global.file.as_deref()))?;
+    let loaded = locate::load(&file)?;
+    let dirs = locate::roots(global)?.cluster(&loaded.cluster.name);
+    if foreground {
+        return in_foreground(global, &file, &loaded).await;
+    }
+    leave_at_second_interrupt()?;
+    if dirs.is_supervised() {
+        apply(&dirs, &loaded).await?;
+    } else {
+        start(global, &loaded).await?;
+    }
+    let status = settled_status(&Client::new(dirs), &loaded).await?;
+    print(&format!("\n{}", output::status(&status)));
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The status once every worker has reported and, where the cluster has an encoder, its stream is on every port; or as it is
+/// after a while.
+async fn settled_status(client: &Client, loaded: &Loaded) -> Result<Status, Failure> {
+    let deadline = Instant::now() + SETTLE_TIMEOUT;
+    loop {
+        let status = client.status().await.map_err(Failure::failed)?;
+        let reported = status.units.iter().all(|unit| unit.stats.is_some());
+        let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
+        let expected = if loaded.cluster.encoder.is_some() { loaded.cluster.ports().count() } else { 0 };
+        if (reported && live >= expected) || Instant::now() >= deadline {
+            return Ok(status);
+        }
+        tokio::time::sleep(SETTLE_POLL).await;
+    }
+}
+
+/// The first Ctrl-C is answered in order; whoever presses it again wants out now.
+fn leave_at_second_interrupt() -> Result<(), Failure> {
+    let pressed = Arc::new(AtomicBool::new(false));
+    let exit = i32::from(code::INTERRUPTED);
+    signal_hook::flag::register_conditional_shutdown(SIGINT, exit, Arc::clone(&pressed))
+        .and_then(|_| signal_hook::flag::register(SIGINT, pressed))
+        .map(drop)
+        .map_err(|e| Failure::failed(format!("cannot handle Ctrl-C: {e}")))
+}
+
+async fn in_foreground(global: &Global, file: &Path, loaded: &Loaded) -> Result<ExitCode, Failure> {
+    agent::log();
+    let config = agent::config(global, file, false)?;
+    complain(&format!("cluster {}: Ctrl-C stops it", loaded.cluster.name));
+    let ended = supervisor::agent::run(config, |event| {
+        // The supervisor's log tells the rest.
+        if let StartupEvent::Complete { .. } = event {
+            complain(&progress(&event));
+        }
+    });
+    ended.await.map(|()| ExitCode::SUCCESS).map_err(agent::failure)
+}
+
+/// Hands the file to the supervisor that runs.
+async fn apply(dirs: &ClusterDirs, loaded: &Loaded) -> Result<(), Failure> {
+    let client = Client::new(dirs.clone());
+    let request = Apply { path: loaded.path.clone(), text: loaded.text.clone() };
+    tokio::select! {
+        applied = client.apply(&request, complain) => applied.map_err(Failure::failed),
+        _ = ctrl_c() => Err(Failure::new(
+            code::INTERRUPTED,
+            "interrupted: the cluster runs on, and its supervisor finishes what it has begun; see srsctl status",
+        )),
+    }
+}
+
+/// Starts a supervisor in the background and waits until all it starts is ready.
+async fn start(global: &Global, loaded: &Loaded) -> Result<(), Failure> {
+    let mut signals = Signals::new()?;
+    let mut child = spawn(global, loaded)?;
+    let stdout = child.stdout.take().ok_or_else(|| Failure::failed("the supervisor has no output"))?;
+    let mut lines = BufReader::new(stdout).lines();
+    let mut interrupted = false;
+    loop {
+        let line = tokio::select! {
+            line = lines.next_line() => line,
+            () = signals.any(), if !interrupted => {
+                complain("interrupted: stopping what was started");
+                interrupted = true;
+                terminate(&child);
+                continue;
+            }
+        };
+        let report = line.ok().flatten().and_then(|line| serde_json::from_str(&line).ok());
+        match report {
+            Some(Report::Startup(event)) => {
+                if !interrupted {
+                    complain(&progress(&event));
+                }
+                match event {
+                    StartupEvent::Complete { waiting: 0, .. } => return Ok(()),
+                    StartupEvent::Complete { waiting, .. } => {
+                        return Err(Failure::failed(format!(
+                            "{waiting} not ready; the supervisor keeps trying: see srsctl status and srsctl logs"
+                        )));
+                    }
+                    _ => {}
+                }
+            }
+            Some(Report::Failed { message, code }) => return Err(Failure::new(code, message)),
+            None => {
+                let ended = child.wait().await;
+                // A Ctrl-C reaches a supervisor that has not left the terminal yet as well.
+                interrupted |= ended.as_ref().is_ok_and(|status| status.signal() == Some(SIGINT));
+                let how = ended.map_or_else(|e| e.to_string(), |status| status.to_string());
+                let code = if interrupted { code::INTERRUPTED } else { code::FAILED };
+                return Err(Failure::new(code, format!("the supervisor ended before all was ready: {how}")));
+            }
+        }
+    }
+}
+
+/// What ends an `up`: Ctrl-C, a kill, or a terminal that is closed.
+struct Signals {
+    all: [unix::Signal; 3],
+}
+
+impl Signals {
+    fn new() -> Result<Self, Failure> {
+        let on =
+            |kind| unix::signal(kind).map_err(|e| Failure::failed(format!("cannot handle signals: {e}")));
+        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
+        let [interrupt, terminate, hangup] = kinds.map(on);
+        Ok(Self { all: [interrupt?, terminate?, hangup?] })
+    }
+
+    async fn any(&mut self) {
+        let [interrupt, terminate, hangup] = &mut self.all;
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+            _ = hangup.recv() => {}
+        }
+    }
+}
+
+fn spawn(global: &Global, loaded: &Loaded) -> Result<Child, Failure> {
+    let failed = |e: std::io::Error| Failure::failed(format!("cannot start the supervisor: {e}"));
+    supervisor::process::keep_descriptors_to_self().map_err(failed)?;
+    let mut command = Command::new(supervisor::process::own_binary().map_err(failed)?);
+    command.arg("agent").arg(&loaded.path);
+    if let Some(dir) = &global.state_dir {
+        command.arg("--state-dir").arg(std::path::absolute(dir).map_err(failed)?);
+    }
+    // It leaves this terminal and, once its state directory is there, this stderr too.
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)
+}
+
+fn terminate(child: &Child) {
+    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
+        // It is our child and not waited for: the number is still its own.
+        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+    }
+}
+
+fn progress(event: &StartupEvent) -> String {
+    match event {
+        StartupEvent::Adopted { unit, pid, silent: false } => {
+            format!("{}: runs already, pid {pid}, taken over", unit)
+        }
+        StartupEvent::Adopted { unit, pid, silent: true } => {
+            format!("{}: pid {pid} taken over, but it does not answer", unit)
+        }
+        StartupEvent::Unknown { unit, why } => format!("{}: left alone: {why}", unit),
+        StartupEvent::Started { unit, pid } => format!("{}: started, pid {pid}", unit),
+        StartupEvent::Ready { unit, after_ms } => format!("{}: ready after {after_ms} ms", unit),
+        StartupEvent::NotReady { unit, why } => format!("{}: not ready: {why}", unit),
+        StartupEvent::Complete { ready, waiting: 0 } => format!("all {ready} ready"),
+        StartupEvent::Complete { ready, waiting } => format!("{ready} ready, {waiting} not"),
+    }
+}

@@ -1,0 +1,189 @@
+//! Processes are killed and frozen under playing clients.
+
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use cluster::status::UnitState;
+use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
+
+use crate::support::clients::{Recorder, ffmpeg_encoder_loop, ffmpeg_publisher};
+use crate::support::cluster::{TestCluster, signal};
+use crate::support::flv::assert_same;
+use crate::support::net::url;
+use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
+
+#[test]
+fn a_killed_edge_refuses_nobody_and_gives_the_next_player_a_keyframe_on_its_first_connection() {
+    let cluster = TestCluster::up_guide();
+    let [edge, sibling, ..] = cluster.net.edges();
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let dropped = rml::play(edge, STREAM).unwrap();
+    let untouched = rml::play(sibling, STREAM).unwrap();
+    let recorded_through = Recorder::ffmpeg(cluster.dir.path(), &url(sibling, STREAM));
+    dropped.record_after(0, 1.0);
+    untouched.record_after(0, 1.0);
+
+    let old = cluster.pid(edge);
+    let refused = while_connecting(edge, || {
+        signal(old, SIGKILL);
+        let next = rml::play(edge, STREAM).expect("connecting right after the kill");
+        assert_same("the first connection after the kill", &next.record_after(0, 3.0), &looped_card(), 3.0);
+        cluster.await_successor(edge, old);
+    });
+    assert_eq!(refused, Vec::<String>::new());
+
+    assert!(!dropped.await_end().is_empty());
+    assert_eq!(encoder.ended(), None, "the publisher noticed");
+    assert_same("a player of another port", &untouched.record_after(0, 3.0), &looped_card(), 3.0);
+    assert_same("ffmpeg at another port", &recorded_through.record(4.0), &looped_card(), 4.0);
+    let unit = cluster.unit(edge);
+    assert_eq!(unit.restarts, 1, "{unit:?}");
+    assert!(unit.last_exit.as_ref().is_some_and(|e| e.how.contains("KILL")), "{unit:?}");
+}
+
+#[test]
+fn a_killed_origin_comes_back_and_the_encoders_reconnect_reaches_every_edge() {
+    let cluster = TestCluster::up_guide();
+    let origin = cluster.net.origin();
+    let _encoder = ffmpeg_encoder_loop(cluster.dir.path(), &url(origin, STREAM));
+    cluster.await_live(STREAM);
+    let players: Vec<_> = cluster.net.edges().iter().map(|addr| rml::play(*addr, STREAM).unwrap()).collect();
+    players.iter().for_each(|p| drop(p.record_after(0, 1.0)));
+    let edges: Vec<_> = cluster.net.edges().iter().map(|addr| cluster.pid(*addr)).collect();
+
+    let old = cluster.pid(origin);
+    signal(old, SIGKILL);
+    cluster.await_successor(origin, old);
+    cluster.await_live(STREAM);
+    for (player, addr) in players.iter().zip(cluster.net.edges()) {
+        let mark = player.mark();
+        assert_same(
+            &format!("a player that stayed at {addr}"),
+            &player.record_after(mark, 3.0),
+            &looped_card(),
+            3.0,
+        );
+        let tags = player.tags();
+        for kind in [8, 9] {
+            let times: Vec<_> =
+                tags.iter().filter(|t| t.kind == kind && t.is_frame()).map(|t| t.timestamp).collect();
+            assert!(times.is_sorted(), "time goes back at {addr}");
+        }
+    }
+    let now: Vec<_> = cluster.net.edges().iter().map(|addr| cluster.pid(*addr)).collect();
+    assert_eq!(edges, now, "an edge was restarted because its origin died");
+}
+
+#[test]
+fn a_killed_supervisor_is_noticed_by_no_player_and_the_next_up_adopts_its_workers() {
+    let cluster = TestCluster::up_guide();
+    let _encoder = ffmpeg_publisher(cluster.dir.path(), &url(cluster.net.origin(), STREAM));
+    cluster.await_live(STREAM);
+    let player = rml::play(cluster.net.edges()[0], STREAM).unwrap();
+    player.record_after(0, 1.0);
+    let before = cluster.status();
+    let pids = cluster.pids();
+
+    signal(before.supervisor_pid, SIGKILL);
+    wait_until("status to fail without a supervisor", SOON, || cluster.run(&["status"]).code != 0);
+    cluster.up();
+    assert_eq!(cluster.pids(), pids, "the workers were not adopted");
+    assert_ne!(cluster.status().supervisor_pid, before.supervisor_pid);
+    assert_same("a player through it all", &player.record_after(0, 6.0), &looped_card(), 6.0);
+
+    // An adopted worker is supervised like any other.
+    let edge = cluster.net.edges()[2];
+    let old = cluster.pid(edge);
+    signal(old, SIGKILL);
+    cluster.await_successor(edge, old);
+    cluster.down();
+}
+
+#[test]
+fn down_after_the_supervisor_was_killed_stops_its_workers() {
+    let cluster = TestCluster::up_guide();
+    signal(cluster.status().supervisor_pid, SIGKILL);
+    cluster.down();
+}
+
+#[test]
+fn a_worker_that_died_while_no_supervisor_ran_is_started_by_the_next_up() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[1];
+    let (old, mut pids) = (cluster.pid(edge), cluster.pids());
+    signal(cluster.status().supervisor_pid, SIGKILL);
+    signal(old, SIGKILL);
+    cluster.up();
+    let new = cluster.await_successor(edge, old);
+    pids.values_mut().filter(|pid| **pid == old).for_each(|pid| *pid = new);
+    assert_eq!(cluster.pids(), pids);
+}
+
+#[test]
+fn a_frozen_edge_is_killed_and_restarted_while_its_siblings_play_on() {
+    let cluster = TestCluster::up_guide();
+    let [edge, .., sibling] = cluster.net.edges();
+    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(sibling, STREAM).unwrap();
+    let old = cluster.pid(edge);
+    signal(old, SIGSTOP);
+    cluster.await_successor(edge, old);
+    let next = rml::play(edge, STREAM).unwrap();
+    assert_same("after the freeze", &next.record_after(0, 3.0), &looped_card(), 3.0);
+    assert_same("a sibling meanwhile", &player.record_after(0, 5.0), &looped_card(), 5.0);
+}
+
+#[test]
+fn a_worker_that_keeps_dying_is_backed_off_and_flagged() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    wait_for("the edge to be flagged", SOON * 2, || {
+        let unit = crate::support::cluster::find(&cluster.try_status()?, edge)?;
+        if unit.state == UnitState::Flapping {
+            return Ok(());
+        }
+        if let Some(pid) = unit.pid {
+            // It may be gone already.
+            let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), SIGKILL);
+        }
+        Err(format!("{unit:?}"))
+    });
+    // It is never given up.
+    wait_for("the edge to serve again", SOON * 2, || {
+        let unit = crate::support::cluster::find(&cluster.try_status()?, edge)?;
+        let reports = unit.stats_age_ms.is_some_and(|age| age < 5000);
+        if unit.pid.is_some() && reports { Ok(()) } else { Err(format!("{unit:?}")) }
+    });
+}
+
+/// Connects to `addr` again and again while `act` runs; the errors met.
+fn while_connecting(addr: std::net::SocketAddr, act: impl FnOnce()) -> Vec<String> {
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let errors = scope.spawn(|| {
+            let mut errors = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                if let Err(e) = TcpStream::connect_timeout(&addr, Duration::from_secs(5)) {
+                    errors.push(e.to_string());
+                }
+                thread::sleep(Duration::from_millis(10));
+            }
+            errors
+        });
+        // A panic of `act` must not leave the other thread running, which the scope would wait for.
+        struct Stop<'a>(&'a AtomicBool);
+        impl Drop for Stop<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::Relaxed);
+            }
+        }
+        let guard = Stop(&stop);
+        act();
+        drop(guard);
+        errors.join().unwrap()
+    })
+}

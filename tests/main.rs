@@ -1,0 +1,12 @@
+//! Drives the real `srsctl` with real clients. Each test has a loopback network of its own, so they run side by side.
+#![allow(missing_docs, unreachable_pub, reason = "nothing uses a test crate")]
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod broken_files;
+mod cli;
+mod crash;
+mod hostile;
+mod relay;
+mod startup;
+mod support;
+mod survive;

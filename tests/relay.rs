@@ -1,0 +1,138 @@
+//! What is published at the origin is what players get at every edge, byte for byte, in real programs' hands.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use crate::support::clients::{Client, Recorder, ffmpeg_publisher, gstreamer_publisher, librtmp_publisher};
+use crate::support::cluster::TestCluster;
+use crate::support::flv::{Source, assert_same};
+use crate::support::net::url;
+use crate::support::{CARD_MS, STREAM, card, looped_card, rml};
+
+/// Seconds of video that each player records.
+const SECONDS: f64 = 5.0;
+
+/// Starts a recording program.
+type Start = fn(&Path, &str) -> Recorder;
+
+#[test]
+fn ffmpeg_rtmpdump_and_gstreamer_get_the_same_frames_from_each_edge_as_ffmpeg_publishes() {
+    let cluster = TestCluster::up_guide();
+    let dir = cluster.dir.path();
+    let _encoder = ffmpeg_publisher(dir, &url(cluster.net.origin(), STREAM));
+    cluster.await_live(STREAM);
+
+    let players: [(&str, Start); 3] =
+        [("ffmpeg", Recorder::ffmpeg), ("rtmpdump", Recorder::rtmpdump), ("GStreamer", Recorder::gstreamer)];
+    let mut recorders = Vec::new();
+    for addr in cluster.net.edges().into_iter().chain([cluster.net.origin()]) {
+        for (name, start) in players {
+            recorders.push((format!("{name} at {addr}"), start(dir, &url(addr, STREAM))));
+        }
+    }
+    let source = looped_card();
+    for (who, recorder) in recorders {
+        assert_same(&who, &recorder.record(SECONDS), &source, SECONDS);
+    }
+    cluster.down();
+}
+
+#[test]
+fn an_independent_peer_gets_what_an_independent_peer_publishes_from_each_edge() {
+    let cluster = TestCluster::up_guide();
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    encoder.await_started();
+    cluster.await_live(STREAM);
+    expect_the_card_at_every_edge(&cluster);
+}
+
+#[test]
+fn gstreamers_publisher_is_relayed() {
+    expect_relayed(gstreamer_publisher);
+}
+
+#[test]
+fn librtmps_publisher_is_relayed() {
+    expect_relayed(librtmp_publisher);
+}
+
+#[test]
+fn the_shipped_publisher_is_relayed_over_the_end_of_its_file() {
+    let cluster = TestCluster::up_guide();
+    let origin = url(cluster.net.origin(), STREAM);
+    let mut command = cluster.srsctl(&["publish", "--test-card", &origin]);
+    let _encoder = Client::start(cluster.dir.path(), "srsctl-publish", &mut command);
+    cluster.await_live(STREAM);
+    let player = rml::play(cluster.net.edges()[3], STREAM).unwrap();
+    // Longer than the card: its end and its start have to fit without a gap.
+    let recorded = player.record_after(0, f64::from(CARD_MS) / 1000.0 + 3.0);
+    assert_same("over the end of the file", &recorded, &looped_card(), 18.0);
+}
+
+#[test]
+fn a_player_that_comes_before_the_publisher_waits_and_stays_from_one_publish_to_the_next() {
+    let cluster = TestCluster::up_guide();
+    let player = rml::play(cluster.net.edges()[0], STREAM).unwrap();
+    player.await_started();
+    let card = card();
+
+    let first = rml::publish(cluster.net.origin(), STREAM, card.clone(), None);
+    let recorded = player.record_after(0, 3.0);
+    assert_same("the first publish", &recorded, &looped_card(), 3.0);
+    drop(first);
+    cluster_idle(&cluster);
+
+    let mark = player.mark();
+    let before = player.tags().last().unwrap().timestamp;
+    let _second = rml::publish(cluster.net.origin(), STREAM, card, None);
+    let recorded = player.record_after(mark, 3.0);
+    assert!(recorded[0].timestamp >= before, "time went back from {before} to {} ms", recorded[0].timestamp);
+    // What was still on its way when the first publisher left may come before the second one's start.
+    let start = recorded
+        .iter()
+        .position(|t| t.payload == looped_start())
+        .expect("the second publish starts the card anew");
+    assert_same("the second publish", &recorded[start..], &looped_card(), 2.5);
+    assert_eq!(player.ended(), None);
+}
+
+/// The card's first keyframe.
+fn looped_start() -> Vec<u8> {
+    card().into_iter().find(|t| t.is_keyframe()).unwrap().payload
+}
+
+fn cluster_idle(cluster: &TestCluster) {
+    crate::support::wait_for("the stream to be idle everywhere", crate::support::SOON, || {
+        let streams = cluster.try_status()?.streams;
+        if streams.iter().all(|s| !s.publishing) { Ok(()) } else { Err(format!("{streams:?}")) }
+    });
+}
+
+/// Publishes the test card once with `publisher` and compares what an edge gives with the file.
+#[track_caller]
+fn expect_relayed(publisher: fn(&Path, &str) -> Client) {
+    let cluster = TestCluster::up_guide();
+    let _encoder = publisher(cluster.dir.path(), &url(cluster.net.origin(), STREAM));
+    cluster.await_live(STREAM);
+    expect_the_card_at_every_edge(&cluster);
+}
+
+/// Records at every edge port and at the origin and compares with the test card and with each other.
+#[track_caller]
+fn expect_the_card_at_every_edge(cluster: &TestCluster) {
+    let ports: Vec<SocketAddr> = cluster.net.edges().into_iter().chain([cluster.net.origin()]).collect();
+    let players: Vec<_> = ports.iter().map(|addr| rml::play(*addr, STREAM).unwrap()).collect();
+    let recordings: Vec<_> = players.iter().map(|p| p.record_after(0, SECONDS)).collect();
+    for (addr, recorded) in ports.iter().zip(&recordings) {
+        assert_same(&addr.to_string(), recorded, &looped_card(), SECONDS);
+        assert!(
+            recorded[0].timestamp < 1000,
+            "a player's time starts near 0, not at {} ms",
+            recorded[0].timestamp
+        );
+    }
+    // Against the origin's own recording: the same frames at the same distances, whatever the publisher made of the file's times.
+    let origin = Source::once(recordings.last().unwrap());
+    let late = recordings[0].iter().position(|t| t.is_keyframe() && t.timestamp > 1000).unwrap();
+    assert_same("edge against origin", &recordings[0][late..], &origin, 1.0);
+}
