@@ -4,7 +4,7 @@ use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
-use rtmp::flv::{FlvError, Reader};
+use rtmp::flv::{FlvError, Reader, Timeline};
 use rtmp::media::{self, Kind};
 use rtmp::message_type;
 
@@ -99,12 +99,12 @@ impl Source {
 fn frames(bytes: &[u8]) -> Result<Vec<Frame>, FlvError> {
     let mut reader = Reader::new();
     reader.push(bytes);
-    let (mut frames, mut first, mut length_size) = (Vec::new(), None, None);
+    let (mut frames, mut timeline, mut length_size) = (Vec::new(), Timeline::default(), None);
     while let Some(tag) = reader.next_tag()? {
         if tag.payload.is_empty() {
             continue;
         }
-        let time = tag.timestamp.wrapping_sub(*first.get_or_insert(tag.timestamp));
+        let time = timeline.time(&tag);
         let (csid, payload) = match tag.type_id {
             message_type::VIDEO => {
                 length_size = stamp::length_size(&tag.payload).or(length_size);

@@ -6,8 +6,8 @@ use bytes::{Buf, Bytes, BytesMut};
 /// Signature, version, flags and offset of the file header, bytes.
 const FILE_HEADER: usize = 9;
 
-/// Header of a tag, bytes.
-const TAG_HEADER: usize = 11;
+/// Header of a tag, bytes. Parts of an aggregate message have the same (RTMP 1.0, section 7.1.6).
+pub const TAG_HEADER: usize = 11;
 
 /// Length field behind each tag and behind the file header, bytes.
 const TRAILER: usize = 4;
@@ -102,6 +102,31 @@ impl Reader {
     }
 }
 
+/// When the tags of a file are due: live recordings begin at any time, and their script data at 0.
+#[derive(Debug, Default)]
+pub struct Timeline {
+    /// Time stamp of the first audio or video tag.
+    first: Option<u32>,
+}
+
+impl Timeline {
+    /// Milliseconds from the first audio or video tag to `tag`; 0 for one that is older or stands before it.
+    pub fn time(&mut self, tag: &Tag) -> u32 {
+        if tag.type_id != message_type::DATA {
+            self.first.get_or_insert(tag.timestamp);
+        }
+        let since = tag.timestamp.wrapping_sub(self.first.unwrap_or(tag.timestamp));
+        // A step back, not a file of 24 days.
+        if since > u32::MAX / 2 { 0 } else { since }
+    }
+
+    /// Whether there was no audio and no video.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+}
+
 /// Appends the file header, with the flags for audio and video.
 pub fn put_header(out: &mut Vec<u8>, audio: bool, video: bool) {
     out.extend_from_slice(b"FLV\x01");
@@ -172,6 +197,14 @@ mod tests {
             assert_eq!(reader.is_clean_end(), clean, "{len} bytes");
             assert_eq!(whole, len >= 27, "{len} bytes");
         }
+    }
+
+    #[test]
+    fn times_count_from_the_first_media_whatever_stands_before_it() {
+        let mut timeline = Timeline::default();
+        let times = [(18, 0), (9, 3_600_000), (18, 0), (8, 3_599_990), (8, 3_600_020)]
+            .map(|(type_id, timestamp)| timeline.time(&Tag { type_id, timestamp, payload: Bytes::new() }));
+        assert_eq!(times, [0, 0, 0, 0, 20]);
     }
 
     #[test]

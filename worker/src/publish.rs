@@ -12,7 +12,7 @@ use bytes::Bytes;
 use cluster::control::{ProcessStats, StreamStats};
 use cluster::spec::{EncoderSource, EncoderSpec, Role, WorkerSpec};
 use rtmp::client::{self, Event, Session};
-use rtmp::flv::{FlvError, Reader, Tag};
+use rtmp::flv::{FlvError, Reader, Tag, Timeline};
 use rtmp::media::{self, Kind};
 use rtmp::url::Url;
 use rtmp::{chunk, message_type};
@@ -156,10 +156,10 @@ async fn publish_once(
     let mut offset = 0_u32;
     loop {
         let mut tags = Tags::open(source)?;
-        let mut first = None;
+        let mut timeline = Timeline::default();
         let mut length = Length::default();
         while let Some(tag) = tags.next()? {
-            let time = tag.timestamp.wrapping_sub(*first.get_or_insert(tag.timestamp));
+            let time = timeline.time(&tag);
             length.extend(tag.type_id, time);
             let due = start + Duration::from_millis(u64::from(time));
             wait_until(due, &socket, &mut session).await?;
@@ -168,7 +168,7 @@ async fn publish_once(
             count(&sent.messages, 1);
             count(&sent.bytes, tag.payload.len() as u64);
         }
-        if first.is_none() {
+        if timeline.is_empty() {
             return Err(SourceError::Empty(tags.path).into());
         }
         progress(Progress::Looping(!tags.reader.is_clean_end()));
