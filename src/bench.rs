@@ -1,6 +1,6 @@
 //! `srsctl bench`: load for any RTMP server.
 
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _, Write as _};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -23,7 +23,13 @@ pub(crate) enum BenchCommand {
     Play {
         #[command(flatten)]
         load: LoadArgs,
-        /// rtmp://HOST[:PORT]/APP/STREAM; players take several in turn
+        /// Bytes per second that each player reads once it plays, 0 for none: slow players [default: all that comes]
+        #[arg(long, value_name = "BYTES")]
+        read_rate: Option<u64>,
+        /// Receive buffer of each player's socket [default: what the system chooses]
+        #[arg(long, value_name = "BYTES")]
+        receive_buffer: Option<usize>,
+        /// rtmp://HOST[:PORT]/APP/STREAM; players take several in turn, as the shell's live/s{1..10}
         #[arg(required = true)]
         urls: Vec<String>,
     },
@@ -53,7 +59,7 @@ pub(crate) struct LoadArgs {
     ramp: f64,
     /// Seconds to go on once all have been begun; 0: until Ctrl-C
     #[arg(long, default_value_t = 60)]
-    duration: u64,
+    duration: u32,
     /// One JSON document, srsctl/bench/v1
     #[arg(long)]
     json: bool,
@@ -61,12 +67,6 @@ pub(crate) struct LoadArgs {
     /// [default: what the system chooses; for a server on 127/8 as many of 127.255.0.x as it takes]
     #[arg(long, value_delimiter = ',', value_name = "IP,...")]
     source_addresses: Vec<IpAddr>,
-    /// Bytes per second that each player reads once it plays, 0 for none: slow players [default: all that comes]
-    #[arg(long, value_name = "BYTES")]
-    read_rate: Option<u64>,
-    /// Receive buffer of each client's socket [default: what the system chooses]
-    #[arg(long, value_name = "BYTES")]
-    receive_buffer: Option<usize>,
     /// Processes that share the clients [default: as many as the limit of open descriptors requires]
     #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
     processes: Option<u32>,
@@ -74,24 +74,27 @@ pub(crate) struct LoadArgs {
 
 /// Makes the load and reports.
 pub(crate) fn bench(command: BenchCommand) -> Result<ExitCode, Failure> {
-    let (args, work, urls, file) = match command {
-        BenchCommand::Play { load, urls } => (load, Work::Play, urls, None),
-        BenchCommand::Publish { load, file, url } => (load, Work::Publish, vec![url], Some(file)),
+    let (args, mut load) = match command {
+        BenchCommand::Play { load: args, read_rate, receive_buffer, urls } => {
+            let mut load = Load::new(Work::Play, args.clients, urls);
+            (load.read_rate, load.receive_buffer) = (read_rate, receive_buffer);
+            (args, load)
+        }
+        BenchCommand::Publish { load: args, file, url } => {
+            let mut load = Load::new(Work::Publish, args.clients, vec![url]);
+            load.file = Some(file);
+            (args, load)
+        }
         BenchCommand::Part => {
             // Ctrl-C in a terminal reaches this process too; the main one ends it through stdin.
             stop_at_signals()?;
             return bench::part().map(|()| ExitCode::SUCCESS).map_err(failure);
         }
     };
-    let LoadArgs { clients, ramp, duration, json, source_addresses, read_rate, receive_buffer, processes } =
-        args;
-    let mut load = Load::new(work, clients, urls);
-    load.file = file;
+    let LoadArgs { clients: _, ramp, duration, json, source_addresses, processes } = args;
     load.ramp = ramp;
     load.duration = duration;
     load.sources = source_addresses;
-    load.read_rate = read_rate;
-    load.receive_buffer = receive_buffer;
     load.processes = processes;
 
     let stop = stop_at_signals()?;
@@ -125,29 +128,33 @@ struct ProgressLine {
 
 impl ProgressLine {
     fn new() -> Self {
-        Self { before: Progress::default(), is_terminal: std::io::stderr().is_terminal() }
+        Self { before: Progress::default(), is_terminal: io::stderr().is_terminal() }
     }
 
     fn show(&mut self, progress: &Progress) {
         let line = progress.line(&self.before);
         self.before = *progress;
-        if self.is_terminal {
-            eprint!("\r\x1b[K{line}");
+        // Nobody may be reading; the report counts.
+        let _ = if self.is_terminal {
+            write!(io::stderr(), "\r\x1b[K{line}")
         } else {
-            eprintln!("{line}");
-        }
+            writeln!(io::stderr(), "{line}")
+        };
     }
 
     fn end(&self) {
         if self.is_terminal {
-            eprint!("\r\x1b[K");
+            let _ = write!(io::stderr(), "\r\x1b[K");
         }
     }
 }
 
 fn ramp(text: &str) -> Result<f64, String> {
     let number = text.strip_suffix("/s").unwrap_or(text).parse::<f64>();
-    number.ok().filter(|n| *n > 0.0 && n.is_finite()).ok_or_else(|| "not a rate such as 100/s".to_owned())
+    number
+        .ok()
+        .filter(|n| (0.001..=1e6).contains(n))
+        .ok_or_else(|| "not a rate from 0.001/s to 1000000/s, such as 100/s".to_owned())
 }
 
 fn failure(error: LoadError) -> Failure {

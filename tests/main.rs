@@ -2,11 +2,13 @@
 #![allow(missing_docs, unreachable_pub, reason = "nothing uses a test crate")]
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
+mod bench;
 mod broken_files;
 mod cli;
 mod crash;
 mod hostile;
 mod relay;
+mod slow_players;
 mod startup;
 mod support;
 mod survive;

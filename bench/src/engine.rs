@@ -143,7 +143,7 @@ impl<C: Client> Engine<C> {
             }
             if indices.peek().is_none() && engine.all_begun.is_none() {
                 engine.all_begun = Some(now.wall);
-                end = (load.duration > 0).then(|| now.mono + Duration::from_secs(load.duration));
+                end = (load.duration > 0).then(|| now.mono + Duration::from_secs(load.duration.into()));
             }
             if end.is_some_and(|end| now.mono >= end) || (indices.peek().is_none() && engine.live == 0) {
                 break;
@@ -246,8 +246,7 @@ impl<C: Client> Engine<C> {
             let Some(slot) = self.slots.get_mut(key).and_then(Option::as_mut) else { continue };
             slot.client.handle_second(now, &mut self.tally);
             if let (Some(rate), Some(allowance)) = (self.read_rate, &mut slot.allowance) {
-                // What was read too much is taken from the next second.
-                *allowance = (*allowance + rate).min(rate);
+                *allowance = rate;
             }
             if slot.register(&self.epoll, key).is_err() {
                 continue;

@@ -1,13 +1,20 @@
 //! What load to make.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::net::{IpAddr, SocketAddr, TcpStream, ToSocketAddrs as _};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rtmp::url::{Url, UrlError};
 use serde::{Deserialize, Serialize};
 
 use crate::source::SourceError;
+
+/// How long each address of a host that has several is tried.
+const RESOLVE_TIMEOUT: Duration = Duration::from_secs(1);
+/// Ramps that make sense, connections per second; the share of one of several processes included.
+const RAMPS: RangeInclusive<f64> = 1e-6..=1e6;
 
 /// What the clients do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,10 +39,10 @@ pub struct Load {
     pub file: Option<PathBuf>,
     /// How many.
     pub clients: u32,
-    /// Connections begun per second, over 0.
+    /// Connections begun per second, above 0.
     pub ramp: f64,
     /// Seconds to go on when all were begun; 0: until stopped.
-    pub duration: u64,
+    pub duration: u32,
     /// Addresses to connect from, taken in turn; empty: what the system chooses. One serves some 28 000 connections to one port.
     pub sources: Vec<IpAddr>,
     /// Bytes per second that each player reads, once it plays; 0: none. `None`: all that comes.
@@ -83,9 +90,6 @@ pub enum LoadError {
         /// What it said.
         source: io::Error,
     },
-    /// One of several processes ended without a report.
-    #[error("a process of the load generator ended early; what it said stands above")]
-    Part,
 }
 
 impl LoadError {
@@ -126,8 +130,10 @@ impl Load {
         if self.clients == 0 {
             return Err(LoadError::Usage("how many clients? at least 1"));
         }
-        if !(self.ramp > 0.0 && self.ramp.is_finite()) {
-            return Err(LoadError::Usage("the ramp must be above 0 connections per second"));
+        if !RAMPS.contains(&self.ramp) {
+            return Err(LoadError::Usage(
+                "the ramp must be between 0.000001 and 1000000 connections per second",
+            ));
         }
         if self.urls.is_empty() {
             return Err(LoadError::Usage("where to? rtmp://HOST[:PORT]/APP/STREAM"));
@@ -164,7 +170,11 @@ impl Load {
 fn target(text: &str) -> Result<Target, LoadError> {
     let url: Url = text.parse().map_err(|source| LoadError::Url { url: text.to_owned(), source })?;
     let resolve = |source| LoadError::Resolve { host: url.host.clone(), source };
-    let address = (url.host.as_str(), url.port).to_socket_addrs().map_err(resolve)?.next();
+    let addresses: Vec<_> = (url.host.as_str(), url.port).to_socket_addrs().map_err(resolve)?.collect();
+    // As other clients do: where the first does not answer, the next may.
+    let answers = |address: &&SocketAddr| TcpStream::connect_timeout(address, RESOLVE_TIMEOUT).is_ok();
+    let answering = if addresses.len() > 1 { addresses.iter().find(answers) } else { None };
+    let address = answering.or_else(|| addresses.first()).copied();
     let address = address.ok_or_else(|| resolve(io::Error::other("it has no address")))?;
     Ok(Target { url, address })
 }

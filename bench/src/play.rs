@@ -33,6 +33,8 @@ pub(crate) struct Player {
     handshake: usize,
     scanner: Scanner,
     begun: Now,
+    /// CLOCK_REALTIME of the acceptance, microseconds.
+    accepted: u64,
     meter: Meter,
     has_keyframe: bool,
     last_media: Option<Instant>,
@@ -47,6 +49,7 @@ pub(crate) struct Player {
 /// Rate behind the first burst.
 #[derive(Debug, Default)]
 pub(crate) struct Meter {
+    /// When bytes were first due: a client that gets none has a rate, 0.
     first: Option<Instant>,
     /// When the burst was over, and bytes until then.
     base: Option<(Instant, u64)>,
@@ -54,6 +57,10 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
+    pub(crate) fn start(&mut self, now: Instant) {
+        self.first.get_or_insert(now);
+    }
+
     pub(crate) fn add(&mut self, bytes: usize, now: Instant) {
         let first = *self.first.get_or_insert(now);
         self.bytes += bytes as u64;
@@ -64,7 +71,7 @@ impl Meter {
 
     /// Bits per second, when there was 1 s to measure.
     pub(crate) fn rate(&self, now: Instant) -> Option<u64> {
-        let (since, before) = self.base?;
+        let (since, before) = self.base.unwrap_or((self.first? + BURST, self.bytes));
         let elapsed = now.duration_since(since);
         (elapsed >= Duration::from_secs(1))
             .then(|| ((self.bytes - before) as f64 * 8.0 / elapsed.as_secs_f64()) as u64)
@@ -84,6 +91,7 @@ impl Player {
             handshake: HANDSHAKE,
             scanner: Scanner::default(),
             begun: now,
+            accepted: 0,
             meter: Meter::default(),
             has_keyframe: false,
             last_media: None,
@@ -131,7 +139,12 @@ impl Player {
     fn handle_media(&mut self, message: &Scanned<'_>, now: Now, tally: &mut Tally) {
         self.last_media = Some(now.mono);
         self.is_stalled = false;
-        let kind = classify(message.type_id, message.head).kind;
+        let (type_id, head) = match (message.type_id, message.head) {
+            // Of an aggregate the first part is looked at: an FLV tag, whose body stands behind 11 bytes.
+            (message_type::AGGREGATE, [type_id, _, _, _, _, _, _, _, _, _, _, head @ ..]) => (*type_id, head),
+            whole => whole,
+        };
+        let kind = classify(type_id, head).kind;
         let lane = match kind {
             Kind::Keyframe | Kind::Video => 1,
             Kind::Audio => 0,
@@ -149,8 +162,8 @@ impl Player {
         }
         // Older frames come out of the GOP cache, or were delayed by the rush of the ramp itself.
         if lane == 1
-            && let Some(sent) = stamp::find(message.head)
-            && now.all_begun.is_some_and(|all_begun| sent >= all_begun)
+            && let Some(sent) = stamp::find(head)
+            && now.all_begun.is_some_and(|all_begun| sent >= all_begun.max(self.accepted))
         {
             tally.latency.record(now.wall.saturating_sub(sent));
         }
@@ -193,6 +206,8 @@ impl Client for Player {
             output.append(session.output());
             if accepted {
                 self.session = None;
+                self.accepted = now.wall;
+                self.meter.start(now.mono);
                 self.last_media = Some(now.mono);
             }
         }
@@ -234,7 +249,9 @@ pub(crate) struct Drain {
 }
 
 impl Client for Drain {
-    fn handle_connected(&mut self, _: &mut Vec<u8>) {}
+    fn handle_connected(&mut self, _: &mut Vec<u8>) {
+        self.meter.start(Instant::now());
+    }
 
     fn handle_input(
         &mut self,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError, SyncSender};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -28,6 +28,8 @@ const PORTS_USABLE: f64 = 0.8;
 const USUAL_PORTS: u32 = 28_232;
 /// How often the main process looks whether it is to stop.
 const STOP_POLL: Duration = Duration::from_millis(200);
+/// Between two reports of progress of all processes.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
 /// Lines a process may be ahead of the main one.
 const LINES_AHEAD: usize = 16;
 
@@ -37,6 +39,9 @@ const LINES_AHEAD: usize = 16;
 enum Line {
     Progress(Progress),
     Done(Box<Tally>),
+    /// Never sent: nothing comes any more.
+    #[serde(skip)]
+    Ended,
 }
 
 /// Makes the load, in as many processes as it takes, until its end or until `stop`; `progress` hears of it once a second.
@@ -161,31 +166,35 @@ fn run_parts(
         parts.0.push(child.map_err(LoadError::system("starting a process of the load generator"))?);
     }
     drop(lines);
-    let mut latest = vec![Progress::default(); processes as usize];
+    let mut latest = vec![Some(Progress::default()); processes as usize];
     let mut tally = Tally::default();
-    let mut done = 0;
+    let mut told = Instant::now();
     loop {
         if stop.load(Ordering::Relaxed) {
             parts.0.iter_mut().for_each(|child| drop(child.stdin.take()));
         }
         match heard.recv_timeout(STOP_POLL) {
             Ok((part, Line::Progress(one))) => {
-                if let Some(slot) = latest.get_mut(part) {
-                    *slot = one;
-                }
-                if part == 0 {
-                    let mut sum = Progress::default();
-                    latest.iter().for_each(|one| sum.add(one));
-                    progress(&sum);
-                }
+                latest.iter_mut().skip(part).take(1).for_each(|slot| *slot = Some(one));
             }
-            Ok((_, Line::Done(one))) => {
+            Ok((part, Line::Done(one))) => {
                 tally.merge(&one);
-                done += 1;
+                latest.iter_mut().skip(part).take(1).for_each(|slot| *slot = None);
+            }
+            Ok((part, Line::Ended)) => {
+                // Without a tally: what it met is lost, what it had is known.
+                if let Some(one) = latest.get_mut(part).and_then(Option::take) {
+                    tally.merge(&Tally::of_lost_process(&one));
+                }
             }
             Err(RecvTimeoutError::Timeout) => {}
-            Err(RecvTimeoutError::Disconnected) if done == processes => return Ok(tally),
-            Err(RecvTimeoutError::Disconnected) => return Err(LoadError::Part),
+            Err(RecvTimeoutError::Disconnected) => return Ok(tally),
+        }
+        if told.elapsed() >= PROGRESS_PERIOD {
+            told = Instant::now();
+            let mut sum = tally.progress();
+            latest.iter().flatten().for_each(|one| sum.add(one));
+            progress(&sum);
         }
     }
 }
@@ -206,9 +215,10 @@ fn start_part(load: &Load, part: usize, lines: SyncSender<(usize, Line)>) -> io:
             for text in BufReader::new(stdout).lines().map_while(Result::ok) {
                 let Ok(line) = serde_json::from_str(&text) else { break };
                 if lines.send((part, line)).is_err() {
-                    break;
+                    return;
                 }
             }
+            let _ = lines.send((part, Line::Ended));
         });
     }
     Ok(child)

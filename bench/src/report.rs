@@ -49,6 +49,27 @@ impl Tally {
         count(&mut self.lost, reason, 1);
     }
 
+    /// What is known of a process that ended without a tally: all its clients are lost.
+    pub(crate) fn of_lost_process(last: &Progress) -> Self {
+        let mut tally = Self {
+            begun: last.begun,
+            accepted: last.accepted,
+            stalls: last.stalls,
+            bytes: last.bytes,
+            seconds: last.seconds,
+            ..Self::default()
+        };
+        let reason = "a process of the load generator ended early";
+        for (reasons, n) in
+            [(&mut tally.refused, last.begun.saturating_sub(last.accepted)), (&mut tally.lost, last.accepted)]
+        {
+            if n > 0 {
+                count(reasons, reason, n);
+            }
+        }
+        tally
+    }
+
     pub(crate) fn merge(&mut self, other: &Self) {
         self.begun += other.begun;
         self.accepted += other.accepted;
@@ -293,7 +314,11 @@ impl fmt::Display for Report {
                 row(f, "stalls over 3 s", self.stalls)?;
                 row(f, "time backwards", self.backwards)?;
                 match self.latency_ms {
-                    None => row(f, "latency", "unknown: only srsctl bench publish stamps its frames")?,
+                    None => row(
+                        f,
+                        "latency",
+                        "unknown: no stamped frame since the last join (srsctl bench publish stamps H.264)",
+                    )?,
                     latency => row(f, "latency", times(latency))?,
                 }
             }
@@ -348,6 +373,15 @@ mod tests {
         one.merge(&two);
         assert_eq!((one.begun, one.accepted, one.seconds, one.cpu_percent), (3, 1, 4.0, Some(5.0)));
         assert_eq!(one.refused.get("full"), Some(&2));
+    }
+
+    #[test]
+    fn the_clients_of_a_process_that_ended_early_are_lost() {
+        let last = Progress { begun: 7, accepted: 5, bytes: 9, ..Progress::default() };
+        let report = Report::new(Work::Play, Vec::new(), 10, 2, Tally::of_lost_process(&last));
+        assert_eq!((report.connected, report.not_begun, report.bytes), (5, 3, 9));
+        assert_eq!((report.refused.values().sum::<u64>(), report.lost.values().sum::<u64>()), (2, 5));
+        assert!(!report.is_good());
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! itself is passed over where it lies in the read buffer. Written apart from [`rtmp::chunk`], which serves servers: tests
 //! hold one against the other.
 
-use rtmp::message_type;
+use rtmp::{flv, message_type};
 
 use crate::stamp;
 
@@ -355,7 +355,8 @@ fn head_size(type_id: u8) -> usize {
     match type_id {
         message_type::VIDEO => stamp::HEAD,
         message_type::COMMAND | message_type::COMMAND_AMF3 => COMMAND_HEAD,
-        message_type::DATA | message_type::DATA_AMF3 | message_type::AGGREGATE => 0,
+        message_type::AGGREGATE => flv::TAG_HEADER + stamp::HEAD,
+        message_type::DATA | message_type::DATA_AMF3 => 0,
         _ => CONTROL_HEAD,
     }
 }

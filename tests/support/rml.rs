@@ -2,11 +2,12 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
 use rml_rtmp::sessions::{
     ClientSession, ClientSessionConfig, ClientSessionEvent as Event, ClientSessionResult as Outcome,
@@ -31,6 +32,8 @@ struct Seen {
     stop: AtomicBool,
     /// The test wants a publisher to fall silent.
     silent: AtomicBool,
+    /// Pause behind each read, ms.
+    pause_ms: AtomicU64,
 }
 
 /// A peer's thread; it ends with its value.
@@ -45,6 +48,15 @@ pub type Player = Peer;
 /// Plays `stream`. Connecting is part of the call, so that a refused connection is the caller's to see.
 pub fn play(addr: SocketAddr, stream: &str) -> io::Result<Player> {
     Ok(start(addr, stream, None, TcpStream::connect(addr)?))
+}
+
+/// Plays `stream` with a small receive buffer and a pause behind each read of 16 KiB.
+pub fn play_slowly(addr: SocketAddr, stream: &str, pause: Duration) -> io::Result<Player> {
+    let tcp = TcpStream::connect(addr)?;
+    setsockopt(&tcp, sockopt::RcvBuf, &READ)?;
+    let player = start(addr, stream, None, tcp);
+    player.seen.pause_ms.store(pause.as_millis() as u64, Ordering::Relaxed);
+    Ok(player)
 }
 
 /// Publishes frames in real time; `period` ms make it start again, later by that much each time.
@@ -135,6 +147,9 @@ impl Drop for Peer {
 
 /// How long a read may wait: the grain of a publisher's clock.
 const TICK: Duration = Duration::from_millis(5);
+
+/// Bytes of one read.
+const READ: usize = 16 * 1024;
 
 /// Messages a publisher may send late before it waits for replies again.
 const READ_EVERY: usize = 16;
@@ -238,6 +253,9 @@ impl<'a> Connection<'a> {
             return Err("stopped".into());
         }
         let bytes = read(&mut self.tcp)?;
+        if !bytes.is_empty() {
+            thread::sleep(Duration::from_millis(self.seen.pause_ms.load(Ordering::Relaxed)));
+        }
         let outcomes = self.session.handle_input(&bytes).map_err(text)?;
         self.handle(outcomes)
     }
@@ -278,7 +296,7 @@ impl<'a> Connection<'a> {
 
 /// What is there within one [`TICK`], maybe nothing.
 fn read(tcp: &mut TcpStream) -> Result<Vec<u8>, String> {
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = [0; READ];
     match tcp.read(&mut buffer) {
         Ok(0) => Err("closed by the server".into()),
         Ok(n) => Ok(buffer[..n].to_vec()),
