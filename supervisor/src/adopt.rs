@@ -46,7 +46,7 @@ pub enum Found {
 struct Evidence {
     /// The token that the process was given, from the record or the lock file.
     token: Option<String>,
-    /// The process on record, if the record has one.
+    /// The process on record, if there is a record.
     recorded: Option<Identity>,
     /// The record was written in this boot.
     same_boot: bool,
@@ -142,7 +142,7 @@ pub async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Fou
     };
     let mut evidence = Evidence {
         same_boot: record.as_ref().is_some_and(|record| record.boot_id == boot_id),
-        recorded: record.as_ref().and_then(|record| record.process),
+        recorded: record.as_ref().map(|record| record.process),
         token: record.map(|record| record.token).or_else(|| files.lock_token()),
         recorded_pid_ticks: None,
         answer,

@@ -39,26 +39,49 @@ fn explain(error: &io::Error) -> String {
     advice.to_owned()
 }
 
-/// Writes a file so that a reader, a crash or a full disk meets the old text or the new, never a part. Mode 0600.
+/// Writes a file so that a reader, a crash, a power cut or a full disk meets the old text or the new, never a part.
+/// Mode 0600. A file that has this text is left alone: that needs no room on a full disk.
 ///
 /// # Errors
 /// When it cannot be written; then the old file is whole and nothing is left beside it.
 pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
-    let fail = |source| StateError { what: "cannot write", path: path.to_owned(), source };
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".tmp");
-    let temporary = path.with_file_name(name);
-    let outcome = write_synced(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
-    if let Err(error) = outcome {
-        let _ = fs::remove_file(&temporary);
-        return Err(fail(error));
+    if fs::read(path).is_ok_and(|there| there == bytes) {
+        return Ok(());
     }
+    replace(path, bytes, write_synced)?;
+    let fail = |source| StateError { what: "cannot write", path: path.to_owned(), source };
     // The rename itself must survive a power cut.
     path.parent().map_or(Ok(()), |dir| File::open(dir)?.sync_all()).map_err(fail)
 }
 
+/// As [`write_atomic`], but without waiting for the disk: for what means nothing after a reboot.
+///
+/// # Errors
+/// When it cannot be written; then the old file is whole and nothing is left beside it.
+pub(crate) fn write_for_this_boot(path: &Path, bytes: &[u8]) -> Result<(), StateError> {
+    replace(path, bytes, |temporary, bytes| create(temporary)?.write_all(bytes))
+}
+
+fn replace(
+    path: &Path,
+    bytes: &[u8],
+    write: impl FnOnce(&Path, &[u8]) -> io::Result<()>,
+) -> Result<(), StateError> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".tmp");
+    let temporary = path.with_file_name(name);
+    write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).map_err(|source| {
+        let _ = fs::remove_file(&temporary);
+        StateError { what: "cannot write", path: path.to_owned(), source }
+    })
+}
+
+fn create(path: &Path) -> io::Result<File> {
+    OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)
+}
+
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    let mut file = create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
 }
@@ -84,5 +107,20 @@ mod tests {
         fs::create_dir(path.join("x")).unwrap();
         assert!(write_atomic(&path, b"text").is_err(), "a directory is in the way");
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn a_file_that_has_the_text_already_is_not_written_again() {
+        use std::os::unix::fs::MetadataExt as _;
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("x");
+        let inode = |text: &[u8]| {
+            write_atomic(&path, text).unwrap();
+            assert_eq!(fs::read(&path).unwrap(), text);
+            fs::metadata(&path).unwrap().ino()
+        };
+        let first = inode(b"text");
+        assert_eq!(inode(b"text"), first);
+        assert_ne!(inode(b"more"), first);
     }
 }

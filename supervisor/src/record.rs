@@ -9,12 +9,13 @@ use cluster::UnitId;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{StateError, hex, write_atomic};
+use crate::files::{StateError, hex, write_for_this_boot};
 
 /// The schema of record.json.
 pub const SCHEMA: &str = "srsctl/unit/v1";
 
-/// record.json: written before the fork, and again with the process when there is one.
+/// record.json: what is known of the process that was started last. Without it, or until it is there, the token in
+/// alive.lock is the proof.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
     /// [`SCHEMA`].
@@ -25,8 +26,8 @@ pub struct Record {
     pub token: String,
     /// The boot in which it was started.
     pub boot_id: String,
-    /// `None` from before the fork until after it.
-    pub process: Option<Identity>,
+    /// The process.
+    pub process: Identity,
 }
 
 /// A pid, and what makes it one process for good.
@@ -111,36 +112,32 @@ impl UnitFiles {
         }
     }
 
-    /// Writes what is known before the fork: a new token into `lock` and into record.json.
+    /// Before the fork: writes a new token into `lock`, in place, which a full disk allows too, and forgets the
+    /// process before. Returns the token.
     ///
     /// # Errors
     /// When that cannot be written; then nothing may be spawned.
-    pub fn begin(&self, unit: &UnitId, boot_id: &str, lock: &File) -> Result<Record, StateError> {
+    pub fn begin(&self, lock: &File) -> Result<String, StateError> {
         let fail = |source| StateError { what: "cannot write", path: self.alive_lock(), source };
         let mut token = [0; 16];
         getrandom::fill(&mut token).map_err(|error| fail(io::Error::other(error.to_string())))?;
         let token = hex(&token);
+        let _ = fs::remove_file(self.record());
         // The offset stays 0, where the process that shares it starts to read.
-        lock.set_len(0).and_then(|()| lock.write_all_at(token.as_bytes(), 0)).map_err(fail)?;
-        let record = Record {
-            schema: SCHEMA.to_owned(),
-            unit: unit.clone(),
-            token,
-            boot_id: boot_id.to_owned(),
-            process: None,
-        };
-        self.write(&record)?;
-        Ok(record)
+        lock.write_all_at(token.as_bytes(), 0)
+            .and_then(|()| lock.set_len(token.len() as u64))
+            .map_err(fail)?;
+        Ok(token)
     }
 
     /// Writes record.json.
     ///
     /// # Errors
-    /// When it cannot be written; then the old one is whole.
+    /// When it cannot be written; then there is none, unless there was one before.
     pub fn write(&self, record: &Record) -> Result<(), StateError> {
         let mut text = serde_json::to_vec_pretty(record).unwrap_or_default();
         text.push(b'\n');
-        write_atomic(&self.record(), &text)
+        write_for_this_boot(&self.record(), &text)
     }
 
     /// Reads record.json. A record that is missing, broken, of a newer schema or of another unit is none: then the
@@ -193,8 +190,13 @@ mod tests {
 
     fn written(files: &UnitFiles) -> Record {
         let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
-        let mut record = files.begin(&unit(), "boot", &lock).unwrap();
-        record.process = Some(Identity { pid: 42, start_ticks: 4711 });
+        let record = Record {
+            schema: SCHEMA.to_owned(),
+            unit: unit(),
+            token: files.begin(&lock).unwrap(),
+            boot_id: "boot".to_owned(),
+            process: Identity { pid: 42, start_ticks: 4711 },
+        };
         files.write(&record).unwrap();
         record
     }
@@ -213,6 +215,20 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let files = files(&temporary);
         assert_ne!(written(&files).token, written(&files).token);
+    }
+
+    #[test]
+    fn a_new_token_replaces_whatever_was_in_the_lock_file_and_the_old_record() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        for before in ["", "short", &"x".repeat(100)] {
+            written(&files);
+            fs::write(files.alive_lock(), before).unwrap();
+            let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+            let token = files.begin(&lock).unwrap();
+            assert_eq!(files.lock_token(), Some(token));
+            assert_eq!(files.read(&unit()), None);
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use crate::dirs::ClusterDirs;
 use crate::files::write_atomic;
 use crate::health::Ladder;
 use crate::process::{Given, Process, Spawner};
-use crate::record::{AliveLock, UnitFiles};
+use crate::record::{AliveLock, Record, SCHEMA, UnitFiles};
 use crate::unit::{Event, Unit};
 use crate::{listeners, logs, procfs, sock};
 
@@ -142,8 +142,7 @@ impl Supervised {
             tracing::warn!(unit = %self.id, %error, "log not rotated");
         }
         let log = logs::open(&self.log).map_err(|error| fail(format!("{}: {error}", self.log.display())))?;
-        let mut record =
-            self.files.begin(&self.id, boot_id, &lock).map_err(|error| fail(error.to_string()))?;
+        let token = self.files.begin(&lock).map_err(|error| fail(error.to_string()))?;
         let process = spawner
             .spawn(Given {
                 subcommand: if self.role() == Role::Encoder { "encoder" } else { "worker" },
@@ -161,7 +160,13 @@ impl Supervised {
                 self.files.forget();
                 Event::SpawnFailed { fatal: error.is_fatal(), why: error.to_string() }
             })?;
-        record.process = Some(process.identity());
+        let record = Record {
+            schema: SCHEMA.to_owned(),
+            unit: self.id.clone(),
+            token,
+            boot_id: boot_id.to_owned(),
+            process: process.identity(),
+        };
         if let Err(error) = self.files.write(&record) {
             // The token in the lock file is proof enough.
             tracing::warn!(unit = %self.id, %error, "process not recorded");
