@@ -112,9 +112,12 @@ impl Spawner {
     /// For `binary`. From here on, every descriptor of this process from 3 up is closed at exec.
     ///
     /// # Errors
-    /// When descriptors run out, or /proc is not mounted.
+    /// When descriptors run out, /proc is not mounted, or the kernel has no pidfd.
     pub fn new(binary: PathBuf) -> io::Result<Self> {
         keep_descriptors_to_self()?;
+        // Without it no process could be watched; better known before one is started.
+        rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
+            .map_err(|error| io::Error::other(format!("pidfd_open: {error}; Linux 5.3 or newer has it")))?;
         // A supervisor of many ports needs more descriptors than the usual 1024.
         let limit = rustix::process::getrlimit(Resource::Nofile);
         rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
@@ -164,9 +167,14 @@ impl Spawner {
                 Ok(())
             });
         }
-        let child = command.spawn().map_err(fail)?;
+        let mut child = command.spawn().map_err(fail)?;
         // Not waited for yet, so the pid cannot be anybody else's.
-        Process::open(child.id(), true).map_err(fail)
+        Process::open(child.id(), true).map_err(|error| {
+            // Nobody could watch it, and it would hold port and lock for ever.
+            let _ = child.kill();
+            let _ = child.wait();
+            fail(error)
+        })
     }
 }
 

@@ -95,7 +95,7 @@ async fn assemble(
     }
     let system = |what| move |source| AgentError::System { what, source };
     let boot_id = procfs::boot_id().map_err(system("cannot read the boot id (is /proc mounted?)"))?;
-    let spawner = Spawner::new(binary).map_err(system("cannot open descriptors"))?;
+    let spawner = Spawner::new(binary).map_err(system("cannot prepare to start processes"))?;
     let (commands, incoming) = mpsc::channel(COMMANDS);
     let inputs = Inputs::new(incoming).map_err(system("cannot handle signals"))?;
 
