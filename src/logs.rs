@@ -1,7 +1,8 @@
 //! `srsctl logs`: the logs of a cluster's processes, merged in order of time.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom};
+use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
@@ -9,7 +10,6 @@ use std::time::Duration;
 use cluster::Role;
 
 use crate::cli::{Global, RoleArg};
-use crate::commands::print;
 use crate::failure::Failure;
 use crate::locate;
 
@@ -43,10 +43,18 @@ pub(crate) async fn logs(
         if !is_wanted(&name, role.map(Role::from), port) {
             continue;
         }
-        let (tail, end) = tail(&path, lines)
-            .map_err(|e| Failure::failed(format!("cannot read {}: {e}", path.display())))?;
+        let unreadable = |e: io::Error| Failure::failed(format!("cannot read {}: {e}", path.display()));
+        let mut file = File::open(&path).map_err(unreadable)?;
+        let mut tail = tail(&mut file, lines).map_err(unreadable)?;
+        if tail.lines().count() < lines
+            && let Ok(mut older) = File::open(rotated(&path))
+        {
+            // It was rotated lately.
+            let missing = lines - tail.lines().count();
+            tail = self::tail(&mut older, missing).map_err(unreadable)? + &tail;
+        }
         found.extend(lines_of(&name, &tail));
-        followed.push(Followed { name, path, at: end, rest: String::new() });
+        followed.push(Followed { name, path, file, rest: String::new() });
     }
     if followed.is_empty() {
         return Err(Failure::failed(format!(
@@ -58,47 +66,63 @@ pub(crate) async fn logs(
     // Stable: lines of one log keep their order.
     found.sort_by(|a, b| a.time.cmp(&b.time));
     let width = found.iter().map(|line| line.source.len()).max().unwrap_or(0);
-    print(&found.iter().map(|l| format!("{:width$} | {}\n", l.source, l.text)).collect::<String>());
-    if !follow {
-        return Ok(ExitCode::SUCCESS);
-    }
-    loop {
+    let mut is_read =
+        show(&found.iter().map(|l| format!("{:width$} | {}\n", l.source, l.text)).collect::<String>());
+    while follow && is_read {
         tokio::time::sleep(FOLLOW_POLL).await;
         for log in &mut followed {
             // A log that cannot be read now may be readable again when it has been rotated.
-            for line in log.new_lines().unwrap_or_default() {
-                print(&format!("{:width$} | {line}\n", log.name));
-            }
+            let lines = log.new_lines().unwrap_or_default();
+            let lines: String = lines.iter().map(|line| format!("{:width$} | {line}\n", log.name)).collect();
+            is_read &= show(&lines);
         }
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Writes to stdout; false once the reader has gone away (`| head`).
+fn show(text: &str) -> bool {
+    io::stdout().write_all(text.as_bytes()).is_ok()
+}
+
+/// Where the supervisor puts a full log.
+fn rotated(path: &Path) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(".1");
+    PathBuf::from(name)
 }
 
 /// A log that is followed.
 struct Followed {
     name: String,
     path: PathBuf,
-    /// Up to where it was read.
-    at: u64,
+    /// Read up to its end.
+    file: File,
     /// The beginning of a line whose end is not there yet.
     rest: String,
 }
 
 impl Followed {
     fn new_lines(&mut self) -> io::Result<Vec<String>> {
-        let mut file = File::open(&self.path)?;
-        if file.metadata()?.len() < self.at {
-            // Rotated: a new file has its name.
-            self.at = 0;
-        }
-        file.seek(SeekFrom::Start(self.at))?;
         let mut bytes = Vec::new();
-        self.at += file.take(TAIL_MAX).read_to_end(&mut bytes)? as u64;
+        // Looked at before the rest is read: what comes into the old file later is its process's last word.
+        let successor = File::open(&self.path).ok().filter(|named| !is_same(named, &self.file));
+        (&self.file).take(TAIL_MAX).read_to_end(&mut bytes)?;
+        if let Some(successor) = successor.filter(|_| (bytes.len() as u64) < TAIL_MAX) {
+            self.file = successor;
+            (&self.file).take(TAIL_MAX).read_to_end(&mut bytes)?;
+        }
         self.rest.push_str(&String::from_utf8_lossy(&bytes));
         let Some(end) = self.rest.rfind('\n') else { return Ok(Vec::new()) };
         let rest = self.rest.split_off(end + 1);
         let lines = std::mem::replace(&mut self.rest, rest);
         Ok(lines.lines().map(str::to_owned).collect())
     }
+}
+
+fn is_same(a: &File, b: &File) -> bool {
+    let inode = |file: &File| file.metadata().ok().map(|metadata| (metadata.dev(), metadata.ino()));
+    inode(a) == inode(b)
 }
 
 /// The current logs by unit id, the supervisor's as `agent`.
@@ -124,17 +148,16 @@ fn is_wanted(name: &str, role: Option<Role>, port: Option<u16>) -> bool {
     of_role && port.is_none_or(|port| name.ends_with(&format!("-{port}")))
 }
 
-/// The last `lines` lines of a file, and up to where it was read.
-fn tail(path: &Path, lines: usize) -> io::Result<(String, u64)> {
-    let mut file = File::open(path)?;
+/// The last `lines` lines of a file, each with its line break; the file is read up to its end.
+fn tail(file: &mut File, lines: usize) -> io::Result<String> {
     let len = file.metadata()?.len();
     file.seek(SeekFrom::Start(len.saturating_sub(TAIL_MAX)))?;
     let mut bytes = Vec::new();
-    let end = len.saturating_sub(TAIL_MAX) + file.take(TAIL_MAX).read_to_end(&mut bytes)? as u64;
+    file.take(TAIL_MAX).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
     let all: Vec<_> = text.lines().collect();
     let skip = all.len().saturating_sub(lines);
-    Ok((all.into_iter().skip(skip).collect::<Vec<_>>().join("\n"), end))
+    Ok(all.into_iter().skip(skip).flat_map(|line| [line, "\n"]).collect())
 }
 
 fn lines_of(name: &str, text: &str) -> Vec<Line> {
@@ -165,6 +188,25 @@ mod tests {
         ] {
             assert_eq!(is_wanted(name, role, port), wanted, "{name}");
         }
+    }
+
+    #[test]
+    fn a_rotation_loses_no_line_of_a_log_that_is_followed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("edge.log");
+        std::fs::write(&path, "one\ntwo\n").unwrap();
+        let mut file = File::open(&path).unwrap();
+        assert_eq!(tail(&mut file, 1).unwrap(), "two\n");
+        let mut log = Followed { name: "edge".into(), path: path.clone(), file, rest: String::new() };
+        assert!(log.new_lines().unwrap().is_empty());
+        let mut old = File::options().append(true).open(&path).unwrap();
+        old.write_all(b"three\n").unwrap();
+        std::fs::rename(&path, rotated(&path)).unwrap();
+        // Longer than what was read of the old one.
+        std::fs::write(&path, "four, which is longer\nfi").unwrap();
+        assert_eq!(log.new_lines().unwrap(), ["three", "four, which is longer"]);
+        File::options().append(true).open(&path).unwrap().write_all(b"ve\n").unwrap();
+        assert_eq!(log.new_lines().unwrap(), ["five"]);
     }
 
     #[test]

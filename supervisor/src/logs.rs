@@ -35,15 +35,20 @@ pub fn rotate(path: &Path) -> io::Result<File> {
         name.push(format!(".{number}"));
         PathBuf::from(name)
     };
+    let mut new = path.as_os_str().to_owned();
+    new.push(".new");
+    // First: where it cannot be made, the old logs stay as they are.
+    let file = open(Path::new(&new))?;
     for number in (1..KEPT).rev() {
         // Most often there is none.
         let _ = fs::rename(old(number), old(number + 1));
     }
     fs::rename(path, old(1))?;
-    open(path).inspect_err(|_| {
+    fs::rename(&new, path).inspect_err(|_| {
         // What cannot be replaced goes on to be written, and to be tried again.
         let _ = fs::rename(old(1), path);
-    })
+    })?;
+    Ok(file)
 }
 
 /// Has standard output and standard error of this process go to the log at `path`.
@@ -94,6 +99,18 @@ mod tests {
             (String::new(), "5".into(), "3".into())
         );
         assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 4);
+    }
+
+    #[test]
+    fn a_log_that_cannot_be_replaced_keeps_its_name_and_the_older_ones() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("edge.log");
+        fs::write(&path, "now").unwrap();
+        fs::write(path.with_extension("log.1"), "before").unwrap();
+        fs::create_dir(path.with_extension("log.new")).unwrap();
+        assert!(rotate(&path).is_err());
+        assert_eq!(fs::read_to_string(&path).unwrap(), "now");
+        assert_eq!(fs::read_to_string(path.with_extension("log.1")).unwrap(), "before");
     }
 
     #[test]
