@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use cluster::file::Loaded;
 use supervisor::dirs::{ClusterDirs, StateRoots};
+use supervisor::orphans;
 
 use crate::cli::{Global, resolve};
 use crate::failure::Failure;
@@ -36,8 +37,15 @@ pub(crate) fn cluster(global: &Global) -> Result<ClusterDirs, Failure> {
         return Ok(roots.cluster(&name_of(&path, &roots)?));
     }
     // One whose supervisor was killed counts: its workers run.
-    let alive = |name: &String| roots.cluster(name).run().exists();
-    let running: Vec<_> = roots.known().into_iter().filter(alive).collect();
+    let runs = |dirs: &ClusterDirs| dirs.is_supervised() || orphans::living(dirs) > 0;
+    let fits = |fits: &dyn Fn(&ClusterDirs) -> bool| -> Vec<String> {
+        roots.known().into_iter().filter(|name| fits(&roots.cluster(name))).collect()
+    };
+    let mut running = fits(&runs);
+    if running.is_empty() {
+        // A crash of the machine leaves what `down` may tidy up.
+        running = fits(&|dirs| dirs.run().exists());
+    }
     match running.as_slice() {
         [name] => Ok(roots.cluster(name)),
         [] => Err(Failure::failed(format!(

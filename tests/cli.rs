@@ -214,6 +214,33 @@ fn commands_find_the_cluster_by_file_then_directory_then_as_the_only_one_running
 }
 
 #[test]
+fn of_several_clusters_the_only_one_that_runs_is_meant() {
+    let one = TestCluster::up_guide();
+    let elsewhere = tempfile::tempdir().unwrap();
+    // As a crash of the machine leaves it.
+    let dead = one.state.join("run/dead");
+    fs::create_dir_all(dead.join("units/edge-127.0.0.9-1935")).unwrap();
+    fs::write(dead.join("lock"), "1\n").unwrap();
+    fs::write(dead.join("units/edge-127.0.0.9-1935/alive.lock"), "0".repeat(32)).unwrap();
+    let at = |args: &[&str]| run(one.srsctl(args).current_dir(elsewhere.path()));
+    at(&["status"]).expect_code(0).expect_words(&[&one.net.cluster_name()]);
+    at(&["down"]).expect_code(0);
+    at(&["down"]).expect_code(0).expect_words(&["dead"]);
+    assert!(!dead.exists());
+}
+
+#[test]
+fn following_logs_ends_with_its_reader() {
+    let cluster = TestCluster::up_guide();
+    let mut logs = cluster.srsctl(&["logs", "--follow"]);
+    let mut logs = logs.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    drop(logs.stdout.take());
+    // A line more, which nobody reads.
+    cluster.run(&["restart", "edge", "1935"]).expect_code(0);
+    wait_until("logs to end", SOON, || logs.try_wait().unwrap().is_some());
+}
+
+#[test]
 fn usage_errors_end_with_2() {
     let cluster = TestCluster::guide();
     for args in
