@@ -32,7 +32,7 @@ fn main() -> ExitCode {
 fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
-    runtime.block_on(async {
+    let outcome = runtime.block_on(async {
         match command {
             Command::Up { path, foreground } => up::up(&global, path, foreground).await,
             Command::Status { json } => commands::status(&global, json).await,
@@ -50,5 +50,8 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
             Command::Worker { config } => agent::worker(&config).await,
             Command::Encoder { config } => agent::encoder(&config).await,
         }
-    })
+    });
+    // Without waiting for threads that still look names up.
+    runtime.shutdown_background();
+    outcome
 }
