@@ -60,7 +60,7 @@ pub(crate) async fn restart(
     let client = Client::new(locate::cluster(global)?);
     let request = Restart { role: role.into(), port, host };
     tokio::select! {
-        done = client.restart(&request, complain) => done.map_err(Failure::failed)?,
+        done = client.restart(&request, complain) => done?,
         _ = tokio::signal::ctrl_c() => return Err(Failure::new(
             code::INTERRUPTED,
             "interrupted: the supervisor finishes the restart; see srsctl status",
@@ -75,7 +75,7 @@ pub(crate) async fn down(global: &Global, purge: bool) -> Result<ExitCode, Failu
     let asked = match Client::new(dirs.clone()).down(complain).await {
         Ok(()) => true,
         Err(ClientError::NotRunning { .. }) => false,
-        Err(error) => return Err(Failure::failed(error)),
+        Err(error) => return Err(error.into()),
     };
     if !asked {
         let report = orphans::down(&dirs, complain).await.map_err(|error| match error {
@@ -91,7 +91,13 @@ pub(crate) async fn down(global: &Global, purge: bool) -> Result<ExitCode, Failu
         }
     }
     if purge {
-        dirs.purge()?;
+        if !dirs.purge()? {
+            let name = dirs.name();
+            return Err(Failure::new(
+                code::LOCKED,
+                format!("cluster {name} is being started again; nothing is removed"),
+            ));
+        }
         complain(&format!("cluster {}: logs, generated configs and the secret are removed", dirs.name()));
     }
     Ok(ExitCode::SUCCESS)

@@ -57,6 +57,21 @@ impl From<supervisor::files::StateError> for Failure {
     }
 }
 
+impl From<supervisor::ClientError> for Failure {
+    fn from(error: supervisor::ClientError) -> Self {
+        use supervisor::ClientError as E;
+        let code = match &error {
+            E::Busy(_) | E::NoSocket { .. } => code::LOCKED,
+            E::NotRunning { .. }
+            | E::Unreachable { .. }
+            | E::Silent { .. }
+            | E::Broken { .. }
+            | E::Failed(_) => code::FAILED,
+        };
+        Self::new(code, error)
+    }
+}
+
 impl From<cluster::file::FileError> for Failure {
     fn from(error: cluster::file::FileError) -> Self {
         Self::usage(error)

@@ -14,7 +14,7 @@ use nix::unistd::Pid;
 use signal_hook::consts::SIGINT;
 use supervisor::agent::StartupEvent;
 use supervisor::api::Apply;
-use supervisor::client::Client;
+use supervisor::client::{Client, ClientError};
 use supervisor::dirs::ClusterDirs;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
@@ -45,9 +45,8 @@ pub(crate) async fn up(
         return in_foreground(global, &file, &loaded).await;
     }
     leave_at_second_interrupt()?;
-    if dirs.is_supervised() {
-        apply(&dirs, &loaded).await?;
-    } else {
+    // One that ends meanwhile is no obstacle.
+    if !dirs.is_supervised() || !apply(&dirs, &loaded).await? {
         start(global, &loaded).await?;
     }
     let status = settled_status(&Client::new(dirs), &loaded).await?;
@@ -60,7 +59,7 @@ pub(crate) async fn up(
 async fn settled_status(client: &Client, loaded: &Loaded) -> Result<Status, Failure> {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
-        let status = client.status().await.map_err(Failure::failed)?;
+        let status = client.status().await?;
         let reported = status.units.iter().all(|unit| unit.stats.is_some());
         let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
         let expected = if loaded.cluster.encoder.is_some() { loaded.cluster.ports().count() } else { 0 };
@@ -94,12 +93,16 @@ async fn in_foreground(global: &Global, file: &Path, loaded: &Loaded) -> Result<
     ended.await.map(|()| ExitCode::SUCCESS).map_err(agent::failure)
 }
 
-/// Hands the file to the supervisor that runs.
-async fn apply(dirs: &ClusterDirs, loaded: &Loaded) -> Result<(), Failure> {
+/// Hands the file to the supervisor that runs; false if none does any more.
+async fn apply(dirs: &ClusterDirs, loaded: &Loaded) -> Result<bool, Failure> {
     let client = Client::new(dirs.clone());
     let request = Apply { path: loaded.path.clone(), text: loaded.text.clone() };
     tokio::select! {
-        applied = client.apply(&request, complain) => applied.map_err(Failure::failed),
+        applied = client.apply(&request, complain) => match applied {
+            Ok(()) => Ok(true),
+            Err(ClientError::NotRunning { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        },
         _ = ctrl_c() => Err(Failure::new(
             code::INTERRUPTED,
             "interrupted: the cluster runs on, and its supervisor finishes what it has begun; see srsctl status",
@@ -155,26 +158,45 @@ async fn start(global: &Global, loaded: &Loaded) -> Result<(), Failure> {
 
 /// What ends an `up`: Ctrl-C, a kill, or a terminal that is closed.
 struct Signals {
-    all: [unix::Signal; 3],
+    interrupt: unix::Signal,
+    terminate: unix::Signal,
+    /// None under nohup.
+    hangup: Option<unix::Signal>,
 }
 
 impl Signals {
     fn new() -> Result<Self, Failure> {
         let on =
             |kind| unix::signal(kind).map_err(|e| Failure::failed(format!("cannot handle signals: {e}")));
-        let kinds = [SignalKind::interrupt(), SignalKind::terminate(), SignalKind::hangup()];
-        let [interrupt, terminate, hangup] = kinds.map(on);
-        Ok(Self { all: [interrupt?, terminate?, hangup?] })
+        Ok(Self {
+            interrupt: on(SignalKind::interrupt())?,
+            terminate: on(SignalKind::terminate())?,
+            hangup: if ignores_hangup() { None } else { Some(on(SignalKind::hangup())?) },
+        })
     }
 
     async fn any(&mut self) {
-        let [interrupt, terminate, hangup] = &mut self.all;
+        let hangup = async {
+            match &mut self.hangup {
+                Some(hangup) => hangup.recv().await,
+                None => std::future::pending().await,
+            }
+        };
         tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-            _ = hangup.recv() => {}
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+            _ = hangup => {}
         }
     }
+}
+
+/// Whether this process was started with SIGHUP ignored; a handler would undo that.
+fn ignores_hangup() -> bool {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
+    let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+    // Bit 0 is signal 1.
+    mask.is_some_and(|mask| mask >> (Signal::SIGHUP as u32 - 1) & 1 == 1)
 }
 
 fn spawn(global: &Global, loaded: &Loaded) -> Result<Child, Failure> {

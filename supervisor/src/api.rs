@@ -81,6 +81,9 @@ pub enum Line {
     Failed {
         /// Why, and what to do, for a person.
         error: String,
+        /// Nothing was begun, since something else is under way.
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        busy: bool,
     },
 }
 
@@ -114,10 +117,16 @@ impl Progress {
             Ok(()) => Line::Done { ok: true },
             Err(error) => {
                 tracing::warn!("{error}");
-                Line::Failed { error }
+                Line::Failed { error, busy: false }
             }
         };
         self.send(line).await;
+    }
+
+    /// Ends what was not even begun.
+    pub(crate) async fn refuse_as_busy(self, error: String) {
+        tracing::warn!("{error}");
+        self.send(Line::Failed { error, busy: true }).await;
     }
 
     async fn send(&self, line: Line) {
@@ -154,8 +163,8 @@ async fn refuse_old(request: Request, next: Next) -> Response {
     let sent: Option<u64> = request.headers().get(SENT).and_then(|sent| sent.to_str().ok()?.parse().ok());
     let age = crate::procfs::uptime_ms().zip(sent).map_or(0, |(now, sent)| now.saturating_sub(sent));
     if age > TOO_OLD {
-        let error =
-            Line::Failed { error: format!("the request lay here for {age} ms and is not carried out") };
+        let error = format!("the request lay here for {age} ms and is not carried out");
+        let error = Line::Failed { error, busy: true };
         return (StatusCode::REQUEST_TIMEOUT, Json(error)).into_response();
     }
     next.run(request).await
@@ -187,7 +196,7 @@ async fn down(State(commands): Commands) -> Response {
 }
 
 fn ending() -> Response {
-    let error = Line::Failed { error: "the supervisor is ending".to_owned() };
+    let error = Line::Failed { error: "the supervisor is ending".to_owned(), busy: true };
     (StatusCode::SERVICE_UNAVAILABLE, Json(error)).into_response()
 }
 
@@ -229,7 +238,8 @@ mod tests {
         let lines = [
             (r#"{"progress":"x"}"#, Line::Progress { progress: "x".into() }),
             (r#"{"ok":true}"#, Line::Done { ok: true }),
-            (r#"{"error":"y"}"#, Line::Failed { error: "y".into() }),
+            (r#"{"error":"y"}"#, Line::Failed { error: "y".into(), busy: false }),
+            (r#"{"error":"y","busy":true}"#, Line::Failed { error: "y".into(), busy: true }),
         ];
         for (text, line) in lines {
             assert_eq!(serde_json::to_string(&line).unwrap(), text);

@@ -1,7 +1,7 @@
 //! Client of the control API, for the command line.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use cluster::status::Status;
@@ -20,6 +20,14 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// For so long a supervisor may take to take a request up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+
+/// Between two lines of an answer: more than any one step of a change takes.
+const LINE_LIMIT: Duration = Duration::from_secs(60);
+
+/// For so long one that has the lock may have no socket yet, or no more: it looks for survivors, or ends.
+const SOCKET_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks for its socket.
+const SOCKET_RETRY: Duration = Duration::from_millis(50);
 
 /// Why a supervisor did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -46,8 +54,8 @@ pub enum ClientError {
         /// Its process.
         pid: Option<u32>,
     },
-    /// It runs, but its socket is gone.
-    #[error("the supervisor of cluster {cluster}{} runs, but its socket is gone; end it with kill -9 PID, then srsctl up takes its workers over", pid_text(.pid.as_ref()))]
+    /// It has the lock and no socket.
+    #[error("another srsctl{} is starting or stopping cluster {cluster}; try again. Should that never end: kill -9 PID, then srsctl up takes the workers over", pid_text(.pid.as_ref()))]
     NoSocket {
         /// The cluster's name.
         cluster: String,
@@ -67,6 +75,13 @@ pub enum ClientError {
     /// It did not do it, or not all of it.
     #[error("{0}")]
     Failed(String),
+    /// It did not begin it: something else is under way.
+    #[error("{0}")]
+    Busy(String),
+}
+
+fn failed(error: String, busy: bool) -> ClientError {
+    if busy { ClientError::Busy(error) } else { ClientError::Failed(error) }
 }
 
 fn pid_text(pid: Option<&u32>) -> String {
@@ -147,16 +162,19 @@ impl Client {
                 match serde_json::from_slice(&line).map_err(|error| self.broken(error))? {
                     Line::Progress { progress: said } => progress(&said),
                     Line::Done { .. } => return Ok(supervisor),
-                    Line::Failed { error } => return Err(ClientError::Failed(error)),
+                    Line::Failed { error, busy } => return Err(failed(error, busy)),
                 }
             }
-            match body.frame().await {
+            let Ok(frame) = tokio::time::timeout(LINE_LIMIT, body.frame()).await else {
+                return Err(self.silent());
+            };
+            match frame {
                 Some(Ok(frame)) => text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data)),
                 Some(Err(error)) => return Err(self.broken(error)),
                 None if !ok => {
                     let said = String::from_utf8_lossy(&text).into_owned();
                     return Err(match serde_json::from_slice(&text) {
-                        Ok(Line::Failed { error }) => ClientError::Failed(error),
+                        Ok(Line::Failed { error, busy }) => failed(error, busy),
                         Ok(_) | Err(_) => self.broken(said),
                     });
                 }
@@ -171,22 +189,12 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Option<Process>), ClientError> {
-        let cluster = || self.dirs.name().to_owned();
-        let unreachable = |source: io::Error| match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused if self.dirs.is_supervised() => {
-                ClientError::NoSocket { cluster: cluster(), pid: self.dirs.supervisor_pid() }
-            }
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { cluster: cluster() }
-            }
-            _ => ClientError::Unreachable { cluster: cluster(), source },
-        };
-        let stream = crate::sock::connect_stream(&self.dirs.run().join("agent.sock")).map_err(unreachable)?;
+        let stream = self.connect().await?;
         let peer = rustix::net::sockopt::socket_peercred(&stream).ok();
         let supervisor = peer
             .and_then(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()).ok())
             .and_then(|pid| Process::adopt(pid).ok());
-        let stream = tokio::net::UnixStream::from_std(stream).map_err(unreachable)?;
+        let stream = tokio::net::UnixStream::from_std(stream).map_err(|source| self.unreachable(source))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
@@ -200,9 +208,37 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| self.broken(error))?;
         let answer = tokio::time::timeout(ANSWER_LIMIT, sender.send_request(request)).await;
-        let silent = |_| ClientError::Silent { cluster: cluster(), pid: self.dirs.supervisor_pid() };
-        let response = answer.map_err(silent)?.map_err(|error| self.broken(error))?;
+        let response = answer.map_err(|_| self.silent())?.map_err(|error| self.broken(error))?;
         Ok((response, supervisor))
+    }
+
+    async fn connect(&self) -> Result<std::os::unix::net::UnixStream, ClientError> {
+        let end = Instant::now() + SOCKET_LIMIT;
+        loop {
+            match crate::sock::connect_stream(&self.dirs.agent_socket()) {
+                Ok(stream) => return Ok(stream),
+                Err(error)
+                    if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
+                }
+                Err(error) => return Err(self.unreachable(error)),
+            }
+            let cluster = self.dirs.name().to_owned();
+            if !self.dirs.is_supervised() {
+                return Err(ClientError::NotRunning { cluster });
+            }
+            if Instant::now() >= end {
+                return Err(ClientError::NoSocket { cluster, pid: self.dirs.supervisor_pid() });
+            }
+            tokio::time::sleep(SOCKET_RETRY).await;
+        }
+    }
+
+    fn unreachable(&self, source: io::Error) -> ClientError {
+        ClientError::Unreachable { cluster: self.dirs.name().to_owned(), source }
+    }
+
+    fn silent(&self) -> ClientError {
+        ClientError::Silent { cluster: self.dirs.name().to_owned(), pid: self.dirs.supervisor_pid() }
     }
 
     fn broken(&self, what: impl std::fmt::Display) -> ClientError {
@@ -227,7 +263,19 @@ mod tests {
             let error = Client::new(dirs.clone()).status().await.unwrap_err().to_string();
             assert_eq!(error, "cluster live is not supervised: no supervisor runs; start it with: srsctl up");
             dirs.create().unwrap().keep();
-            drop(crate::sock::listen_stream(&dirs.run().join("agent.sock"), 0o660).unwrap());
+            drop(crate::sock::listen_stream(&dirs.agent_socket(), 0o660).unwrap());
         }
+    }
+
+    #[tokio::test]
+    async fn one_that_has_the_lock_and_no_socket_is_waited_for() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = StateRoots::resolve(Some(temporary.path())).unwrap().cluster("live");
+        dirs.create().unwrap().keep();
+        let client = Client::new(dirs.clone());
+        let lock = dirs.lock().unwrap().unwrap();
+        // The first look is before the lock is free.
+        let (status, ()) = tokio::join!(client.status(), async { drop(lock) });
+        assert!(matches!(status, Err(ClientError::NotRunning { .. })), "{status:?}");
     }
 }

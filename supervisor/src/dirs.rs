@@ -125,6 +125,17 @@ impl ClusterDirs {
         &self.lib
     }
 
+    /// The socket of the control API.
+    #[must_use]
+    pub fn agent_socket(&self) -> PathBuf {
+        self.run.join("agent.sock")
+    }
+
+    /// Takes no requests any more.
+    pub(crate) fn remove_agent_socket(&self) {
+        let _ = fs::remove_file(self.agent_socket());
+    }
+
     /// The run files of all units.
     #[must_use]
     pub fn units(&self) -> PathBuf {
@@ -250,27 +261,46 @@ impl ClusterDirs {
         Ok(path)
     }
 
-    /// Removes what vanishes with `down`.
+    /// Removes what vanishes with `down`, the lock last: from then on another may take it. Only the holder of the
+    /// lock may do this.
     ///
     /// # Errors
     /// When something cannot be removed.
     pub fn remove_run(&self) -> Result<(), StateError> {
-        remove_tree(&self.run)
+        remove_tree(&self.units())?;
+        let lock = self.run.join("lock");
+        let others = fs::read_dir(&self.run).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in others.filter(|path| *path != lock).chain([lock.clone()]) {
+            match fs::remove_file(&path) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(StateError { what: "cannot remove", path, source });
+                }
+                Ok(()) | Err(_) => {}
+            }
+        }
+        // Not empty: the next one was fast.
+        let _ = fs::remove_dir(&self.run);
+        Ok(())
     }
 
-    /// Removes logs, configs and secret too.
+    /// Removes logs, configs and secret too. False: a supervisor runs or is starting, and nothing was removed.
     ///
     /// # Errors
     /// When something cannot be removed.
-    pub fn purge(&self) -> Result<(), StateError> {
-        for tree in [&self.run, &self.lib] {
-            remove_tree(tree)?;
-            // The root goes with its last cluster.
-            if let Some(root) = tree.parent() {
-                let _ = fs::remove_dir(root);
-            }
+    pub fn purge(&self) -> Result<bool, StateError> {
+        let mut created = Created::default();
+        created.create(&self.run)?;
+        let lock = self.lock();
+        // With the lock it is removed below; without, it is another's.
+        created.keep();
+        let Some(_lock) = lock? else { return Ok(false) };
+        remove_tree(&self.lib)?;
+        self.remove_run()?;
+        // The roots go with their last cluster.
+        for root in [&self.lib, &self.run].into_iter().filter_map(|dir| dir.parent()) {
+            let _ = fs::remove_dir(root);
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -436,6 +466,22 @@ mod tests {
         drop(lock);
         assert!(roots.running().is_empty());
         assert_eq!(roots.known(), ["live", "other"]);
+    }
+
+    #[test]
+    fn purge_leaves_a_cluster_that_runs_alone_and_nothing_of_one_that_does_not() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = dirs(&temporary);
+        dirs.create().unwrap().keep();
+        dirs.ensure_secret().unwrap();
+        let lock = dirs.lock().unwrap().unwrap();
+        assert!(!dirs.purge().unwrap());
+        assert!(dirs.secret().exists() && dirs.is_supervised());
+        drop(lock);
+        assert!(dirs.purge().unwrap());
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
+        assert!(dirs.purge().unwrap(), "nothing to remove is no error");
+        assert_eq!(fs::read_dir(temporary.path()).unwrap().count(), 0);
     }
 
     #[test]

@@ -474,6 +474,20 @@ async fn a_worker_that_cannot_be_asked_is_terminated() {
 }
 
 #[tokio::test]
+async fn a_supervisor_that_is_ending_refuses_commands_as_busy() {
+    let bench = Bench::new("1935");
+    let edge = bench.edge(1935);
+    bench.fake(&edge, "deaf");
+    let supervisor = bench.up();
+    send(supervisor.child.id(), Signal::SIGTERM);
+    bench.until(&edge, |unit| unit.state == UnitState::Stopping).await;
+    let restart = Restart { role: Role::Edge, port: None, host: None };
+    let error = bench.client().restart(&restart, |_| {}).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Busy(why) if why.contains("it is ending")), "{error}");
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
 async fn a_restart_changes_the_processes_that_fit_one_after_the_other() {
     let bench = Bench::new("1935,1936");
     bench.fake(&bench.origin(), "stream");

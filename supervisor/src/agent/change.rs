@@ -325,6 +325,7 @@ impl Agent {
     /// Stops all processes (or only those that this supervisor started): encoder, then edges, then origin; and removes
     /// what is to vanish with them.
     pub(super) async fn stop(&mut self, progress: &Progress, all: bool) -> Result<(), String> {
+        self.busy = Some("it is ending");
         for role in [Role::Encoder, Role::Edge, Role::Origin] {
             let ours = |unit: &&Supervised| {
                 unit.role() == role && (all || unit.live.as_ref().is_none_or(|live| !live.adopted))
@@ -340,7 +341,7 @@ impl Agent {
                     None => {}
                     Some(Interrupt::Stop | Interrupt::Leave) => self.hurry(&ids),
                     Some(Interrupt::Down(other)) => {
-                        other.finish(Err("the supervisor is stopping already".to_owned())).await;
+                        other.refuse_as_busy("the supervisor is stopping already".to_owned()).await;
                     }
                 }
             }
@@ -377,6 +378,9 @@ impl Agent {
             let lock = unit.files.alive_lock();
             left.push_str(&format!("\n  {}: {why}; see who it is: fuser -v {}", unit.id, lock.display()));
         }
+        // Whoever takes the lock next meets neither our socket nor our ports.
+        self.dirs.remove_agent_socket();
+        self.units.iter_mut().for_each(|unit| unit.listener = None);
         match (left.is_empty(), running) {
             (true, false) => self.dirs.remove_run().map_err(|error| error.to_string()),
             (true, true) => Ok(()),

@@ -312,7 +312,7 @@ impl Agent {
         };
         let progress = progress.clone();
         let refused = format!("{name}: the supervisor is busy ({busy}); try again when that is done");
-        self.helpers.spawn(progress.finish(Err(refused)));
+        self.helpers.spawn(progress.refuse_as_busy(refused));
     }
 
     /// Answers those who asked for the status, once every ready process has reported since.

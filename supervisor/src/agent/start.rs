@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use cluster::{Cluster, ProcessSpec, UnitId};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
 
 use super::engine::{Agent, Cut, Inputs, Interrupt};
 use super::supervised::{self, Supervised};
@@ -31,7 +32,6 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
 /// What the supervisor holds beside its loop.
 struct Frame {
-    dirs: ClusterDirs,
     _lock: Lock,
     stop_api: oneshot::Sender<()>,
     api: tokio::task::JoinHandle<()>,
@@ -52,6 +52,7 @@ pub(super) async fn run(
     match interrupt {
         Some(Interrupt::Leave) => {
             tracing::info!("leaving the processes to the next supervisor");
+            agent.dirs.remove_agent_socket();
             frame.end().await;
         }
         Some(Interrupt::Stop) | None => {
@@ -72,7 +73,6 @@ pub(super) async fn run(
 
 impl Frame {
     async fn end(self) {
-        let _ = std::fs::remove_file(self.dirs.run().join("agent.sock"));
         let _ = self.stop_api.send(());
         let _ = tokio::time::timeout(LAST_ANSWERS, self.api).await;
     }
@@ -118,7 +118,7 @@ async fn assemble(
     let missing = cluster.ports().filter(|port| !found.contains_key(&port.id()));
     let mut listeners = listeners::bind_all(missing)
         .map_err(|errors| AgentError::Preflight(errors.into_iter().map(Problem::from).collect()))?;
-    let socket = dirs.run().join("agent.sock");
+    let socket = dirs.agent_socket();
     let listener = sock::listen_stream(&socket, 0o660)
         .and_then(tokio::net::UnixListener::from_std)
         .map_err(|source| StateError { what: "cannot listen on", path: socket, source })?;
@@ -134,7 +134,7 @@ async fn assemble(
         dirs.put_in_force(&path, &text)
     });
     if let Err(error) = committed {
-        let _ = std::fs::remove_file(dirs.run().join("agent.sock"));
+        dirs.remove_agent_socket();
         return Err(error.into());
     }
     undo.keep();
@@ -143,7 +143,7 @@ async fn assemble(
     let api = tokio::spawn(api::serve(listener, commands, stopped));
     let units: Vec<Supervised> =
         specs.into_iter().map(|(spec, port)| Supervised::new(spec, port, &dirs, &mut listeners)).collect();
-    let frame = Frame { dirs: dirs.clone(), _lock: lock, stop_api, api };
+    let frame = Frame { _lock: lock, stop_api, api };
     let mut agent = Agent::new(cluster, path, dirs, parse, units, inputs, spawner, boot_id);
     let mut fresh = Vec::new();
     for index in 0..agent.units.len() {
@@ -196,14 +196,21 @@ pub(crate) async fn find_all(
 ) -> Result<BTreeMap<UnitId, Found>, StateError> {
     let mut ids: Vec<UnitId> = specs.iter().map(|(spec, _)| spec.id().clone()).collect();
     ids.extend(recorded(dirs));
-    let mut all = BTreeMap::new();
+    ids.sort();
+    ids.dedup();
+    // Side by side: each that is frozen takes its time to be silent.
+    let mut looks = JoinSet::new();
     for id in ids {
-        if all.contains_key(&id) {
-            continue;
-        }
-        let found = adopt::find(&id, &UnitFiles::new(dirs.unit(&id)), boot_id).await?;
-        if !matches!(found, Found::Nothing) {
-            all.insert(id, found);
+        let (files, boot_id) = (UnitFiles::new(dirs.unit(&id)), boot_id.to_owned());
+        looks.spawn(async move { adopt::find(&id, &files, &boot_id).await.map(|found| (id, found)) });
+    }
+    let mut all = BTreeMap::new();
+    while let Some(found) = looks.join_next().await {
+        match found {
+            Ok(Ok((_, Found::Nothing))) => {}
+            Ok(Ok((id, found))) => drop(all.insert(id, found)),
+            Ok(Err(error)) => return Err(error),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
         }
     }
     Ok(all)
