@@ -50,8 +50,8 @@ impl std::fmt::Debug for AgentConfig {
 }
 
 /// What a supervisor tells while it starts, in this order: any number of [`Adopted`](Self::Adopted),
-/// [`Unknown`](Self::Unknown) and [`Started`](Self::Started), then [`Ready`](Self::Ready) and
-/// [`NotReady`](Self::NotReady), one for each process, then [`Complete`](Self::Complete).
+/// [`Unknown`](Self::Unknown) and [`Started`](Self::Started), then [`Ready`](Self::Ready) for each process that gets
+/// ready and [`NotReady`](Self::NotReady) for each that is not at the end, then [`Complete`](Self::Complete).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum StartupEvent {
@@ -61,7 +61,7 @@ pub enum StartupEvent {
         unit: UnitId,
         /// Its process.
         pid: u32,
-        /// It does not answer; it is killed and restarted if it stays so.
+        /// It does not answer; it is killed and restarted if it stays so, and counts as ready only when it has reported.
         silent: bool,
     },
     /// Something holds the unit's lock that cannot be proved to be its process; it is left alone.

@@ -69,10 +69,7 @@ impl Bench {
     /// A supervisor that has told all of its start.
     fn up(&self) -> Supervisor {
         let mut supervisor = self.command();
-        while !matches!(supervisor.events.last(), Some(StartupEvent::Complete { .. })) {
-            let line = supervisor.line().unwrap();
-            supervisor.events.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}")));
-        }
+        supervisor.rest();
         supervisor
     }
 
@@ -140,6 +137,14 @@ impl Supervisor {
     fn line(&mut self) -> Option<String> {
         let mut line = String::new();
         (self.lines.read_line(&mut line).unwrap() > 0).then(|| line.trim_end().to_owned())
+    }
+
+    /// All that is left to be told of its start.
+    fn rest(&mut self) {
+        while !matches!(self.events.last(), Some(StartupEvent::Complete { .. })) {
+            let line = self.line().unwrap();
+            self.events.push(serde_json::from_str(&line).unwrap_or_else(|_| panic!("{line}")));
+        }
     }
 
     fn ready(&self) -> usize {
@@ -380,9 +385,8 @@ async fn a_worker_that_is_frozen_when_it_is_adopted_is_killed_and_its_port_never
     let pid = bench.pids().await[&edge];
     send(pid, Signal::SIGSTOP);
     supervisor.kill();
-    let supervisor = bench.up();
-    let silent = |event: &StartupEvent| matches!(event, StartupEvent::Adopted { silent: true, .. });
-    assert_eq!(supervisor.events.iter().filter(|event| silent(event)).count(), 1);
+    let mut supervisor = bench.command();
+    while !supervisor.line().unwrap().contains("\"silent\":true") {}
     let end = Instant::now() + PATIENCE;
     while bench.unit(&edge).await.restarts == 0 {
         drop(bench.connect(&edge).unwrap());
@@ -390,6 +394,11 @@ async fn a_worker_that_is_frozen_when_it_is_adopted_is_killed_and_its_port_never
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     assert!(!lives(pid));
+    // Only now it is ready.
+    supervisor.rest();
+    let ready = |event: &StartupEvent| matches!(event, StartupEvent::Ready { unit, .. } if *unit == edge);
+    assert_eq!(supervisor.events.iter().filter(|event| ready(event)).count(), 1);
+    assert_eq!(supervisor.events.last(), Some(&StartupEvent::Complete { ready: 2, waiting: 0 }));
     supervisor.end(Signal::SIGTERM);
 }
 
@@ -440,11 +449,15 @@ async fn a_worker_that_refuses_its_config_is_not_tried_again() {
     assert_eq!(supervisor.events.last(), Some(&StartupEvent::Complete { ready: 2, waiting: 1 }));
     let unit = bench.unit(&edge).await;
     assert_eq!((unit.state, unit.health, unit.restarts), (UnitState::Failed, Health::Critical, 0));
-    // Corrected, and asked for.
+    assert!(bench.connect(&edge).is_err(), "nobody is kept waiting");
+    // Asked for while it is as wrong as before, and corrected.
+    let same = Apply { path: "/c.txt".into(), text: bench.text() };
+    let error = bench.client().apply(&same, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains(edge.as_str()) && error.contains("exit 78"), "{error}");
     bench.fake(&edge, "");
-    let restart = Restart { role: Role::Edge, port: Some(1936), host: None };
-    bench.client().restart(&restart, |_| {}).await.unwrap();
+    bench.client().apply(&same, |_| {}).await.unwrap();
     assert_eq!(bench.unit(&edge).await.state, UnitState::Running);
+    bench.connect(&edge).unwrap();
     supervisor.end(Signal::SIGTERM);
 }
 
@@ -532,6 +545,57 @@ async fn a_rolling_restart_stops_at_an_edge_that_does_not_play() {
 }
 
 #[tokio::test]
+async fn a_full_edge_plays_only_what_it_has() {
+    let bench = Bench::new("1935,1936");
+    bench.fake(&bench.origin(), "stream");
+    bench.fake(&bench.edge(1935), "full stream");
+    bench.fake(&bench.edge(1936), "full");
+    let supervisor = bench.up();
+    bench.until(&bench.origin(), |unit| unit.stats.is_some()).await;
+    let restart = |port| Restart { role: Role::Edge, port: Some(port), host: None };
+    bench.client().restart(&restart(1935), |_| {}).await.unwrap();
+    let error = bench.client().restart(&restart(1936), |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains("does not play live/a"), "{error}");
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn a_stream_that_ends_during_a_rolling_restart_does_not_stop_it() {
+    let bench = Bench::new("1935,1936");
+    let origin = bench.origin();
+    bench.fake(&origin, "stream");
+    let supervisor = bench.up();
+    bench.fake(&bench.edge(1935), "blind");
+    bench.until(&origin, |unit| unit.stats.is_some()).await;
+    let before = bench.pids().await;
+    let restart = Restart { role: Role::Edge, port: None, host: None };
+    let ended = |line: &str| {
+        if line.contains("is ready after") {
+            bench.fake(&origin, "");
+        }
+    };
+    bench.client().restart(&restart, ended).await.unwrap();
+    assert_ne!(bench.pids().await[&bench.edge(1936)], before[&bench.edge(1936)]);
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn no_port_is_added_while_the_origin_is_unknown() {
+    let mut bench = Bench::new("1935");
+    let supervisor = bench.up();
+    supervisor.kill();
+    std::fs::write(bench.dirs.unit(&bench.origin()).join("alive.lock"), "0".repeat(32)).unwrap();
+    std::fs::remove_file(bench.dirs.unit(&bench.origin()).join("record.json")).unwrap();
+    let supervisor = bench.up();
+    bench.edges = "1935,1936".into();
+    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("{} is left alone", bench.origin())), "{error}");
+    assert!(bench.connect(&bench.edge(1936)).is_err());
+    supervisor.kill();
+}
+
+#[tokio::test]
 async fn a_detached_supervisor_writes_to_its_log() {
     let mut bench = Bench::new("1935");
     bench.extra = "detached".into();
@@ -566,10 +630,86 @@ async fn an_added_port_is_started_and_forwarded_to_and_nothing_else_is_touched()
     assert!(config.contains(bench.edge(1936).as_str()));
     assert_eq!(bench.dirs.in_force().unwrap(), Some(("/c.txt".into(), bench.text())));
 
-    // The next supervisor finds what the file in force says.
+    // The next supervisor finds what the file in force says; it cannot know whether the origin was told.
     supervisor.kill();
     let supervisor = bench.up();
     assert_eq!(bench.pids().await, after);
+    assert_eq!(bench.log(&bench.origin()).matches("configured 2 targets").count(), 2);
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn an_origin_that_does_not_say_whether_it_took_its_targets_is_told_the_old_ones() {
+    let mut bench = Bench::new("1935");
+    bench.fake(&bench.origin(), "tells-not");
+    let supervisor = bench.up();
+    bench.edges = "1935,1936".into();
+    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains("does not take its new forward targets"), "{error}");
+    assert_eq!(bench.log(&bench.origin()).lines().last(), Some("configured 1 targets"));
+    assert!(bench.connect(&bench.edge(1936)).is_err());
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
+    let mut bench = Bench::new("1935");
+    let (supervisor, origin) = (bench.up(), bench.origin());
+    let config = bench.dirs.config(&origin);
+    let before = std::fs::read_to_string(&config).unwrap();
+    std::fs::create_dir(config.with_extension("yaml.tmp")).unwrap();
+    bench.edges = "1935,1936".into();
+    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains("cannot write"), "{error}");
+    std::fs::remove_dir(config.with_extension("yaml.tmp")).unwrap();
+    let restart = Restart { role: Role::Origin, port: None, host: None };
+    bench.client().restart(&restart, |_| {}).await.unwrap();
+    assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn a_start_that_is_interrupted_leaves_what_ran_before_with_its_file() {
+    let mut bench = Bench::new("1935");
+    let supervisor = bench.up();
+    let (before, text) = (bench.pids().await, bench.text());
+    supervisor.kill();
+    bench.edges = "1935,1936".into();
+    bench.fake(&bench.edge(1936), "mute");
+    let supervisor = bench.command();
+    let end = Instant::now() + PATIENCE;
+    while !bench.log(&bench.origin()).contains("configured 2 targets") {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    send(supervisor.child.id(), Signal::SIGINT);
+    let error = supervisor.error();
+    assert!(error.contains("interrupted"), "{error}");
+    assert_eq!(bench.dirs.in_force().unwrap().unwrap().1, text);
+    assert_eq!(bench.log(&bench.origin()).lines().last(), Some("configured 1 targets"));
+    bench.edges = "1935".into();
+    let supervisor = bench.up();
+    assert_eq!(bench.pids().await, before);
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn a_file_in_force_that_is_not_valid_any_more_refuses_a_changed_one() {
+    let mut bench = Bench::new("1935");
+    let supervisor = bench.up();
+    let (before, text) = (bench.pids().await, bench.text());
+    supervisor.kill();
+    let in_force = bench.dirs.lib().join("cluster.yaml");
+    std::fs::write(&in_force, "edges=1935").unwrap();
+    bench.edges = "1935,1936".into();
+    let error = bench.command().error();
+    assert!(error.contains("not valid any more: no net"), "{error}");
+    assert!(before.values().all(|pid| lives(*pid)));
+    std::fs::write(&in_force, text).unwrap();
+    let supervisor = bench.up();
+    assert_eq!(bench.pids().await.len(), 3);
     supervisor.end(Signal::SIGTERM);
 }
 

@@ -4,10 +4,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::control::Request;
+use cluster::control::{Request, StreamStats};
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 
 use super::engine::{Agent, Cut, Interrupt};
+use super::start::Before;
 use super::supervised::{self, Supervised};
 use crate::api::{Apply, Command, Progress, Restart};
 use crate::control::ask_once;
@@ -74,10 +75,17 @@ impl Agent {
         }
         if plan.is_empty() {
             self.put_in_force(&path, &text)?;
-            progress.say("nothing to change").await;
+            if !self.start_failed(progress).await? {
+                progress.say("nothing to change").await;
+            }
             return Ok(());
         }
         let ids: Vec<UnitId> = plan.started().cloned().collect();
+        // What an earlier rollback had to leave alone may be gone by now.
+        self.units.retain(|unit| !(ids.contains(&unit.id) && *unit.machine.state() == State::Stopped));
+        if let Some(why) = ids.iter().chain([&new.origin.id()]).find_map(|id| self.left_alone(id)) {
+            return Err(format!("nothing was touched: {why}"));
+        }
         let specs = supervised::specs(&new, &self.dirs);
         let workers: Vec<_> = specs
             .iter()
@@ -107,7 +115,40 @@ impl Agent {
         if outcome.is_err() {
             self.remove(&ids).await;
         }
-        outcome
+        outcome?;
+        self.start_failed(progress).await.map(drop)
+    }
+
+    /// Starts what was given up: its cause may be mended. False if there is none.
+    async fn start_failed(&mut self, progress: &Progress) -> Result<bool, String> {
+        let failed = |unit: &&Supervised| matches!(unit.machine.state(), State::Failed { .. });
+        let ids: Vec<UnitId> = self.units.iter().filter(failed).map(|unit| unit.id.clone()).collect();
+        for id in &ids {
+            progress.say(format!("starting {id} again")).await;
+            self.feed_id(id, Event::Restart);
+        }
+        let mut errors = Vec::new();
+        for id in &ids {
+            match self.until_ready(id, None).await {
+                Ok(()) => progress.say(format!("{id} is ready")).await,
+                Err(error) => errors.push(error),
+            }
+        }
+        if errors.is_empty() { Ok(!ids.is_empty()) } else { Err(errors.join("\n")) }
+    }
+
+    /// That a process is not touched, and why, if so.
+    fn left_alone(&self, id: &UnitId) -> Option<String> {
+        match self.units.get(self.index(id)?)?.machine.state() {
+            State::Unknown { why } => Some(format!("{id} is left alone: {why}")),
+            State::Stopped
+            | State::Starting { .. }
+            | State::Running { .. }
+            | State::Stopping { .. }
+            | State::Killing { .. }
+            | State::Backoff { .. }
+            | State::Failed { .. } => None,
+        }
     }
 
     async fn add(
@@ -151,6 +192,9 @@ impl Agent {
         let _ = self.until(STOP_LIMIT, |agent| agent.at_rest(ids).then_some(())).await;
         for id in ids {
             let Some(index) = self.index(id) else { continue };
+            if self.left_alone(id).is_some() {
+                continue;
+            }
             if let Some(unit) = self.units.get(index)
                 && unit.live.is_none()
             {
@@ -168,16 +212,20 @@ impl Agent {
         let Some(unit) = self.units.get_mut(index) else { return Ok(()) };
         let spec = new.worker_spec(&new.origin, self.dirs.secret());
         let live = unit.live.as_ref().map(|live| Arc::clone(&live.process));
-        let (config, old) = (unit.config.clone(), unit.config_text());
-        let spec_before = std::mem::replace(&mut unit.spec, ProcessSpec::Worker(spec.clone()));
         // The file first: it can be undone, what the process was told cannot.
-        write_atomic(&config, unit.config_text().as_bytes()).map_err(|error| error.to_string())?;
-        let told = self.tell_origin(index, live, spec).await;
+        write_atomic(&unit.config, spec.to_file_text().as_bytes()).map_err(|error| error.to_string())?;
+        let before = std::mem::replace(&mut unit.spec, ProcessSpec::Worker(spec.clone()));
+        let told = self.tell_origin(index, live.clone(), spec).await;
         if told.is_err()
             && let Some(unit) = self.units.get_mut(index)
+            && unit.spec != before
         {
-            unit.spec = spec_before;
-            let _ = write_atomic(&config, old.as_bytes());
+            unit.spec = before.clone();
+            let _ = write_atomic(&unit.config, unit.config_text().as_bytes());
+            // It may have taken the new targets and not said so.
+            if let ProcessSpec::Worker(before) = before {
+                let _ = self.tell_origin(index, live, before).await;
+            }
         }
         told
     }
@@ -202,24 +250,32 @@ impl Agent {
         Ok(())
     }
 
-    /// An origin that was found running may know fewer edges than the file has now.
-    pub(super) async fn configure_origin_if_changed(&mut self, fresh: &[UnitId]) -> Result<(), String> {
-        let origin = self.cluster.origin.id();
-        let Some(unit) = self.index(&origin).and_then(|index| self.units.get(index)) else { return Ok(()) };
-        let text = std::fs::read_to_string(&unit.config).unwrap_or_default();
-        if fresh.contains(&origin) || text == unit.config_text() {
+    /// An origin that was found running may know fewer edges than the file has now, whatever its config says: the
+    /// supervisor before may have ended between writing it and telling.
+    pub(super) async fn configure_adopted_origin(&mut self) -> Result<(), String> {
+        let origin = self.index(&self.cluster.origin.id()).and_then(|index| self.units.get(index));
+        if !origin.and_then(|unit| unit.live.as_ref()).is_some_and(|live| live.adopted) {
             return Ok(());
         }
         let cluster = self.cluster.clone();
         self.configure_origin(&cluster).await
     }
 
+    /// Brings back what was in force before this supervisor, which does not come to its work.
+    pub(super) async fn go_back(&mut self, Before { path, text, cluster }: Before) {
+        let written = self.dirs.put_in_force(&path, &text).map_err(|error| error.to_string());
+        self.cluster = cluster.clone();
+        if let Err(error) = self.configure_origin(&cluster).await.and(written) {
+            tracing::warn!("{error}");
+        }
+    }
+
     async fn restart(&mut self, restart: Restart, progress: &Progress) -> Result<(), String> {
         let ids = self.matching(&restart)?;
         for (place, id) in ids.iter().enumerate() {
             let Some(unit) = self.index(id).and_then(|index| self.units.get(index)) else { continue };
-            if let State::Unknown { why } = unit.machine.state() {
-                return Err(format!("{id} is left alone: {why}"));
+            if let Some(why) = self.left_alone(id) {
+                return Err(why);
             }
             let before = unit.live.as_ref().map(|live| live.instance);
             let port = unit.port.clone();
@@ -232,8 +288,12 @@ impl Agent {
             let Some(port) = port else { continue };
             let end = Instant::now() + KEYFRAME_LIMIT;
             for stream in live.iter().filter(|stream| stream.has_video).map(|stream| &stream.name) {
-                match (self.until_keyframe(&port.url(stream), end).await?, port.role) {
+                match (self.until_keyframe(id, &port.url(stream), stream, end).await?, port.role) {
                     (Ok(()), _) => progress.say(format!("{id} plays {stream}")).await,
+                    // Its encoder has left meanwhile.
+                    (Err(_), Role::Edge) if !self.live_streams().iter().any(|live| live.name == *stream) => {
+                        progress.say(format!("{stream} is not published any more")).await;
+                    }
                     // The encoder decides when it comes back, and edges cannot be at fault.
                     (Err(why), Role::Origin | Role::Encoder) => {
                         progress.say(format!("{id} does not play {stream} yet: {why}")).await;
@@ -306,12 +366,18 @@ impl Agent {
     }
 
     /// Plays until a keyframe comes; the inner error says why none came until `end`.
-    async fn until_keyframe(&mut self, url: &str, end: Instant) -> Result<Result<(), String>, String> {
+    async fn until_keyframe(
+        &mut self,
+        id: &UnitId,
+        url: &str,
+        stream: &str,
+        end: Instant,
+    ) -> Result<Result<(), String>, String> {
         loop {
             let left = end.saturating_duration_since(Instant::now());
             let played = self.beside(probe::play(url, left)).await.map_err(|_| ENDING.to_owned())?;
             let Err(error) = played else { return Ok(Ok(())) };
-            if error.is_full() {
+            if error.is_full() && self.has_keyframe(id, stream) {
                 // Its players are back before us, and it plays to them.
                 return Ok(Ok(()));
             }
@@ -320,6 +386,17 @@ impl Agent {
             }
             self.beside(tokio::time::sleep(PLAY_RETRY)).await.map_err(|_| ENDING.to_owned())?;
         }
+    }
+
+    /// Whether a process reports a keyframe of a stream that is published.
+    fn has_keyframe(&self, id: &UnitId, stream: &str) -> bool {
+        let report =
+            self.index(id).and_then(|index| self.units.get(index)).and_then(Supervised::fresh_report);
+        report.is_some_and(|report| {
+            let fits =
+                |it: &StreamStats| it.publishing && it.stream == stream && it.keyframe_age_ms.is_some();
+            report.streams.iter().any(fits)
+        })
     }
 
     /// Stops all processes (or only those that this supervisor started): encoder, then edges, then origin; and removes

@@ -223,6 +223,10 @@ impl Agent {
             if before != after {
                 tracing::info!(unit = %unit.id, from = ?before, to = ?after, "state");
             }
+            if matches!(unit.machine.state(), State::Failed { .. }) {
+                // Nobody will serve whoever waits there. The next start binds it anew.
+                unit.listener = None;
+            }
             match action {
                 None => {}
                 Some(Action::Spawn) => {

@@ -1,6 +1,7 @@
 //! From nothing to a supervised cluster, all or nothing; and its end.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, ProcessSpec, UnitId};
@@ -30,6 +31,21 @@ const REPORT_LIMIT: Duration = Duration::from_secs(1);
 /// Answers that are under way may take this long when the supervisor ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
+/// What there was before this supervisor.
+struct Left {
+    /// The units of which no process was found.
+    fresh: Vec<UnitId>,
+    /// What was in force, if processes run and the file differs.
+    before: Option<Before>,
+}
+
+/// A cluster file that was in force.
+pub(super) struct Before {
+    pub(super) path: PathBuf,
+    pub(super) text: String,
+    pub(super) cluster: Cluster,
+}
+
 /// What the supervisor holds beside its loop.
 struct Frame {
     _lock: Lock,
@@ -41,7 +57,7 @@ pub(super) async fn run(
     config: AgentConfig,
     mut startup: impl FnMut(StartupEvent),
 ) -> Result<(), AgentError> {
-    let (mut agent, frame, fresh) = Box::pin(assemble(config, &mut startup)).await?;
+    let (mut agent, frame, Left { fresh, before }) = Box::pin(assemble(config, &mut startup)).await?;
     let started = Box::pin(agent.start_up(fresh, &mut startup)).await;
     if started.is_ok() {
         Box::pin(agent.serve()).await;
@@ -56,6 +72,9 @@ pub(super) async fn run(
             frame.end().await;
         }
         Some(Interrupt::Stop) | None => {
+            if let (false, Some(before)) = (all, before) {
+                agent.go_back(before).await;
+            }
             if let Err(error) = agent.stop(&Progress::none(), all).await {
                 tracing::warn!("{error}");
             }
@@ -82,7 +101,7 @@ impl Frame {
 async fn assemble(
     config: AgentConfig,
     startup: &mut impl FnMut(StartupEvent),
-) -> Result<(Agent, Frame, Vec<UnitId>), AgentError> {
+) -> Result<(Agent, Frame, Left), AgentError> {
     let AgentConfig { cluster, path, text, dirs, binary, detached, parse } = config;
     let running = || AgentError::AlreadyRunning { cluster: cluster.name.clone(), pid: dirs.supervisor_pid() };
     if dirs.is_supervised() {
@@ -108,9 +127,10 @@ async fn assemble(
     };
     let undo = Undo { created: Some(created) };
     let mut found = find_all(&dirs, &specs, &boot_id).await?;
-    let survivors = !found.is_empty();
-    if survivors {
-        let refused = refused(&dirs, &cluster, &parse, &found)?;
+    let mut before = None;
+    if !found.is_empty() {
+        before = what_was_in_force(&dirs, &path, &text, &parse)?;
+        let refused = refused(before.as_ref(), &cluster, &found);
         if !refused.is_empty() {
             return Err(AgentError::Changed(refused));
         }
@@ -164,7 +184,7 @@ async fn assemble(
             None => fresh.push(id),
         }
     }
-    Ok((agent, frame, fresh))
+    Ok((agent, frame, Left { fresh, before }))
 }
 
 /// Removes what was created, unless it is kept.
@@ -224,16 +244,33 @@ pub(crate) fn recorded(dirs: &ClusterDirs) -> Vec<UnitId> {
     names.filter_map(|name| serde_json::from_value(serde_json::Value::String(name)).ok()).collect()
 }
 
-/// What the file asks for that cannot be done while the processes found run on.
-fn refused(
+/// What was in force, unless it is the same file with the same text.
+fn what_was_in_force(
     dirs: &ClusterDirs,
-    cluster: &Cluster,
+    path: &Path,
+    text: &str,
     parse: &super::Parse,
-    found: &BTreeMap<UnitId, Found>,
-) -> Result<Vec<Action>, StateError> {
-    let in_force = dirs.in_force()?.and_then(|(path, text)| parse(&path, &text).ok());
-    let mut refused: Vec<Action> = in_force
-        .map(|current| Plan::compare(&current, cluster).refused().cloned().collect())
+) -> Result<Option<Before>, AgentError> {
+    let Some((old_path, old_text)) =
+        dirs.in_force()?.filter(|(p, t)| (p.as_path(), t.as_str()) != (path, text))
+    else {
+        return Ok(None);
+    };
+    match parse(&old_path, &old_text) {
+        Ok(cluster) => Ok(Some(Before { path: old_path, text: old_text, cluster })),
+        // A file that it names may have moved, or a host have lost its address.
+        Err(error) => Err(AgentError::Changed(vec![Action {
+            kind: Kind::Refuse,
+            unit: None,
+            reason: format!("the file in force, to compare it with, is not valid any more: {error}"),
+        }])),
+    }
+}
+
+/// What the file asks for that cannot be done while the processes found run on.
+fn refused(before: Option<&Before>, cluster: &Cluster, found: &BTreeMap<UnitId, Found>) -> Vec<Action> {
+    let mut refused: Vec<Action> = before
+        .map(|before| Plan::compare(&before.cluster, cluster).refused().cloned().collect())
         .unwrap_or_default();
     let known: Vec<UnitId> = cluster
         .ports()
@@ -246,7 +283,7 @@ fn refused(
             refused.push(Action { kind: Kind::Refuse, unit: Some(id.clone()), reason });
         }
     }
-    Ok(refused)
+    refused
 }
 
 impl Agent {
@@ -264,7 +301,7 @@ impl Agent {
                 startup(StartupEvent::Started { unit: unit.id.clone(), pid });
             }
         }
-        if let Err(error) = self.configure_origin_if_changed(&fresh).await {
+        if let Err(error) = self.configure_adopted_origin().await {
             tracing::warn!("{error}");
         }
         let begin = Instant::now();
@@ -275,6 +312,8 @@ impl Agent {
                 for unit in &agent.units {
                     match unit.machine.state() {
                         State::Running { .. } if told.contains(&unit.id) => {}
+                        // It answers soon, or is found frozen and replaced.
+                        State::Running { .. } if !unit.is_ready() => open += 1,
                         State::Running { .. } => {
                             told.push(unit.id.clone());
                             let after_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
@@ -303,12 +342,14 @@ impl Agent {
             return Err(Cut::Interrupted);
         }
         let status = self.status();
-        for unit in status.units.iter().filter(|unit| !told.contains(&unit.id)) {
+        let waiting: Vec<&UnitId> =
+            self.units.iter().filter(|unit| !unit.is_ready()).map(|unit| &unit.id).collect();
+        for unit in status.units.iter().filter(|unit| waiting.contains(&&unit.id)) {
             let why =
                 if unit.note.is_empty() { "it is still starting".to_owned() } else { unit.note.clone() };
             startup(StartupEvent::NotReady { unit: unit.id.clone(), why });
         }
-        startup(StartupEvent::Complete { ready: told.len(), waiting: self.units.len() - told.len() });
+        startup(StartupEvent::Complete { ready: self.units.len() - waiting.len(), waiting: waiting.len() });
         self.busy = None;
         Ok(())
     }

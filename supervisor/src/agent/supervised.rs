@@ -17,7 +17,7 @@ use crate::files::write_atomic;
 use crate::health::Ladder;
 use crate::process::{Given, Process, Spawner};
 use crate::record::{AliveLock, Record, SCHEMA, UnitFiles};
-use crate::unit::{Event, Unit};
+use crate::unit::{Event, State, Unit};
 use crate::{listeners, logs, procfs, sock};
 
 /// Descriptors that the encoder uses at most.
@@ -34,7 +34,8 @@ pub(super) struct Supervised {
     pub(super) config: PathBuf,
     pub(super) log: PathBuf,
     pub(super) machine: Unit,
-    /// Kept while processes come and go. None of an encoder, and of an adopted process that could not lend it.
+    /// Kept while processes come and go. None of an encoder, of one that was given up, and of an adopted process that
+    /// could not lend it.
     pub(super) listener: Option<OwnedFd>,
     pub(super) live: Option<Live>,
     pub(super) report: Option<Report>,
@@ -226,6 +227,12 @@ impl Supervised {
         self.report = None;
         self.missing = None;
         self.files.forget();
+    }
+
+    /// Whether it serves, as far as can be known. One that was taken over counts only when it has reported.
+    pub(super) fn is_ready(&self) -> bool {
+        let is_silent = self.report.is_none() && self.live.as_ref().is_some_and(|live| live.adopted);
+        matches!(self.machine.state(), State::Running { .. }) && !is_silent
     }
 
     /// The newest report, unless it is too old to speak of now.

@@ -90,6 +90,7 @@ struct Fake {
     spec: ProcessSpec,
     token: String,
     words: String,
+    words_file: PathBuf,
     beats: AtomicU64,
 }
 
@@ -106,9 +107,9 @@ impl Fake {
         let mut lock = unsafe { File::from_raw_fd(fd::LOCK) };
         lock.read_to_string(&mut token).unwrap();
         std::mem::forget(lock);
-        let words: PathBuf = config.with_extension("fake");
-        let words = std::fs::read_to_string(words).unwrap_or_default();
-        Self { spec, token, words, beats: AtomicU64::new(0) }
+        let words_file: PathBuf = config.with_extension("fake");
+        let words = std::fs::read_to_string(&words_file).unwrap_or_default();
+        Self { spec, token, words, words_file, beats: AtomicU64::new(0) }
     }
 
     fn has(&self, word: &str) -> bool {
@@ -153,7 +154,12 @@ impl Fake {
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
             let mut input = &buffer[..length];
             while let Ok(Some(event)) = session.handle_input(&mut input) {
-                if let Event::Play { msid, .. } = event
+                if !matches!(event, Event::Play { .. }) {
+                    continue;
+                }
+                if self.has("full") {
+                    session.reject_play("NetStream.Play.Failed", "no place");
+                } else if let Event::Play { msid, .. } = event
                     && !self.has("blind")
                 {
                     session.accept_play();
@@ -211,12 +217,17 @@ impl Fake {
             Request::Stats => {
                 let step = u64::from(!self.has("stuck"));
                 let beats = self.beats.fetch_add(step, Ordering::Relaxed);
-                reply(connection, &Reply::Process(ProcessStats { beats, ..ProcessStats::default() }), None);
-                if self.has("stream") {
+                let publishers = u32::from(self.spec.role() == Role::Encoder);
+                let stats = ProcessStats { beats, publishers, ..ProcessStats::default() };
+                reply(connection, &Reply::Process(stats), None);
+                // Until it is taken out of the file.
+                let words = std::fs::read_to_string(&self.words_file).unwrap_or_default();
+                if self.has("stream") && words.contains("stream") {
                     let stream = StreamStats {
                         stream: "live/a".into(),
                         publishing: true,
                         last_frame_age_ms: Some(10),
+                        keyframe_age_ms: Some(10),
                         video_frames: 1,
                         ..StreamStats::default()
                     };
@@ -226,7 +237,9 @@ impl Fake {
             }
             Request::Configure { spec } => {
                 println!("configured {} targets", spec.forward.len());
-                reply(connection, &Reply::Done, None);
+                if !self.has("tells-not") {
+                    reply(connection, &Reply::Done, None);
+                }
             }
             Request::ReopenLog => {
                 rustix::stdio::dup2_stdout(&fds[0]).unwrap();
