@@ -13,8 +13,8 @@ const STEP_BACK: i64 = 1_000;
 /// How long the old offset stays a candidate after a jump, ms: audio and video do not jump at the same message.
 const OVERLAP: u64 = 1_000;
 /// How far behind arrival a resumed stream may start and still be on the old offset, ms: a forwarder that reconnects sends the
-/// current GOP again, which may be 30 s long.
-const RESUME_BEHIND: i64 = 40_000;
+/// current GOP again, which may be as long as the longest `queue_length`, 120 s.
+const RESUME_BEHIND: i64 = 130_000;
 
 /// Where the first message of a publication goes on the stream's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +29,7 @@ pub(crate) enum Start {
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Clock {
     offset: i64,
-    /// The offset before the last jump, and until when it may be used.
+    /// The other offset after a jump, and until when it may be used.
     other: Option<(i64, u64)>,
     /// Newest time given out, and when.
     newest: Option<(u64, u64)>,
@@ -120,12 +120,15 @@ impl Clock {
             return input + self.offset;
         };
         let expected = expected(newest, at, now);
-        let time = input + self.offset;
+        let mut time = input + self.offset;
         if let Some((other, until)) = self.other {
             if now > until {
                 self.other = None;
             } else if ((input + other) - expected).abs() < (time - expected).abs() {
-                return input + other;
+                // The one used last stays: a stray message, such as a header that always has time 0, must not win.
+                self.other = Some((self.offset, until));
+                self.offset = other;
+                time = input + other;
             }
         }
         let back = last.is_some_and(|last| time < last.cast_signed() - STEP_BACK);
@@ -187,6 +190,29 @@ mod tests {
         let t = clock.map(3_600_000, Some(t), 40);
         assert_eq!(t, 0);
         assert_eq!(clock.map(3_660_000, Some(t), 60_040), 60_000);
+    }
+
+    #[test]
+    fn headers_that_always_have_time_0_do_not_bend_the_line() {
+        let mut clock = started(Start::At(0));
+        let mut last = clock.map(0, None, 0);
+        for t in (40..60_000).step_by(40) {
+            if t % 2_000 == 0 {
+                last = clock.map(0, Some(last), t);
+            }
+            let frame = clock.map(u32::try_from(t).unwrap(), Some(last), t);
+            assert_eq!(frame, t);
+            last = frame;
+        }
+    }
+
+    #[test]
+    fn a_step_back_and_then_far_ahead_within_a_second_stays_near_the_arrival() {
+        let mut clock = started(Start::At(0));
+        let t = clock.map(100_000, None, 0);
+        let t = clock.map(0, Some(t), 40);
+        let t = clock.map(2_000_000, Some(t), 80);
+        assert!(t <= 10_080, "{t}");
     }
 
     #[test]
