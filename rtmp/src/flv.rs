@@ -1,5 +1,6 @@
 //! FLV files: the same tags RTMP carries (FLV 10.1, annex E.2 to E.4).
 
+use crate::media::{self, Kind};
 use crate::message_type;
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -102,17 +103,20 @@ impl Reader {
     }
 }
 
-/// When the tags of a file are due: live recordings begin at any time, and their script data at 0.
+/// When the tags of a file are due: live recordings begin at any time, and their script data and headers at 0.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    /// Time stamp of the first audio or video tag.
+    /// Time stamp of the first frame of audio or video.
     first: Option<u32>,
 }
 
 impl Timeline {
-    /// Milliseconds from the first audio or video tag to `tag`; 0 for one that is older or stands before it.
+    /// Milliseconds from the first frame of audio or video to `tag`; 0 for one that is older or stands before it.
     pub fn time(&mut self, tag: &Tag) -> u32 {
-        if tag.type_id != message_type::DATA {
+        if matches!(
+            media::classify(tag.type_id, &tag.payload).kind,
+            Kind::Audio | Kind::Video | Kind::Keyframe
+        ) {
             self.first.get_or_insert(tag.timestamp);
         }
         let since = tag.timestamp.wrapping_sub(self.first.unwrap_or(tag.timestamp));
@@ -120,7 +124,7 @@ impl Timeline {
         if since > u32::MAX / 2 { 0 } else { since }
     }
 
-    /// Whether there was no audio and no video.
+    /// Whether there was no frame.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.first.is_none()
@@ -202,9 +206,13 @@ mod tests {
     #[test]
     fn times_count_from_the_first_media_whatever_stands_before_it() {
         let mut timeline = Timeline::default();
-        let times = [(18, 0), (9, 3_600_000), (18, 0), (8, 3_599_990), (8, 3_600_020)]
-            .map(|(type_id, timestamp)| timeline.time(&Tag { type_id, timestamp, payload: Bytes::new() }));
+        let times =
+            [(18, 0), (8, 3_600_000), (18, 0), (8, 3_599_990), (8, 3_600_020)].map(|(type_id, timestamp)| {
+                timeline.time(&Tag { type_id, timestamp, payload: Bytes::from_static(&[0x2f, 1]) })
+            });
         assert_eq!(times, [0, 0, 0, 0, 20]);
+        let header = Tag { type_id: 9, timestamp: 0, payload: Bytes::from_static(&[0x17, 0, 0, 0, 0]) };
+        assert_eq!(timeline.time(&header), 0);
     }
 
     #[test]

@@ -32,8 +32,12 @@ use crate::hub::{CHUNK_SIZE, WINDOW_ACK, count};
 static TEST_CARD: &[u8] = include_bytes!("../assets/test-card.flv");
 /// TCP connect to Publish.Start at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+/// For so long the server may take no byte.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
 /// A connection that took this many messages, a few seconds of them, was a good one: the next attempt is made soon.
 const STEADY: u64 = 250;
+/// Larger data is left out, bytes: servers, ours too, close the connection of whoever sends it. It is the index of a long file.
+const DATA_MAX: usize = 60 * 1024;
 /// Bytes read from a file at once.
 const FILE_READ: usize = 64 * 1024;
 
@@ -264,11 +268,16 @@ fn read(socket: &TcpStream, session: &mut Session) -> Result<bool, PublishError>
     Ok(started)
 }
 
-async fn write(socket: &TcpStream, session: &mut Session) -> io::Result<()> {
-    crate::io::write_all(socket, session.output()).await
+async fn write(socket: &TcpStream, session: &mut Session) -> Result<(), PublishError> {
+    // Without a limit a cut network is noticed when TCP gives up, after a quarter of an hour.
+    let written = timeout(WRITE_TIMEOUT, crate::io::write_all(socket, session.output())).await;
+    Ok(written.map_err(|_| PublishError::Timeout)??)
 }
 
 fn put(session: &mut Session, tag: &Tag, timestamp: u32) {
+    if tag.type_id == message_type::DATA && tag.payload.len() > DATA_MAX {
+        return;
+    }
     let (csid, payload) = match tag.type_id {
         message_type::AUDIO => (5, tag.payload.clone()),
         message_type::VIDEO => (4, tag.payload.clone()),
