@@ -308,6 +308,53 @@ fn a_connection_that_never_gets_to_connect_is_closed_in_time() {
     open.iter_mut().for_each(|raw| raw.expect_closed(Duration::from_secs(30)));
 }
 
+#[test]
+fn a_publisher_cannot_make_workers_grow_beyond_their_log() {
+    /// Bytes that a worker may have in memory: the log's 64 MiB and half as much again.
+    const MAX: u64 = 96 << 20;
+    let cluster = TestCluster::up_guide();
+    let mut raw = connected(cluster.net.origin()).publish("livestream", "NetStream.Publish.Start");
+    assert!(raw.send(&chunk_size(0x10_0000)));
+    let part = |csid, type_id, payload: &[u8]| {
+        [&chunk_header(csid, 0, payload.len(), type_id, 1)[..], payload].concat()
+    };
+    assert!(raw.send(&part(6, 9, &[0x17, 1, 0, 0, 0, 1, 2, 3])));
+    // A sequence header of 900 kB, which each joining player would get.
+    assert!(raw.send(&part(6, 9, &[&[0x17, 0, 0, 0, 0][..], &vec![7; 900_000]].concat())));
+    // Time stands still, and the metadata changes each time: 120 MB of it.
+    for n in 0..2000_u32 {
+        let title = format!("{n:08}").repeat(7_500);
+        let object = [&[3, 0, 5][..], b"title", &amf::string(&title), &[0, 0, 9]].concat();
+        let metadata = [amf::string("@setDataFrame"), amf::string("onMetaData"), object].concat();
+        assert!(raw.send(&part(5, kind::DATA, &metadata)), "metadata {n}");
+    }
+    // A million keyframes of one byte.
+    assert!(raw.send(&part(6, 9, &[0x12])));
+    for _ in 0..100 {
+        assert!(raw.send(&[0xC6, 0x12].repeat(10_000)));
+    }
+    // All of it has been read when the keyframe behind it comes out at an edge.
+    let last = [&[0x17, 1, 0, 0, 0][..], &[0xEE; 100]].concat();
+    assert!(raw.send(&part(6, 9, &last)));
+    let player = rml::play(cluster.net.edges()[3], STREAM).unwrap();
+    crate::support::wait_for("the last keyframe at an edge", crate::support::SOON, || {
+        let tags = player.tags();
+        if tags.iter().any(|tag| tag.payload == last) {
+            Ok(())
+        } else {
+            let seen: Vec<_> =
+                tags.iter().rev().take(3).map(|t| (t.kind, t.timestamp, t.payload.len())).collect();
+            Err(format!("{} tags, the last are {seen:?}; ended: {:?}", tags.len(), player.ended()))
+        }
+    });
+    for (id, pid) in cluster.pids() {
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+        assert!(peak * 1024 < MAX, "{id} had {} MiB", peak / 1024);
+    }
+}
+
 /// Makes the attacks on each of `targets` under a playing stream; every worker must live, and the stream be whole.
 fn withstand(attacks: &[Attack], targets: fn(&crate::support::net::Net) -> Vec<SocketAddr>) {
     let cluster = TestCluster::up_guide();

@@ -7,7 +7,8 @@ use crate::support::clients::{Client, Recorder, ffmpeg_publisher, gstreamer_publ
 use crate::support::cluster::TestCluster;
 use crate::support::flv::{Source, assert_same};
 use crate::support::net::url;
-use crate::support::{CARD_MS, STREAM, card, looped_card, rml};
+use crate::support::raw::{Raw, message};
+use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for};
 
 /// Seconds of video that each player records.
 const SECONDS: f64 = 5.0;
@@ -94,6 +95,48 @@ fn a_player_that_comes_before_the_publisher_waits_and_stays_from_one_publish_to_
         .expect("the second publish starts the card anew");
     assert_same("the second publish", &recorded[start..], &looped_card(), 2.5);
     assert_eq!(player.ended(), None);
+}
+
+#[test]
+fn a_new_publication_starts_with_nothing_of_the_one_before() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let stays = rml::play(edge, STREAM).unwrap();
+    let first = rml::publish(cluster.net.origin(), STREAM, card(), None);
+    stays.record_after(0, 1.0);
+    drop(first);
+    cluster_idle(&cluster);
+
+    // Accepted, and silent: whoever comes now must not be shown the first publication's pictures.
+    let mut second = Raw::dial(cluster.net.origin()).handshake().connect("live", &[]);
+    second = second.publish("livestream", "NetStream.Publish.Start");
+    wait_for("the edge to be published to", SOON, || {
+        let rows = cluster.try_status()?.streams;
+        let is_edge = |host: &str, port| host == edge.ip().to_string() && port == edge.port();
+        if rows.iter().any(|s| s.publishing && is_edge(&s.host, s.port)) {
+            Ok(())
+        } else {
+            Err(format!("{rows:?}"))
+        }
+    });
+    let player = rml::play(edge, STREAM).unwrap();
+    player.await_started();
+    // Audio alone this time: after a while without video it is played without a keyframe.
+    second.send(&message(4, 0, 8, 1, &[0xAF, 0, 0x12, 0x10]));
+    let mut time = 0;
+    wait_for("audio of the second publication", SOON, || {
+        time += 60;
+        second.send(&message(4, time, 8, 1, &[0xAF, 1, 77]));
+        let tags = player.tags();
+        if tags.iter().any(|tag| tag.payload == [0xAF, 1, 77]) { Ok(()) } else { Err(format!("{tags:?}")) }
+    });
+    let tags = player.tags();
+    let old: Vec<_> = tags
+        .iter()
+        .filter(|t| t.kind == 9 || !t.payload.starts_with(&[0xAF]) && !t.payload.is_empty())
+        .collect();
+    assert!(old.is_empty(), "{old:?}");
+    assert_eq!(stays.ended(), None);
 }
 
 /// The card's first keyframe.

@@ -22,6 +22,8 @@ const FIRST_MEDIA_TIMEOUT: u64 = 20_000;
 const SILENT_TIMEOUT: u64 = 5_000;
 /// The same for a forwarder of the origin, ms: longer, so that the origin, which sees the encoder, decides first.
 const FORWARDER_SILENT_TIMEOUT: u64 = 10_000;
+/// Reads and writes of one connection in one go, fewer where a read fills its buffer.
+const TURNS: usize = 4;
 /// A refused connection is given this long to read why, ms.
 const LINGER: u64 = 2_000;
 
@@ -55,6 +57,7 @@ impl End {
 /// Serves `link` to its end.
 pub(crate) async fn serve(hub: Rc<Hub>, link: Rc<Link>) {
     let config = server::Config { chunk_size: CHUNK_SIZE, limits: chunk::Limits::default() };
+    let _place = Place(Rc::clone(&hub), Rc::clone(&link));
     hub.set_open(&link, true);
     link.set_deadline(Some((hub.now() + OPEN_TIMEOUT, Cut::Idle)));
     let mut connection = Connection {
@@ -74,9 +77,15 @@ pub(crate) async fn serve(hub: Rc<Hub>, link: Rc<Link>) {
         Role::Publishing(publisher) => info!(%peer, stream = %publisher.stream().key, %end, "publisher gone"),
         Role::Open | Role::Playing(_) | Role::Refused => debug!(%peer, %end, "connection ended"),
     }
-    let (hub, link) = (Rc::clone(&connection.hub), Rc::clone(&connection.link));
-    drop(connection);
-    hub.release(&link);
+}
+
+/// A place among the connections; dropping it, in a panic too, gives it up.
+struct Place(Rc<Hub>, Rc<Link>);
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.0.release(&self.1);
+    }
 }
 
 /// Bytes on their way out.
@@ -84,6 +93,8 @@ pub(crate) async fn serve(hub: Rc<Hub>, link: Rc<Link>) {
 struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
+    /// How many of `bytes` are no replies but the rest of a message of media.
+    owed: usize,
 }
 
 impl Outbox {
@@ -121,7 +132,14 @@ struct Connection {
 impl Connection {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.link.set_waker(cx.waker());
+        let mut turns = 0;
         loop {
+            if turns == TURNS {
+                // A peer that sends or takes without end lets the others have their turn.
+                cx.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            turns += 1;
             if let Some(cut) = self.link.is_cut() {
                 return Poll::Ready(End::Cut(cut));
             }
@@ -135,7 +153,11 @@ impl Connection {
                 Poll::Ready(Err(e)) => return Poll::Ready(e.into()),
                 Poll::Ready(Ok(())) => {}
             }
-            if let Err(end) = self.read() {
+            let read = self.read();
+            if matches!(read, Ok(true)) {
+                turns = TURNS;
+            }
+            if let Err(end) = read {
                 // What the peer is told last should reach it.
                 if !matches!(self.role, Role::Playing(_)) {
                     let _ = self.link.socket.try_write(self.out.rest());
@@ -185,19 +207,20 @@ impl Connection {
         Ok(false)
     }
 
-    /// Reads once and acts on all of it.
-    fn read(&mut self) -> Result<(), End> {
+    /// Reads once and acts on all of it; true if there may be much more.
+    fn read(&mut self) -> Result<bool, End> {
         let hub = Rc::clone(&self.hub);
         let mut buffer = hub.buffer.borrow_mut();
         let taken = match self.link.socket.try_read(&mut buffer) {
             Ok(0) => return Err(End::Closed),
             Ok(taken) => taken,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
             Err(e) => return Err(e.into()),
         };
+        let more = taken == buffer.len();
         count(&hub.counters.bytes_in, taken as u64);
         if matches!(self.role, Role::Refused) {
-            return Ok(());
+            return Ok(more);
         }
         let mut input = buffer.get(..taken).unwrap_or(&[]);
         let mut got_media = false;
@@ -221,7 +244,7 @@ impl Connection {
             hub.mark_dirty(publisher.stream());
         }
         self.collect_output()?;
-        result
+        result.map(|()| more)
     }
 
     /// Hands the session's replies to whoever writes to the socket.
@@ -236,7 +259,7 @@ impl Connection {
             return if accepted { Ok(()) } else { Err(End::Flood) };
         }
         self.out.bytes.append(output);
-        if self.out.rest().len() > CONTROL_MAX { Err(End::Flood) } else { Ok(()) }
+        if self.out.rest().len() > CONTROL_MAX + self.out.owed { Err(End::Flood) } else { Ok(()) }
     }
 
     /// True for media of the publisher.
@@ -298,9 +321,14 @@ impl Connection {
         false
     }
 
-    fn with_cursor(&self, change: impl FnOnce(&mut crate::cursor::Cursor)) {
+    fn with_cursor(&mut self, change: impl FnOnce(&mut crate::cursor::Cursor)) {
         if let Role::Playing(playing) = &self.role {
-            change(&mut playing.player.cursor.borrow_mut());
+            {
+                let mut cursor = playing.player.cursor.borrow_mut();
+                // First the replies to what came before; how many there are is asked behind this read.
+                let _ = cursor.push_control(self.session.output());
+                change(&mut cursor);
+            }
             playing.player.flush(&playing.stream.log(), &self.hub.counters, self.hub.now());
         }
     }
@@ -315,11 +343,12 @@ impl Connection {
         match std::mem::replace(&mut self.role, Role::Open) {
             Role::Publishing(publisher) => {
                 info!(peer = %self.link.peer, stream = %publisher.stream().key, "unpublished");
+                publisher.finish();
             }
             Role::Playing(playing) => {
-                let idle = crate::cursor::Cursor::new(crate::cursor::Reader::Player, 0, 0);
-                let cursor = std::mem::replace(&mut *playing.player.cursor.borrow_mut(), idle);
-                self.out.bytes.extend(cursor.into_rest());
+                let rest = playing.player.cursor.borrow_mut().take_rest();
+                self.out.owed += rest.len();
+                self.out.bytes.extend(rest);
             }
             Role::Open | Role::Refused => return,
         }

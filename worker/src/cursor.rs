@@ -17,6 +17,8 @@ use crate::log::{BarrierKind, JoinPoint, Lane, Log, Segment};
 const SEND_MAX: usize = 256 * 1024;
 /// Segments that one send covers at most; a flush meets two, a catching-up reader a few.
 const SLICES: usize = 4;
+/// Sends of one flush at most: a reader that gets message by message, or far behind, lets the others have their turn.
+const SENDS_MAX: usize = 8;
 /// Control bytes that wait for a message boundary at most: a peer that asks more without reading is cut off.
 pub(crate) const CONTROL_MAX: usize = 64 * 1024;
 
@@ -34,7 +36,7 @@ pub(crate) enum Reader {
 pub(crate) enum Flushed {
     /// Everything there is for this reader has been taken.
     CaughtUp,
-    /// The peer takes no more now.
+    /// The peer takes no more now, or has had its turn.
     Blocked,
 }
 
@@ -65,6 +67,8 @@ pub(crate) struct Cursor {
     control: Vec<u8>,
     /// Lanes this reader has turned off (receiveAudio, receiveVideo).
     muted: [bool; 3],
+    /// Video is left out until the next keyframe: the reader joined without one.
+    holds_video: bool,
     /// Messages in shared bytes are not counted one by one; bytes are.
     bytes_sent: u64,
     skips: u64,
@@ -83,6 +87,7 @@ impl Cursor {
             sent: 0,
             control: Vec::new(),
             muted: [false; 3],
+            holds_video: false,
             bytes_sent: 0,
             skips: 0,
         }
@@ -91,6 +96,7 @@ impl Cursor {
     /// Moves to `point` and seeds the reader there.
     fn join(&mut self, point: &JoinPoint, chunk_size: u32) {
         self.seed(point, chunk_size);
+        self.holds_video = point.holds_video;
         self.place = Place::At { offset: point.offset, barrier: point.next_barrier };
     }
 
@@ -147,13 +153,15 @@ impl Cursor {
         matches!(self.place, Place::Waiting(_))
     }
 
-    /// The bytes that must still be sent before anything else may be: the rest of what is half sent, private and control bytes.
-    pub(crate) fn into_rest(mut self) -> Vec<u8> {
+    /// Takes the bytes that must still be sent before anything else may be: the rest of what is half sent, private and control
+    /// bytes.
+    pub(crate) fn take_rest(&mut self) -> Vec<u8> {
         let mut rest = Vec::new();
         if let Some((segment, from, to)) = self.tail.take() {
             rest.extend_from_slice(part(&segment.from(from), from, to));
         }
         rest.extend_from_slice(self.private.get(self.sent..).unwrap_or(&[]));
+        (self.private, self.sent) = (Vec::new(), 0);
         rest.append(&mut self.control);
         rest
     }
@@ -167,6 +175,7 @@ impl Cursor {
         log: &Log,
         send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
     ) -> io::Result<Flushed> {
+        let mut sends = 0;
         loop {
             if !self.send_owed(send)? {
                 return Ok(Flushed::Blocked);
@@ -202,13 +211,27 @@ impl Cursor {
             if offset == limit {
                 return Ok(Flushed::CaughtUp);
             }
-            if self.muted != [false; 3] {
-                limit = limit.min(log.boundary(offset + 1));
-                if self.is_muted(log, offset) {
+            if self.holds_video
+                && let Some(key) = log.key_from(offset)
+            {
+                if key.offset == offset {
+                    self.join(key, log.chunk_size());
+                    continue;
+                }
+                limit = limit.min(key.offset);
+            }
+            if self.holds_video || self.muted != [false; 3] {
+                let leaves_out = self.leaves_out(log, offset);
+                limit = self.run_end(log, offset, limit);
+                if leaves_out {
                     self.place = Place::At { offset: limit, barrier };
                     continue;
                 }
             }
+            if sends == SENDS_MAX {
+                return Ok(Flushed::Blocked);
+            }
+            sends += 1;
             let (wanted, taken) = send_range(log, offset, limit, send)?;
             let reached = offset + taken as u64;
             self.bytes_sent += taken as u64;
@@ -274,9 +297,21 @@ impl Cursor {
         }
     }
 
-    fn is_muted(&self, log: &Log, offset: u64) -> bool {
+    /// Whether the reader does not get the message at `offset`.
+    fn leaves_out(&self, log: &Log, offset: u64) -> bool {
         let first = log.segment(offset).and_then(|s| s.from(offset).first().copied());
-        Lane::ALL.iter().any(|&lane| self.muted[lane as usize] && first == Some(0x40 | lane.csid()))
+        let lane = Lane::ALL.into_iter().find(|lane| first == Some(0x40 | lane.csid()));
+        lane.is_some_and(|lane| self.muted[lane as usize] || (self.holds_video && lane == Lane::Video))
+    }
+
+    /// End of the messages from `offset` on, `limit` at most, that the reader gets or does not get as the first.
+    fn run_end(&self, log: &Log, offset: u64, limit: u64) -> u64 {
+        let leaves_out = self.leaves_out(log, offset);
+        let mut end = offset;
+        while end < limit && self.leaves_out(log, end) == leaves_out {
+            end = log.boundary(end + 1);
+        }
+        end.min(limit)
     }
 
     fn pass(&mut self, barrier: &BarrierKind, time: u64, chunk_size: u32) {
@@ -467,6 +502,18 @@ mod tests {
         (out, flushed)
     }
 
+    /// As a player's own task does: again and again until nothing is left.
+    fn flush_all(cursor: &mut Cursor, log: &Log) -> (Vec<u8>, Flushed) {
+        let mut wire = Vec::new();
+        loop {
+            let (bytes, flushed) = flush_with(cursor, log, &mut || usize::MAX);
+            wire.extend(&bytes);
+            if flushed == Flushed::CaughtUp || bytes.is_empty() {
+                return (wire, flushed);
+            }
+        }
+    }
+
     fn media(messages: &[(u8, u32, Vec<u8>)]) -> Vec<(u32, Vec<u8>)> {
         messages.iter().filter(|m| m.2.get(1) == Some(&1)).map(|m| (m.1, m.2.clone())).collect()
     }
@@ -500,7 +547,7 @@ mod tests {
                 }
                 source.run(30 + 10 * round as u64, 40 + 10 * round as u64);
             }
-            let (rest, flushed) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+            let (rest, flushed) = flush_all(&mut cursor, &source.log);
             wire.extend(rest);
             assert_eq!(flushed, Flushed::CaughtUp);
             let seen = decode(&wire);
@@ -518,7 +565,7 @@ mod tests {
             source.run(200 + at * 7, 207 + at * 7);
             let mut cursor = Cursor::new(Reader::Player, 3, 0);
             let point = source.log.join(true).unwrap();
-            let (wire, _) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+            let (wire, _) = flush_all(&mut cursor, &source.log);
             let seen = decode(&wire);
             assert_eq!(seen[0].0, DATA);
             assert_eq!(seen[1].2, [0xAF, 0, 0x12, 0x10]);
@@ -540,7 +587,7 @@ mod tests {
                 source.send(Lane::Video, start + t * 40, 2_500);
             }
             let mut cursor = Cursor::new(Reader::Forwarder, 1, 0);
-            let (wire, _) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+            let (wire, _) = flush_all(&mut cursor, &source.log);
             let seen = decode(&wire);
             assert!(seen[0].2.starts_with(b"\x02\x00\x0D@setDataFrame"));
             let want: Vec<_> = source.sent.iter().map(|(t, _, p)| (*t as u32, p.clone())).collect();
@@ -552,10 +599,10 @@ mod tests {
     fn a_player_that_waited_starts_at_the_first_keyframe() {
         let mut source = Source::new();
         let mut cursor = Cursor::new(Reader::Player, 1, 0);
-        let (wire, flushed) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+        let (wire, flushed) = flush_all(&mut cursor, &source.log);
         assert!(wire.is_empty() && flushed == Flushed::CaughtUp && cursor.is_waiting());
         source.run(0, 4);
-        let (wire, _) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+        let (wire, _) = flush_all(&mut cursor, &source.log);
         assert_eq!(media(&decode(&wire)).len(), 4);
     }
 
@@ -576,7 +623,7 @@ mod tests {
             assert_eq!(flushed, Flushed::Blocked);
         }
         source.run(10, 4_000);
-        let (rest, _) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+        let (rest, _) = flush_all(&mut cursor, &source.log);
         wire.extend(rest);
         assert_eq!(cursor.take_skips(), 1);
         let got = media(&decode(&wire));
@@ -596,17 +643,40 @@ mod tests {
         let mut source = Source::new();
         source.run(0, 60);
         let mut cursor = Cursor::new(Reader::Player, 1, 0);
-        let (mut wire, _) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+        let (mut wire, _) = flush_all(&mut cursor, &source.log);
         cursor.pause();
         source.run(60, 90);
-        assert!(flush_with(&mut cursor, &source.log, &mut || usize::MAX).0.is_empty());
+        assert!(flush_all(&mut cursor, &source.log).0.is_empty());
         cursor.resume();
-        assert!(flush_with(&mut cursor, &source.log, &mut || usize::MAX).0.is_empty(), "no keyframe since");
+        assert!(flush_all(&mut cursor, &source.log).0.is_empty(), "no keyframe since");
         source.run(90, 110);
-        wire.extend(flush_with(&mut cursor, &source.log, &mut || usize::MAX).0);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
         let times: Vec<_> = media(&decode(&wire)).iter().map(|m| m.0).collect();
         assert!(times.is_sorted());
         assert_eq!(times.len(), 10 + 10);
+    }
+
+    #[test]
+    fn a_reader_that_joins_while_video_pauses_gets_audio_and_no_video_before_a_keyframe() {
+        let mut source = Source::new();
+        source.run(0, 20);
+        // 4 s of audio; then video goes on within its group, before the next keyframe comes.
+        (0..200).for_each(|i| source.send(Lane::Audio, 400 + i * 20, 60));
+        let at = source.sent.len();
+        let mut cursor = Cursor::new(Reader::Player, 1, source.log.end());
+        let (mut wire, flushed) = flush_all(&mut cursor, &source.log);
+        assert_eq!(flushed, Flushed::CaughtUp);
+        source.run(220, 240);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        assert_eq!(media(&decode(&wire)).len(), 10, "the audio of the last 20 messages");
+        source.run(240, 280);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        let key = (at..).find(|n| source.sent[*n].1 == Lane::Video && source.sent[*n].2[0] == 0x17).unwrap();
+        let seen = decode(&wire);
+        let video: Vec<_> = seen.iter().filter(|m| m.0 == VIDEO && m.2[1] == 1).collect();
+        assert!(video[0].2 == source.sent[key].2, "the first video is the keyframe");
+        assert_eq!(video.len(), source.sent[key..].iter().filter(|m| m.1 == Lane::Video).count());
+        assert!(media(&seen).is_sorted_by_key(|(time, _)| *time));
     }
 
     #[test]
@@ -615,11 +685,11 @@ mod tests {
         source.run(0, 20);
         let mut cursor = Cursor::new(Reader::Player, 1, 0);
         cursor.mute(Lane::Audio, true);
-        let (mut wire, _) = flush_with(&mut cursor, &source.log, &mut || usize::MAX);
+        let (mut wire, _) = flush_all(&mut cursor, &source.log);
         assert_eq!(media(&decode(&wire)).len(), 10);
         cursor.mute(Lane::Audio, false);
         source.run(20, 60);
-        wire.extend(flush_with(&mut cursor, &source.log, &mut || usize::MAX).0);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
         let got = media(&decode(&wire));
         assert_eq!(got.len(), 10 + 10);
         assert_eq!(got.last().unwrap().0, 59 * 20);

@@ -391,12 +391,21 @@ impl Connection<'_> {
                 self.socket.writable().await?;
             }
             self.session.finish();
-            let mut rest = self.cursor.into_rest();
+            let mut rest = self.cursor.take_rest();
             rest.append(self.session.output());
             crate::io::write_all(&self.socket, &mut rest).await?;
-            Ok::<_, ForwardError>(())
+            // Read to the end: closing with bytes unread would reset the connection, and with it what is still on its way.
+            rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).map_err(io::Error::from)?;
+            loop {
+                self.socket.readable().await?;
+                self.read()?;
+            }
         });
-        // A target that does not take the rest in time is closed all the same.
-        rest.await.unwrap_or(Ok(()))
+        match rest.await {
+            // A target that does not take the rest in time is closed all the same.
+            Err(_) | Ok(Err(ForwardError::Closed)) => Ok(()),
+            Ok(Err(error)) => Err(error),
+            Ok(Ok(never)) => never,
+        }
     }
 }

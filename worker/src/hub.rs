@@ -20,8 +20,9 @@ use crate::link::{Cut, Link, millis};
 use crate::player::Player;
 use crate::stream::{Publisher, Stream};
 
-/// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read.
-const READ_BUFFER: usize = 64 * 1024;
+/// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read. The
+/// smallest messages of one read take about 2 ms.
+const READ_BUFFER: usize = 32 * 1024;
 /// Chunk size of everything this worker sends, bytes: as SRS; a 60 kB frame is one chunk. Announced on every connection.
 pub(crate) const CHUNK_SIZE: u32 = 60_000;
 /// How often a server we publish to acknowledges at least, bytes: the field's usual window.
@@ -151,7 +152,10 @@ impl Hub {
             let open = self.open.borrow();
             let victim = open.values().find(|l| !is_origin(l.peer) && l.is_cut().is_none());
             match victim {
-                Some(link) => link.cut(Cut::Evicted),
+                Some(link) => {
+                    count(&self.counters.refused, 1);
+                    link.cut(Cut::Evicted);
+                }
                 None if is_origin(peer) && taken < capacity + ORIGIN_EXTRA => {}
                 None => {
                     count(&self.counters.refused, 1);

@@ -24,6 +24,8 @@ const QUEUE_BYTES: u64 = 64 * 1024 * 1024;
 const GOP_BYTES: u64 = 32 * 1024 * 1024;
 /// See [`GOP_BYTES`]; messages.
 const GOP_MESSAGES: u64 = 5_000;
+/// Messages kept for slow readers whatever their size: 120 s at 1000 a second. Tiny ones cost more to find than to keep.
+const QUEUE_MESSAGES: usize = 120_000;
 /// A chunk stream silent for this long is seeded anew, ms, so that no delta comes near the 24-bit limit.
 const SEED_LIFE: u64 = 10_000;
 /// Without video for this long readers start at the live edge, ms.
@@ -81,6 +83,8 @@ pub(crate) struct JoinPoint {
     pub(crate) next_barrier: u64,
     /// In force there.
     pub(crate) headers: Rc<Headers>,
+    /// Whether video is left out until the next keyframe.
+    pub(crate) holds_video: bool,
     lanes: [LaneState; 3],
     /// Messages appended before it.
     messages: u64,
@@ -149,13 +153,18 @@ pub(crate) struct Log {
     barriers: VecDeque<Barrier>,
     /// Number of barriers dropped from the front: the number of `barriers[0]`.
     first_barrier: u64,
-    keys: VecDeque<JoinPoint>,
+    /// The newest keyframe.
+    key: Option<JoinPoint>,
     headers: Rc<Headers>,
     lanes: [LaneState; 3],
     messages: u64,
     newest: u64,
     /// Time of the last video message, or of the first message of the publication.
     last_video: u64,
+    /// Whether the publication has had video.
+    has_video: bool,
+    /// See [`Log::give_up_on_keys`].
+    keyless: bool,
     /// Cursors behind this offset have fallen out of the queue.
     floor: u64,
 }
@@ -170,12 +179,14 @@ impl Log {
             entries: VecDeque::new(),
             barriers: VecDeque::new(),
             first_barrier: 0,
-            keys: VecDeque::new(),
+            key: None,
             headers: Rc::default(),
             lanes: [LaneState::default(); 3],
             messages: 0,
             newest: 0,
             last_video: 0,
+            has_video: false,
+            keyless: false,
             floor: 0,
         }
     }
@@ -213,12 +224,23 @@ impl Log {
 
     /// A new publication that does not go on where the last one ended: no header, no join point and no seed of the old one counts.
     pub(crate) fn reset(&mut self, time: u64) {
-        self.keys.clear();
+        self.key = None;
         self.headers = Rc::default();
         for lane in &mut self.lanes {
             lane.seeded = false;
         }
         self.last_video = time;
+        (self.has_video, self.keyless) = (false, false);
+    }
+
+    /// The source marks no keyframe: until there is one, readers start at the live edge.
+    pub(crate) fn give_up_on_keys(&mut self) {
+        self.keyless = self.key.is_none();
+    }
+
+    /// Time of the newest message, ms.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
     }
 
     /// New metadata is in force from here on, for every reader.
@@ -243,18 +265,23 @@ impl Log {
             self.last_video = time;
         }
         if key {
-            let point = self.live_point(time);
-            self.keys.push_back(point);
+            // A join seeds no data lane: else old data would decide where a reader's time starts. The next data message does.
+            self.lanes[Lane::Data as usize].seeded = false;
+            self.key = Some(self.live_point(time));
+            self.keyless = false;
         }
         if lane == Lane::Video {
             self.last_video = time;
+            self.has_video = true;
         }
         let state = &mut self.lanes[lane as usize];
         // Seeds are renewed after 10 s, so a delta is far below the 24 bits it has.
         let delta = u32::try_from(time.saturating_sub(state.last)).unwrap_or(0);
         state.last = state.last.max(time);
-        // Data is rare: each message has its own seed, so that old metadata does not decide where a reader's time starts.
-        state.seeded &= lane != Lane::Data;
+        if self.is_live_edge() {
+            // As above: a reader may start anywhere.
+            self.lanes[Lane::Data as usize].seeded = false;
+        }
 
         let offset = self.end();
         self.entries.push_back(Entry { offset, time });
@@ -269,18 +296,21 @@ impl Log {
 
     /// Where a reader that comes now starts, or `None`: then it waits for [`key_after`](Self::key_after) the end.
     pub(crate) fn join(&self, gop_cache: bool) -> Option<JoinPoint> {
-        if self.is_audio_only() {
-            return Some(self.live_point(self.newest));
-        }
-        self.keys.back().filter(|key| gop_cache && self.offers(key)).cloned()
+        self.key.as_ref().filter(|key| gop_cache && self.offers(key)).cloned().or_else(|| self.live_edge())
     }
 
     /// The newest keyframe at or after `offset`; without video, the live edge.
     pub(crate) fn key_after(&self, offset: u64) -> Option<JoinPoint> {
-        if self.is_audio_only() {
-            return Some(self.live_point(self.newest));
-        }
-        self.keys.back().filter(|key| key.offset >= offset && self.offers(key)).cloned()
+        self.key
+            .as_ref()
+            .filter(|key| key.offset >= offset && self.offers(key))
+            .cloned()
+            .or_else(|| self.live_edge())
+    }
+
+    /// The newest keyframe, if it is not before `offset`.
+    pub(crate) fn key_from(&self, offset: u64) -> Option<&JoinPoint> {
+        self.key.as_ref().filter(|key| key.offset >= offset)
     }
 
     /// The barrier with number `number`, if it exists yet. Barriers that have been dropped are given as `None` too: cursors that had not
@@ -321,8 +351,17 @@ impl Log {
         self.segments.iter().map(|s| s.data.borrow().len() as u64).sum()
     }
 
-    fn is_audio_only(&self) -> bool {
-        self.messages > 0 && self.newest.saturating_sub(self.last_video) > AUDIO_ONLY_AFTER
+    /// Whether readers start where there is no keyframe: without video for a while, or without keyframes at all.
+    fn is_live_edge(&self) -> bool {
+        self.messages > 0 && (self.keyless || self.newest.saturating_sub(self.last_video) > AUDIO_ONLY_AFTER)
+    }
+
+    fn live_edge(&self) -> Option<JoinPoint> {
+        self.is_live_edge().then(|| JoinPoint {
+            // Video that goes on after a pause does so in the middle of a group.
+            holds_video: self.has_video && !self.keyless,
+            ..self.live_point(self.newest)
+        })
     }
 
     fn offers(&self, key: &JoinPoint) -> bool {
@@ -338,6 +377,7 @@ impl Log {
             time,
             next_barrier: self.first_barrier + self.barriers.len() as u64,
             headers: Rc::clone(&self.headers),
+            holds_video: false,
             lanes: self.lanes,
             messages: self.messages,
         }
@@ -365,16 +405,17 @@ impl Log {
         let oldest_time = self.newest.saturating_sub(self.queue_length);
         let oldest_offset = self.end().saturating_sub(QUEUE_BYTES);
         while let Some(entry) = self.entries.front() {
-            if self.entries.len() <= 1 || (entry.time >= oldest_time && entry.offset >= oldest_offset) {
+            let fits = self.entries.len() <= QUEUE_MESSAGES
+                && entry.time >= oldest_time
+                && entry.offset >= oldest_offset;
+            if self.entries.len() <= 1 || fits {
                 break;
             }
             self.entries.pop_front();
         }
         self.floor = self.entries.front().map_or_else(|| self.end(), |e| e.offset);
         let floor = self.floor;
-        while self.keys.front().is_some_and(|k| k.offset < floor) {
-            self.keys.pop_front();
-        }
+        self.key.take_if(|key| key.offset < floor);
         while self.barriers.front().is_some_and(|b| b.offset < floor) {
             self.barriers.pop_front();
             self.first_barrier += 1;
@@ -472,6 +513,47 @@ mod tests {
             log.append(Lane::Video, VIDEO, i * 40, i % 50 == 0, &[0x27; 100]);
         }
         assert!(log.newest - log.entries[0].time <= log.queue_length);
-        assert!(log.entries.len() <= 800 && log.keys.len() <= 16, "{} {}", log.entries.len(), log.keys.len());
+        assert!(log.entries.len() <= 800, "{}", log.entries.len());
+        // Time that stands still keeps nothing for ever either.
+        for _ in 0..QUEUE_MESSAGES + 10 {
+            log.append(Lane::Video, VIDEO, 800_000, true, &[0x12]);
+        }
+        assert_eq!(log.entries.len(), QUEUE_MESSAGES);
+    }
+
+    #[test]
+    fn without_video_for_a_while_a_keyframe_that_is_there_is_offered_all_the_same() {
+        let mut log = Log::new(60_000, QUEUE_LENGTH);
+        video(&mut log, 0, true);
+        for i in 0..300 {
+            log.append(Lane::Audio, AUDIO, i * 20, false, &[0xAF, 1, 2]);
+        }
+        assert_eq!(log.join(true).unwrap().offset, 0);
+        let live = log.join(false).unwrap();
+        assert!(live.offset == log.end() && live.holds_video);
+    }
+
+    #[test]
+    fn a_source_without_keyframes_is_joined_at_the_live_edge() {
+        let mut log = Log::new(60_000, QUEUE_LENGTH);
+        video(&mut log, 0, false);
+        assert!(log.join(true).is_none());
+        log.give_up_on_keys();
+        let live = log.join(true).unwrap();
+        assert!(live.offset == log.end() && !live.holds_video);
+        video(&mut log, 40, true);
+        assert_eq!(log.join(true).unwrap().time, 40);
+    }
+
+    #[test]
+    fn data_costs_one_barrier_a_group_and_none_decides_where_a_reader_starts() {
+        let mut log = Log::new(60_000, QUEUE_LENGTH);
+        for i in 0..500 {
+            video(&mut log, i * 40, i % 50 == 0);
+            log.append(Lane::Data, rtmp::message_type::DATA, i * 40, false, b"data");
+        }
+        assert!(log.join(true).unwrap().seed_time(Lane::Data).is_none());
+        let seeds = |b: &&Barrier| matches!(b.kind, BarrierKind::Seed(Lane::Data));
+        assert_eq!(log.barriers.iter().filter(seeds).count(), 10);
     }
 }

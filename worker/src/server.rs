@@ -18,10 +18,12 @@ use crate::stream::Stream;
 /// With `latency: auto`, the share of the core that sending may take before flushes come less often. Four such ports, the guide's
 /// cluster, then stay within one core, and each has room for joins and ingest.
 const AUTO_SHARE: f64 = 0.2;
-/// With `latency: auto`, a pass shorter than this is followed by the next without a wait.
-const AUTO_FREE: Duration = Duration::from_micros(200);
-/// Sends between two looks at everything else the thread has to do: about 2 ms.
-const SENDS_PER_TURN: usize = 128;
+/// A shorter wait than the timer can keep is left out; with `latency: auto` it adds to the next one.
+const TIMER: Duration = Duration::from_millis(1);
+/// Players between two looks at everything else the thread has to do, and the time for them: large frames take longer.
+const PLAYERS_PER_TURN: usize = 128;
+/// See [`PLAYERS_PER_TURN`].
+const TURN: Duration = Duration::from_millis(2);
 /// Wait after an accept that failed for want of descriptors or memory: connections stay in the backlog.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Unsent bytes the kernel keeps for one connection; what is beyond waits in the log, once for all players. Twice a keyframe of a
@@ -96,23 +98,27 @@ pub(crate) async fn flush(hub: Rc<Hub>) {
     let mut next = Instant::now();
     loop {
         hub.flush_wanted.notified().await;
-        sleep_until(next).await;
+        if next > Instant::now() + TIMER {
+            sleep_until(next).await;
+        }
         let started = Instant::now();
         let mut busy = Duration::ZERO;
         for stream in hub.take_dirty() {
             busy += flush_stream(&hub, &stream).await;
         }
-        next = started + flush_interval(hub.spec.borrow().options.latency, busy);
+        next = next_pass(hub.spec.borrow().options.latency, next, started, busy);
     }
 }
 
-/// Time from the start of a pass that kept the thread `busy` to the start of the next.
-fn flush_interval(latency: Latency, busy: Duration) -> Duration {
+/// When the next pass is due, after one that was due at `due`, began at `started` and kept the thread `busy`.
+fn next_pass(latency: Latency, due: Instant, started: Instant, busy: Duration) -> Instant {
     match latency {
-        Latency::Fixed(span) => span.into(),
-        // A pass that finds nothing to widen for costs less than the timer.
-        Latency::Auto if busy < AUTO_FREE => Duration::ZERO,
-        Latency::Auto => busy.mul_f64(1.0 / AUTO_SHARE).min(Latency::MAX.into()),
+        Latency::Fixed(span) => started + Duration::from(span),
+        // Counted from when it was due: many passes too short to wait for add up.
+        Latency::Auto => {
+            let longest = started + Duration::from(Latency::MAX);
+            (due.max(started) + busy.mul_f64(1.0 / AUTO_SHARE)).min(longest)
+        }
     }
 }
 
@@ -126,12 +132,15 @@ async fn flush_stream(hub: &Hub, stream: &Rc<Stream>) -> Duration {
         let now = hub.now();
         {
             let (log, players) = (stream.log(), stream.players.borrow());
-            for player in players.iter().skip(index).take(SENDS_PER_TURN) {
+            for player in players.iter().skip(index).take(PLAYERS_PER_TURN) {
+                index += 1;
                 if !player.is_parked() && player.link.is_cut().is_none() {
                     player.flush(&log, &hub.counters, now);
+                    if started.elapsed() >= TURN {
+                        break;
+                    }
                 }
             }
-            index += SENDS_PER_TURN;
             busy += started.elapsed();
             if index >= players.len() {
                 break;
@@ -163,5 +172,42 @@ pub(crate) async fn tick(hub: Rc<Hub>) {
         every.tick().await;
         hub.tick();
         count(&hub.counters.beats, 1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The share of the time that passes of `busy` take when there is always something to send.
+    fn share(busy: Duration) -> f64 {
+        let begin = Instant::now();
+        let (mut now, mut next, mut sum) = (begin, begin, Duration::ZERO);
+        for _ in 0..1_000 {
+            now = if next > now + TIMER { next } else { now };
+            next = next_pass(Latency::Auto, next, now, busy);
+            now += busy;
+            sum += busy;
+        }
+        sum.as_secs_f64() / (now - begin).as_secs_f64()
+    }
+
+    #[test]
+    fn auto_latency_keeps_short_and_long_passes_to_their_share_up_to_the_longest_wait() {
+        for micros in [20, 190, 1_000, 20_000, 60_000] {
+            let share = share(Duration::from_micros(micros));
+            assert!((0.15..=AUTO_SHARE + 0.01).contains(&share), "{micros} us: {share}");
+        }
+        assert!(share(Duration::from_millis(100)) > AUTO_SHARE, "350 ms at most");
+    }
+
+    #[test]
+    fn auto_latency_does_not_wait_on_an_idle_port() {
+        let now = Instant::now();
+        let next = next_pass(Latency::Auto, now, now, Duration::from_micros(150));
+        assert!(next <= now + TIMER);
+        // A moment later nothing is left of it.
+        let later = now + Duration::from_millis(20);
+        assert!(next_pass(Latency::Auto, next, later, Duration::from_micros(150)) <= later + TIMER);
     }
 }

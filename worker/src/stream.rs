@@ -23,8 +23,13 @@ const RATE_WINDOW: usize = 5;
 /// Video before the first keyframe of a publication is left out for at most this long, ms: a source that never marks
 /// keyframes is still relayed.
 const KEY_WAIT: u64 = 10_000;
-/// Metadata beyond this is not kept, bytes: it is sent to every joining reader.
-const METADATA_MAX: usize = 64 * 1024;
+/// A publisher of the origin that comes back within this time goes on where it broke off; after it joins start anew, ms.
+const BREAK_MAX: u64 = 15_000;
+/// Metadata and sequence headers beyond this are not kept, bytes: they are sent to every joining reader.
+const HEADER_MAX: usize = 64 * 1024;
+/// Metadata changes at most this often in stream time, ms: each change costs every reader a send, and memory until the
+/// slowest has it.
+const METADATA_EVERY: u64 = 1_000;
 
 /// What forwarders watch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -55,8 +60,14 @@ struct State {
     publications: u64,
     /// Since when nobody publishes, ms.
     idle_since: u64,
-    /// Metadata that came before the first message of the publication.
-    early_metadata: Option<Bytes>,
+    /// Metadata that is not in force yet: it came before the first message of the publication, or too soon behind other.
+    next_metadata: Option<Bytes>,
+    /// Stream time of the last change of metadata, ms.
+    metadata_at: u64,
+    /// Whether the last publication was ended by its publisher, not broken off.
+    ended: bool,
+    /// Whether the publication does not go on with the last one's group of pictures.
+    is_new: bool,
     /// Up to where each lane was when a forwarder reconnected: what it repeats is left out.
     have: [Option<u64>; 3],
     /// Until when video waits for a keyframe, ms.
@@ -92,7 +103,10 @@ impl Stream {
                 publication: None,
                 publications: 0,
                 idle_since: now,
-                early_metadata: None,
+                next_metadata: None,
+                metadata_at: 0,
+                ended: false,
+                is_new: true,
                 have: [None; 3],
                 key_wait: None,
                 stats: Stats::default(),
@@ -136,11 +150,23 @@ impl Stream {
         let mut state = self.state.borrow_mut();
         state.publications += 1;
         let id = state.publications;
-        if let Some(old) = state.publication.replace(Publication { id, link }) {
+        let idle = link.now().saturating_sub(state.idle_since);
+        let old = state.publication.replace(Publication { id, link });
+        let ended = std::mem::take(&mut state.ended);
+        state.is_new = match start {
+            Start::At(_) => true,
+            Start::AsSent => old.is_none() && (ended || idle > BREAK_MAX),
+        };
+        if let Some(old) = old {
             old.link.cut(Cut::Replaced);
         }
+        if state.is_new {
+            // Whoever joins before the first message must not get the last publication's pictures.
+            let newest = state.log.newest();
+            state.log.reset(newest);
+        }
         state.clock.begin(start);
-        state.early_metadata = None;
+        state.next_metadata = None;
         state.have = [None; 3];
         drop(state);
         self.announce();
@@ -225,6 +251,14 @@ impl Publisher {
     pub(crate) fn commit(&self) {
         self.stream.announce();
     }
+
+    /// The publisher says that its publication is over: the next one is another.
+    pub(crate) fn finish(self) {
+        let mut state = self.stream.state.borrow_mut();
+        if state.publication.as_ref().is_some_and(|p| p.id == self.id) {
+            state.ended = true;
+        }
+    }
 }
 
 impl Drop for Publisher {
@@ -271,19 +305,18 @@ impl State {
         }
 
         let resumes = self.clock.resumes(message.timestamp, now);
-        if resumes == Some(true) {
+        let goes_on = resumes.map(|resumes| resumes && !self.is_new);
+        if goes_on == Some(true) {
             self.have = Lane::ALL.map(|lane| self.log.last(lane));
         }
         let have = self.have[lane as usize];
         let last = if have.is_some() { None } else { self.log.last(lane) };
         let time = self.clock.map(message.timestamp, last, now);
-        if resumes == Some(false) {
+        if goes_on == Some(false) {
             self.log.reset(time);
             self.key_wait = Some(now + KEY_WAIT);
         }
-        if let Some(metadata) = self.early_metadata.take() {
-            self.set_metadata(metadata);
-        }
+        self.put_metadata_in_force();
         if let Some(have) = have {
             if time <= have {
                 if self.has_header(kind, &message.payload) {
@@ -293,8 +326,11 @@ impl State {
                 self.have[lane as usize] = None;
             }
         }
-        if kind == Kind::Keyframe || self.key_wait.is_some_and(|until| now > until) {
+        if kind == Kind::Keyframe {
             self.key_wait = None;
+        } else if self.key_wait.is_some_and(|until| now > until) {
+            self.key_wait = None;
+            self.log.give_up_on_keys();
         }
         if kind == Kind::Video && self.key_wait.is_some() {
             return true;
@@ -307,7 +343,11 @@ impl State {
             Lane::Audio => message_type::AUDIO,
             Lane::Data => message_type::DATA,
         };
-        self.log.append(lane, type_id, time, kind == Kind::Keyframe, &message.payload);
+        let payload = match lane {
+            Lane::Data => &media::metadata_for_players(&message.payload),
+            Lane::Audio | Lane::Video => &message.payload,
+        };
+        self.log.append(lane, type_id, time, kind == Kind::Keyframe, payload);
         true
     }
 
@@ -323,6 +363,9 @@ impl State {
     }
 
     fn keep_header(&mut self, kind: Kind, payload: &Bytes) {
+        if payload.len() > HEADER_MAX || self.has_header(kind, payload) {
+            return;
+        }
         match kind {
             Kind::AudioHeader => self.log.update_headers(|h| h.audio = Some(payload.clone())),
             Kind::VideoHeader => self.log.update_headers(|h| h.video = vec![payload.clone()]),
@@ -335,20 +378,30 @@ impl State {
     }
 
     fn take_metadata(&mut self, payload: &Bytes) {
-        if payload.len() > METADATA_MAX {
+        if payload.len() > HEADER_MAX {
             return;
         }
-        let metadata = media::metadata_for_players(payload);
-        if self.clock.is_beginning() {
-            self.early_metadata = Some(metadata);
-        } else {
-            self.set_metadata(metadata);
+        // A copy: a part of an aggregate would keep all of it.
+        self.next_metadata = Some(Bytes::copy_from_slice(&media::metadata_for_players(payload)));
+        if !self.clock.is_beginning() {
+            self.put_metadata_in_force();
         }
     }
 
-    fn set_metadata(&mut self, metadata: Bytes) {
-        if self.log.headers().metadata.as_ref() != Some(&metadata) {
+    fn put_metadata_in_force(&mut self) {
+        let Some(next) = &self.next_metadata else { return };
+        let newest = self.log.newest();
+        let is_due = match &self.log.headers().metadata {
+            None => true,
+            Some(old) if old == next => {
+                self.next_metadata = None;
+                return;
+            }
+            Some(_) => newest >= self.metadata_at + METADATA_EVERY,
+        };
+        if is_due && let Some(metadata) = self.next_metadata.take() {
             self.log.append_metadata(metadata);
+            self.metadata_at = newest;
         }
     }
 }
