@@ -110,7 +110,8 @@ pub(super) fn is_group(address: IpAddr) -> bool {
 
 /// Looks the hosts of `draft` up and makes it a cluster, unless two of its ports are the same.
 ///
-/// A name that has addresses of both families is bound on an IPv4 one, which every player can reach.
+/// A name that has addresses of both families is bound on an IPv4 one, which every player can reach; of several on the
+/// smallest: resolvers give them in another order each time.
 pub(super) fn settle(
     draft: Draft,
     resolve: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>,
@@ -119,9 +120,8 @@ pub(super) fn settle(
     let mut ports: Vec<Settled> = Vec::new();
     for entry in std::iter::once(&draft.origin).chain(&draft.edges) {
         let Some(addresses) = lookup.addresses(entry) else { continue };
-        let Some(first) = addresses.iter().find(|a| a.is_ipv4()).or_else(|| addresses.first()) else {
-            continue;
-        };
+        let v4 = addresses.iter().filter(|a| a.is_ipv4()).min();
+        let Some(first) = v4.or_else(|| addresses.iter().min()) else { continue };
         for (port, place) in &entry.ports {
             let port = Port {
                 role: entry.role,
@@ -134,6 +134,8 @@ pub(super) fn settle(
             let settled = Settled { port, place: *place, addresses: addresses.clone() };
             if let Some((other, address)) = ports.iter().find_map(|o| Some((o, o.shared(&settled)?))) {
                 lookup.found.push(settled.same_as(other, address));
+            } else if let Some(other) = ports.iter().find(|other| other.is_in_the_way_of(&settled)) {
+                lookup.found.push(settled.bound_as(other));
             }
             ports.push(settled);
         }
@@ -160,6 +162,28 @@ impl Settled {
             return None;
         }
         self.addresses.iter().find(|a| other.addresses.contains(a)).copied()
+    }
+
+    /// Whether only one of the two can be bound.
+    fn is_in_the_way_of(&self, other: &Self) -> bool {
+        let (a, b) = (self.port.listen.to_canonical(), other.port.listen.to_canonical());
+        // `::` takes IPv4 too.
+        let takes = |all: IpAddr, one: IpAddr| all.is_unspecified() && (all.is_ipv6() || one.is_ipv4());
+        self.port.port == other.port.port && (a == b || takes(a, b) || takes(b, a))
+    }
+
+    fn bound_as(&self, first: &Self) -> Diagnostic {
+        let listen = |it: &Self| host_port(&it.port.listen.to_string(), it.port.port);
+        let message = format!(
+            "{} and {} cannot both be bound: one listens on {}, the other on {}",
+            host_port(&self.port.host, self.port.port),
+            host_port(&first.port.host, first.port.port),
+            listen(self),
+            listen(first),
+        );
+        Diagnostic::new(self.place.used, message)
+            .related("the other is written here", first.place.used)
+            .help("give one of the two another port, or a `listen` of its own")
     }
 
     fn same_as(&self, first: &Self, address: IpAddr) -> Diagnostic {

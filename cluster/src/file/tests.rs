@@ -84,6 +84,32 @@ fn an_edge_on_another_port_of_the_origins_host_is_fine() {
 }
 
 #[test]
+fn a_name_is_bound_on_the_same_address_in_whatever_order_they_are_given() {
+    let text = GUIDE.replace("127.0.0.6", "edge");
+    for addresses in [&["::1", "10.0.0.9", "10.0.0.2"][..], &["10.0.0.2", "10.0.0.9", "::1"]] {
+        let cluster = with_names(&text, &[("edge", addresses)]).unwrap();
+        assert_eq!(cluster.edges[0].listen, "10.0.0.2".parse::<IpAddr>().unwrap());
+    }
+}
+
+#[test]
+fn ports_that_cannot_both_be_bound_are_told() {
+    for (origin, edge, both) in [
+        ("0.0.0.0", "127.0.0.6", false),
+        ("127.0.0.1", "0.0.0.0", false),
+        ("127.0.0.1", "127.0.0.1", false),
+        ("\"::\"", "127.0.0.6", false),
+        ("\"::1\"", "0.0.0.0", true),
+        ("127.0.0.1", "127.0.0.2", true),
+    ] {
+        let text = GUIDE
+            .replace("host: 127.0.0.5", &format!("host: 127.0.0.5, listen: {origin}"))
+            .replace("host: 127.0.0.6", &format!("host: 127.0.0.6, listen: {edge}"));
+        assert_eq!(read_text(&text).is_ok(), both, "{origin} {edge}");
+    }
+}
+
+#[test]
 fn a_name_is_kept_as_written_and_bound_on_an_ipv4_address_where_it_has_one() {
     let text = GUIDE.replace("127.0.0.6", "Edge-a");
     let cluster = with_names(&text, &[("Edge-a", &["::1", "127.0.0.6"])]).unwrap();
