@@ -221,6 +221,7 @@ impl ClusterDirs {
             [self.run.clone(), self.units(), self.lib.clone(), self.lib.join("conf"), self.lib.join("log")]
         {
             created.create(&dir)?;
+            require_own(&dir)?;
         }
         // A disk with less room would leave some processes without a record, and all without a log.
         for dir in [&self.run, &self.lib] {
@@ -302,6 +303,22 @@ impl ClusterDirs {
         }
         Ok(true)
     }
+}
+
+/// Whoever can write there could have us run or overwrite what they like.
+fn require_own(dir: &Path) -> Result<(), StateError> {
+    let what = "cannot use state directory";
+    let fail = |source| StateError { what, path: dir.to_owned(), source };
+    let found = fs::metadata(dir).map_err(fail)?;
+    if found.uid() != rustix::process::geteuid().as_raw() {
+        return Err(fail(io::Error::other(
+            "it belongs to another user; run srsctl as that user, or choose another place with --state-dir",
+        )));
+    }
+    if found.mode() & 0o022 != 0 {
+        return Err(fail(io::Error::other("others may write there; forbid it with: chmod go-w DIRECTORY")));
+    }
+    Ok(())
 }
 
 fn remove_tree(path: &Path) -> Result<(), StateError> {
@@ -421,6 +438,30 @@ mod tests {
         assert_eq!(fs::metadata(dirs.run()).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(dirs.lib().join("log")).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(secret).unwrap().mode() & 0o777, 0o600);
+    }
+
+    #[test]
+    fn a_directory_in_which_others_may_write_is_refused() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = dirs(&temporary);
+        fs::create_dir_all(dirs.lib().join("conf")).unwrap();
+        fs::set_permissions(dirs.lib().join("conf"), fs::Permissions::from_mode(0o770)).unwrap();
+        let error = dirs.create().unwrap_err().to_string();
+        assert!(error.contains("lib/live/conf: others may write there"), "{error}");
+        fs::set_permissions(dirs.lib().join("conf"), fs::Permissions::from_mode(0o750)).unwrap();
+        dirs.create().unwrap().keep();
+    }
+
+    #[test]
+    fn a_link_is_not_followed_to_what_would_be_overwritten() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = dirs(&temporary);
+        dirs.create().unwrap().keep();
+        let other = temporary.path().join("other");
+        fs::write(&other, "text").unwrap();
+        std::os::unix::fs::symlink(&other, dirs.lib().join("secret.tmp")).unwrap();
+        assert!(dirs.ensure_secret().is_err());
+        assert_eq!(fs::read_to_string(other).unwrap(), "text");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -49,7 +50,9 @@ impl Bench {
 
     /// Makes a process misbehave from its next start on.
     fn fake(&self, id: &UnitId, words: &str) {
-        std::fs::create_dir_all(self.dirs.lib().join("conf")).unwrap();
+        // Whatever the umask: a directory in which others may write is refused.
+        let mut conf = std::fs::DirBuilder::new();
+        conf.recursive(true).mode(0o700).create(self.dirs.lib().join("conf")).unwrap();
         std::fs::write(self.dirs.config(id).with_extension("fake"), words).unwrap();
     }
 
