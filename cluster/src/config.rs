@@ -222,6 +222,15 @@ mod tests {
     }
 
     #[test]
+    fn what_the_system_cannot_read_now_is_told_from_a_file_that_is_wrong() {
+        // The first page of no process can be read: EIO.
+        let error = WorkerSpec::from_file(Path::new("/proc/self/mem")).unwrap_err();
+        assert!(matches!(error, FileError::System(_)), "{error:?}");
+        let error = WorkerSpec::from_file(Path::new("/nowhere/edge.yaml")).unwrap_err();
+        assert!(matches!(error, FileError::Unreadable(_)), "{error:?}");
+    }
+
+    #[test]
     fn a_key_written_twice_is_refused() {
         let written = file(&(worker("a").to_file_text() + "role: edge\n"));
         let message = WorkerSpec::from_file(written.path()).unwrap_err().to_string();

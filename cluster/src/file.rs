@@ -41,6 +41,9 @@ pub enum FileError {
     /// The file cannot be read: missing, a directory, no permission, too large.
     #[error("{0}")]
     Unreadable(String),
+    /// The system could not read it now; it may the next time.
+    #[error("{0}")]
+    System(String),
     /// The file was read, and something in it is wrong.
     #[error("{0}")]
     Invalid(String),
@@ -101,23 +104,17 @@ pub(crate) fn read_config<T: DeserializeOwned>(
 /// The bytes of the file at `path`, of whatever kind it is, at most [`MAX_FILE`].
 fn read(path: &Path) -> Result<Vec<u8>, FileError> {
     let name = report::clean(&path.to_string_lossy());
-    let unreadable = |e: &io::Error| {
-        FileError::Unreadable(match e.kind() {
-            io::ErrorKind::NotFound => {
-                format!("{name}: no such file\n  = help: check the name and the current directory")
-            }
-            io::ErrorKind::IsADirectory => {
-                format!(
-                    "{name}: this is a directory\n  = help: name the file in it, such as {name}/cluster.yaml"
-                )
-            }
-            io::ErrorKind::PermissionDenied => {
-                format!(
-                    "{name}: permission denied\n  = help: it has to be readable by the user who runs srsctl"
-                )
-            }
-            _ => format!("{name}: cannot be read: {e}"),
-        })
+    let unreadable = |e: &io::Error| match e.kind() {
+        io::ErrorKind::NotFound => FileError::Unreadable(format!(
+            "{name}: no such file\n  = help: check the name and the current directory"
+        )),
+        io::ErrorKind::IsADirectory => FileError::Unreadable(format!(
+            "{name}: this is a directory\n  = help: name the file in it, such as {name}/cluster.yaml"
+        )),
+        io::ErrorKind::PermissionDenied => FileError::Unreadable(format!(
+            "{name}: permission denied\n  = help: it has to be readable by the user who runs srsctl"
+        )),
+        _ => FileError::System(format!("{name}: cannot be read: {e}")),
     };
     let mut bytes = Vec::new();
     let file = std::fs::File::open(path).map_err(|e| unreadable(&e))?;

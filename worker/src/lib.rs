@@ -39,6 +39,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use cluster::control::{Hello, ProcessStats, StreamStats, VERSION};
+use cluster::file::FileError;
 use cluster::spec::{Role, UnitId, WorkerSpec};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -69,6 +70,17 @@ pub enum RunError {
     },
 }
 
+impl From<FileError> for RunError {
+    fn from(error: FileError) -> Self {
+        match error {
+            FileError::System(_) => {
+                Self::System { what: "reading the config", source: std::io::Error::other(error) }
+            }
+            FileError::Unreadable(_) | FileError::Invalid(_) => Self::Config(error.to_string()),
+        }
+    }
+}
+
 impl RunError {
     fn system(what: &'static str) -> impl FnOnce(std::io::Error) -> Self {
         move |source| Self::System { what, source }
@@ -91,7 +103,7 @@ impl RunError {
 /// See [`RunError`].
 pub async fn run(config: &Path) -> Result<(), RunError> {
     let mut lent = Lent::take().map_err(RunError::system("taking the supervisor's descriptors"))?;
-    let spec = WorkerSpec::from_file(config).map_err(|e| RunError::Config(e.to_string()))?;
+    let spec = WorkerSpec::from_file(config)?;
     let secret = read_secret(&spec.secret_file)?;
     let token = lent.token().map_err(RunError::system("reading the token"))?;
     let listener = std::net::TcpListener::from(lent.listener);
@@ -144,8 +156,14 @@ fn hello(id: UnitId, role: Role, token: String) -> Hello {
 }
 
 fn read_secret(file: &Path) -> Result<Vec<u8>, RunError> {
-    let text = std::fs::read_to_string(file)
-        .map_err(|e| RunError::Config(format!("cannot read the secret {}: {e}", file.display())))?;
+    use std::io::ErrorKind;
+    let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
+        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::InvalidData => {
+            RunError::Config(format!("cannot read the secret {}: {e}", file.display()))
+        }
+        // Too many open files, no memory, a disk that fails: it may work the next time.
+        _ => RunError::System { what: "reading the secret", source: e },
+    })?;
     let secret = text.trim().as_bytes().to_vec();
     if secret.len() < 32 {
         return Err(RunError::Config(format!("the secret {} is too short", file.display())));
