@@ -1,8 +1,12 @@
 #!/usr/bin/env bash
 # Installs what a Debian machine with a Rust toolchain lacks: `build` for building, `bench` for `make bench`, `test` (default)
-# for testing as well. nginx-rtmp, which `make bench` compares with, is left to you: it brings a web server that starts at once.
-# Does nothing when nothing is missing. None of these packages brings a service.
+# for testing as well. Does nothing when nothing is missing. None of these packages brings a service; nginx-rtmp, which would
+# start a web server, is unpacked into target/nginx-rtmp and not installed.
 set -euo pipefail
+
+as_root() {
+  if [ "$(id -u)" -eq 0 ]; then "$@"; else sudo "$@"; fi
+}
 
 packages=()
 if ! command -v cc >/dev/null; then
@@ -36,14 +40,27 @@ if [ ${#packages[@]} -gt 0 ]; then
     echo "install-deps: not a Debian system; install what provides these packages: ${packages[*]}" >&2
     exit 1
   fi
-  root=()
-  if [ "$(id -u)" -ne 0 ]; then
-    command -v sudo >/dev/null || { echo "install-deps: neither root nor sudo; as root: apt-get install ${packages[*]}" >&2; exit 1; }
-    root=(sudo)
+  if [ "$(id -u)" -ne 0 ] && ! command -v sudo >/dev/null; then
+    echo "install-deps: neither root nor sudo; as root: apt-get install ${packages[*]}" >&2
+    exit 1
   fi
   echo "install-deps: installing ${packages[*]}"
-  "${root[@]}" apt-get update -qq
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  as_root apt-get update -qq
+  as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+fi
+
+nginx=target/nginx-rtmp
+if [ "${1:-test}" != build ] && [ ! -x "$nginx/usr/sbin/nginx" ] && command -v apt-get >/dev/null; then
+  echo "install-deps: unpacking nginx-rtmp into $nginx"
+  rm -rf "$nginx.part" && mkdir -p "$nginx.part"
+  get() { (cd "$nginx.part" && apt-get download -qq nginx libnginx-mod-rtmp 2>"$1"); }
+  # A new machine has no lists yet, or old ones.
+  get /dev/null || { as_root apt-get update -qq && get /dev/stderr; }
+  for deb in "$nginx.part"/*.deb; do dpkg-deb -x "$deb" "$nginx.part"; done
+  if ldd "$nginx.part/usr/sbin/nginx" | grep -q 'not found'; then
+    as_root apt-get install -y -qq --no-install-recommends libpcre2-8-0 libssl3 zlib1g >/dev/null
+  fi
+  rm -rf "$nginx" && mv "$nginx.part" "$nginx"
 fi
 
 if [ "${1:-test}" = test ] && command -v rustup >/dev/null; then

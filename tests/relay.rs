@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use crate::support::clients::{Client, Recorder, ffmpeg_publisher, gstreamer_publisher, librtmp_publisher};
+use crate::support::clients::{
+    self, Client, Recorder, ffmpeg_publisher, gstreamer_publisher, librtmp_publisher,
+};
 use crate::support::cluster::TestCluster;
 use crate::support::flv::{Source, assert_same};
 use crate::support::net::url;
@@ -55,6 +57,23 @@ fn gstreamers_publisher_is_relayed() {
 #[test]
 fn librtmps_publisher_is_relayed() {
     expect_relayed(librtmp_publisher);
+}
+
+#[test]
+fn nginx_rtmp_pushes_to_the_origin_and_pulls_from_an_edge() {
+    let cluster = TestCluster::up_guide();
+    let nginx = SocketAddr::from((cluster.net.host(8), 1935));
+    let (origin, edge) = (cluster.net.origin(), cluster.net.edges()[2]);
+    let applications = format!(
+        "application in {{ live on; push rtmp://{origin}/live; }} application out {{ live on; pull rtmp://{edge}/live; }}"
+    );
+    let _nginx = clients::nginx(cluster.dir.path(), nginx, &applications);
+    let _encoder = rml::publish(nginx, "in/livestream", card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(cluster.net.edges()[1], STREAM).unwrap();
+    assert_same("what nginx pushed", &player.record_after(0, SECONDS), &looped_card(), SECONDS);
+    let puller = rml::play(nginx, "out/livestream").unwrap();
+    assert_same("what nginx pulled", &puller.record_after(0, SECONDS), &looped_card(), SECONDS);
 }
 
 #[test]

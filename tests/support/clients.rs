@@ -1,6 +1,7 @@
 //! The programs that people publish and play with. Each ends with its value, and with it every child it started.
 
 use std::fs::{self, File};
+use std::net::{SocketAddr, TcpStream};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -211,6 +212,25 @@ fn flv_pipeline(dir: &Path, sink: &str, location: &str) -> Client {
         "m.audio",
     ];
     Client::start(dir, sink, &mut gstreamer(&words))
+}
+
+/// nginx-rtmp on `addr`, with these applications; unpacked by tests/install-deps.sh.
+pub fn nginx(dir: &Path, addr: SocketAddr, applications: &str) -> Client {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/nginx-rtmp");
+    let home = dir.join("nginx");
+    fs::create_dir(&home).unwrap();
+    let user = if nix::unistd::getuid().is_root() { "user root;" } else { "" };
+    let config = format!(
+        "load_module {}/usr/lib/nginx/modules/ngx_rtmp_module.so;\n{user}\ndaemon off;\nmaster_process off;\npid nginx.pid;\n\
+         events {{ }}\nrtmp {{ access_log off; server {{ listen {addr}; chunk_size 4096; {applications} }} }}\n",
+        root.display()
+    );
+    fs::write(home.join("nginx.conf"), config).unwrap();
+    let mut command = Command::new(root.join("usr/sbin/nginx"));
+    command.arg("-p").arg(&home).arg("-c").arg(home.join("nginx.conf")).arg("-e").arg("stderr");
+    let client = Client::start(dir, "nginx", &mut command);
+    wait_for("nginx to listen", SOON, || TcpStream::connect(addr).map(drop).map_err(|e| e.to_string()));
+    client
 }
 
 fn ffmpeg() -> Command {

@@ -2,14 +2,19 @@
 //! server that runs already. `make bench` runs it; docs/performance.md holds results.
 //!
 //! For every row (a stream and a number of players) and server: a publisher, the players, 12 s of measuring once all have
-//! joined and settled, then 100 more joins per second for the time to first keyframe. The server has core 0 for itself,
+//! joined and settled, then 100 more joins per second for the time to first keyframe. The server has a core for itself,
 //! everything else runs on the others. CPU and memory come from /proc of the process that serves the players.
 //!
 //! Environment:
-//! - `ROWS`: rows to run, `all` or some of `500 3000 9000 1000x2M` with spaces (the default is all);
+//! - `ROWS`: rows to run, some of those in `ROWS` below with spaces; the default is `500 3000 9000 1000x2M`. `growth` is
+//!   short for `100 1000 9000 18000 1000x10 9000x10`, players and streams; `slow` for `quick slow`: 2670 players that read
+//!   all, alone and beside 300 that read half and 30 that read nothing;
 //! - `SERVERS`: some of `loop srsctl nginx` (the default is all);
-//! - `SRS`: servers that run already, `[NAME=]rtmp://HOST[:PORT]/APP/STREAM,PID` with spaces; each is published to and
-//!   played from; NAME is shown, as in `SRS-mw350=rtmp://127.0.0.1/live/s,4711`;
+//! - `MERGES`: some of `350 40 0 auto`, how long ours and the loop hold media back, ms (the default is all);
+//! - `SECONDS`: how long is measured (the default is 12);
+//! - `SRS`: servers that run already, `[NAME[@350|@40|@0]=]rtmp://HOST[:PORT]/APP/STREAM,PID` with spaces; each is
+//!   published to and played from. NAME is shown; the number says how long it holds media back, and so what it is compared
+//!   with: `SRS@350=rtmp://127.0.0.1/live/s,4711`;
 //! - `SRSCTL`: the binary (the default is target/release/srsctl).
 
 mod measure;
@@ -21,6 +26,7 @@ use std::env;
 use std::error::Error;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use crate::measure::Cell;
 use crate::servers::Server;
@@ -33,6 +39,18 @@ pub(crate) struct Row {
     pub(crate) name: &'static str,
     pub(crate) players: u32,
     pub(crate) stream: Stream,
+    /// Streams, of which players take one each in turn.
+    pub(crate) streams: u32,
+    /// Players beside those that are measured: that read half the bit rate, and that read nothing.
+    pub(crate) slow: [u32; 2],
+    /// `queue_length` of our worker, seconds.
+    pub(crate) queue_length: u32,
+}
+
+impl Row {
+    const fn new(name: &'static str, players: u32) -> Self {
+        Self { name, players, stream: Stream::Guide, streams: 1, slow: [0, 0], queue_length: 30 }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,19 +61,32 @@ pub(crate) enum Stream {
     Large,
 }
 
-const ROWS: [Row; 4] = [
-    Row { name: "500", players: 500, stream: Stream::Guide },
-    Row { name: "3000", players: 3000, stream: Stream::Guide },
-    Row { name: "9000", players: 9000, stream: Stream::Guide },
-    Row { name: "1000x2M", players: 1000, stream: Stream::Large },
+const ROWS: [Row; 11] = [
+    Row::new("100", 100),
+    Row::new("500", 500),
+    Row::new("1000", 1000),
+    Row::new("3000", 3000),
+    Row::new("9000", 9000),
+    Row::new("18000", 18_000),
+    Row { stream: Stream::Large, ..Row::new("1000x2M", 1000) },
+    Row { streams: 10, ..Row::new("1000x10", 1000) },
+    Row { streams: 10, ..Row::new("9000x10", 9000) },
+    Row { queue_length: 3, ..Row::new("quick", 2670) },
+    Row { queue_length: 3, slow: [300, 30], ..Row::new("slow", 2670) },
 ];
+/// Rows that are run when none is named.
+const USUAL: &str = "500 3000 9000 1000x2M";
+/// Names for several rows.
+const SETS: [(&str, &str); 2] = [("growth", "100 1000 9000 18000 1000x10 9000x10"), ("slow", "quick slow")];
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let done = match arguments[..] {
         // What this program starts again, as a process of its own to be measured.
-        ["send-loop", address, tick, file] => sendloop::serve(address, tick, Path::new(file)),
+        ["send-loop", address, tick, players, file] => {
+            sendloop::serve(address, tick, players, Path::new(file))
+        }
         ["drain", address, clients, ramp] => sendloop::drain(address, clients, ramp),
         ["bench", "part"] => bench::part().map_err(Into::into),
         [] => compare(),
@@ -76,18 +107,25 @@ fn main() -> ExitCode {
 fn compare() -> Result<()> {
     let directory = PathBuf::from("target/bench");
     std::fs::create_dir_all(&directory)?;
-    let rows = chosen("ROWS", &ROWS.map(|row| row.name))?;
-    let kinds = chosen("SERVERS", &["loop", "srsctl", "nginx"])?;
+    let rows = env::var("ROWS").unwrap_or_default();
+    let rows = SETS.iter().find(|(name, _)| *name == rows).map_or(&*rows, |(_, rows)| rows);
+    let rows = chosen("ROWS", rows, USUAL, &ROWS.map(|row| row.name).join(" "))?;
+    let variable =
+        |name, known: &'static str| chosen(name, &env::var(name).unwrap_or_default(), known, known);
+    let kinds = variable("SERVERS", "loop srsctl nginx")?;
+    let merges = variable("MERGES", "350 40 0 auto")?;
+    let window =
+        env::var("SECONDS").map_or(Ok(measure::WINDOW), |text| text.parse().map(Duration::from_secs))?;
     let srsctl = env::var("SRSCTL").unwrap_or_else(|_| "target/release/srsctl".to_owned());
     let others = servers::others(&env::var("SRS").unwrap_or_default())?;
-    measure::check_machine()?;
+    let cores = measure::Cores::of_this_machine()?;
 
     let mut cells: Vec<Cell> = Vec::new();
     for row in ROWS.iter().filter(|row| rows.iter().any(|name| name == row.name)) {
         let file = stream(row.stream, &directory)?;
-        for server in Server::all(&kinds, &others) {
+        for server in Server::all(&kinds, &merges, &others) {
             eprintln!("{} players, {} ...", row.name, server.title());
-            match measure::cell(row, &server, &file, Path::new(&srsctl)) {
+            match measure::cell(row, &server, &file, Path::new(&srsctl), &cores, window) {
                 Ok(cell) => {
                     eprintln!("{}", table::summary(&cell));
                     cells.push(cell);
@@ -104,14 +142,11 @@ fn compare() -> Result<()> {
     Ok(())
 }
 
-fn chosen(variable: &str, known: &[&str]) -> Result<Vec<String>> {
-    let text = env::var(variable).unwrap_or_default();
+fn chosen(variable: &str, text: &str, usual: &str, known: &str) -> Result<Vec<String>> {
+    let text = if text.trim().is_empty() { usual } else { text };
     let names: Vec<String> = text.split_whitespace().map(str::to_owned).collect();
-    if names.is_empty() || names == ["all"] {
-        return Ok(known.iter().map(|&name| name.to_owned()).collect());
-    }
-    match names.iter().find(|name| !known.contains(&name.as_str())) {
-        Some(name) => Err(format!("{variable}: no {name}; there are: {}", known.join(" ")).into()),
+    match names.iter().find(|name| !known.split(' ').any(|known| known == **name)) {
+        Some(name) => Err(format!("{variable}: no {name}; there are: {known}").into()),
         None => Ok(names),
     }
 }

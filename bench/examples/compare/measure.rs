@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bench::{Quantiles, Report};
 use serde::Serialize;
 
-use crate::servers::{self, Merge, Running, SEND_LOOP, Server};
+use crate::servers::{self, Merge, SEND_LOOP, Server};
 use crate::{Result, Row};
 
 /// Joins per second until the row's players are there.
@@ -19,20 +19,20 @@ const RAMP: u32 = 500;
 /// Behind the last join, until buffers and caches are as they stay.
 const SETTLE: Duration = Duration::from_secs(3);
 /// CPU is measured for this long: 0.1 % of a core is one clock tick.
-const WINDOW: Duration = Duration::from_secs(12);
+pub(crate) const WINDOW: Duration = Duration::from_secs(12);
+/// Of the guide's stream, bit/s.
+const BITRATE: u32 = 220_000;
 /// Players that join while the row's are served, at 100 per second.
 const JOINERS: u32 = 500;
 /// Beyond the ramp: by then every player is connected, refused, or given up.
 const ATTACH_TIMEOUT: Duration = Duration::from_secs(15);
 const STREAM_TIMEOUT: Duration = Duration::from_secs(15);
 /// From this share of its core on a server has more to do than it can, percent.
-const SATURATED: f64 = 97.0;
+const SATURATED: f64 = 95.0;
 /// From this share of waiting on something else disturbs the server, percent: a core of its own has below 2.
 const DISTURBED: f64 = 10.0;
-/// Processes that want to run, on average, above which the machine is too busy with other things to measure on.
-const BUSY: f64 = 0.5;
-/// Core of the server; the rest have the others.
-const SERVER_CORE: &str = "0";
+/// Share of all cores above which the machine is too busy with other things to measure on.
+const BUSY: f64 = 0.05;
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -56,6 +56,8 @@ pub(crate) struct Cell {
     /// Of those that join beside the row's players.
     pub(crate) first_keyframe_ms: Option<Quantiles>,
     pub(crate) latency_ms: Option<Quantiles>,
+    /// Of our worker's loop, p99 and maximum of the last minute, ms.
+    pub(crate) loop_lag_ms: Option<[u64; 2]>,
     /// The row's players, whole run.
     pub(crate) load: Report,
 }
@@ -70,23 +72,58 @@ impl Cell {
     }
 }
 
-/// Pinning needs two cores, and figures need them idle.
-pub(crate) fn check_machine() -> Result<()> {
-    if cores() < 2 {
-        return Err("this machine has one core: server and players would measure each other".into());
-    }
-    let load = fs::read_to_string("/proc/loadavg")?;
-    let load: f64 = load.split_whitespace().next().and_then(|load| load.parse().ok()).unwrap_or(0.0);
-    if load > BUSY {
-        eprintln!(
-            "warning: this machine is busy (load {load}); the figures will be off, see the column `waited`"
-        );
-    }
-    Ok(())
+/// Cores as `taskset` takes them.
+pub(crate) struct Cores {
+    server: String,
+    others: String,
 }
 
-fn cores() -> usize {
-    std::thread::available_parallelism().map_or(1, Into::into)
+impl Cores {
+    /// Pinning needs two cores, and figures need them idle.
+    pub(crate) fn of_this_machine() -> Result<Self> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let list = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed_list:"));
+        let list = list.ok_or("/proc/self/status shows no Cpus_allowed_list")?.trim();
+        let (first, rest) = list.split_once(',').unwrap_or((list, ""));
+        let (server, others) = match first.split_once('-') {
+            Some((low, high)) => {
+                let next = low.parse::<u32>()? + 1;
+                let range = if next.to_string() == high { high.to_owned() } else { format!("{next}-{high}") };
+                (low, if rest.is_empty() { range } else { format!("{range},{rest}") })
+            }
+            None => (first, rest.to_owned()),
+        };
+        if others.is_empty() {
+            return Err("this machine has one core: server and players would measure each other".into());
+        }
+        let before = busy_and_all()?;
+        sleep(Duration::from_secs(1));
+        let after = busy_and_all()?;
+        let share = (after.0 - before.0) as f64 / (after.1 - before.1).max(1) as f64;
+        if share > BUSY {
+            let percent = share * 100.0;
+            eprintln!(
+                "warning: this machine is {percent:.0} % busy; the figures will be off, see the column `waited`"
+            );
+        }
+        Ok(Self { server: server.to_owned(), others })
+    }
+}
+
+/// Clock ticks of all cores: not idle, and all (proc(5), /proc/stat).
+fn busy_and_all() -> Result<(u64, u64)> {
+    let stat = fs::read_to_string("/proc/stat")?;
+    let ticks: Vec<u64> = stat
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .filter_map(|word| word.parse().ok())
+        .collect();
+    let all: u64 = ticks.iter().take(8).sum();
+    // The fourth is idle, the fifth waits for disks.
+    let idle: u64 = ticks.iter().skip(3).take(2).sum();
+    Ok((all - idle, all))
 }
 
 /// A process that is ended when dropped.
@@ -98,34 +135,68 @@ impl Drop for Helper {
     }
 }
 
-pub(crate) fn cell(row: &Row, server: &Server, file: &Path, srsctl: &Path) -> Result<Cell> {
-    pin(std::process::id(), &other_cores())?;
+pub(crate) fn cell(
+    row: &Row,
+    server: &Server,
+    file: &Path,
+    srsctl: &Path,
+    cores: &Cores,
+    window: Duration,
+) -> Result<Cell> {
+    pin(std::process::id(), &cores.others)?;
     let running = servers::start(server, row, file, srsctl)?;
-    pin(running.pid, SERVER_CORE)?;
+    pin(running.pid, &cores.server)?;
     let is_rtmp = !matches!(server, Server::SendLoop { .. });
+    let play = match row.streams {
+        1 => vec![running.play.clone()],
+        // As `bench publish` numbers them.
+        many => (1..=many).map(|n| format!("{}{n}", running.play)).collect(),
+    };
     let _publisher = if is_rtmp {
         let mut command = Command::new(srsctl);
-        command.args(["bench", "publish", "--duration", "0"]).arg(file).arg(&running.publish);
+        command.args(["bench", "publish", "--duration", "0", "-c", &row.streams.to_string()]);
+        command.arg(file).arg(&running.publish);
         let publisher =
             Helper(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
-        wait_for_stream(srsctl, &running.play)?;
+        play.iter().try_for_each(|url| wait_for_stream(srsctl, url))?;
         Some(publisher)
     } else {
         sleep(Duration::from_millis(500));
         None
     };
 
-    let idle = rss_kib(running.pid)?;
-    let mut load = Attached::new(row, &running, is_rtmp, srsctl)?;
+    let idle = match server {
+        Server::Other(other) => other.idle_kib,
+        _ => rss_kib(running.pid)?,
+    };
+    let mut load = Attached::new(row.players, &play, is_rtmp, &[], srsctl)?;
     let connected = load.wait(row.players)?;
-    sleep(SETTLE);
+    let half = (BITRATE / 8 / 2).to_string();
+    let mut slow = Vec::new();
+    for (players, rate) in row.slow.into_iter().zip([&*half, "0"]).filter(|(players, _)| *players > 0) {
+        let pace = ["--read-rate", rate, "--receive-buffer", "16384"];
+        let mut attached = Attached::new(players, &play, is_rtmp, &pace, srsctl)?;
+        attached.wait(players)?;
+        slow.push(attached);
+    }
+    // Slow ones are what they are when the queue is full.
+    sleep(if slow.is_empty() {
+        SETTLE
+    } else {
+        SETTLE.max(Duration::from_secs(u64::from(row.queue_length) * 4))
+    });
     let rss = rss_kib(running.pid)?;
     let (before, waited_before) = (ticks(running.pid)?, waited(running.pid)?);
     let start = Instant::now();
-    sleep(WINDOW);
+    sleep(window);
     let (after, waited) = (ticks(running.pid)?, waited(running.pid)?.saturating_sub(waited_before));
     let seconds = start.elapsed().as_secs_f64();
-    let joiners = if is_rtmp { Some(join(srsctl, &running.play)?) } else { None };
+    let joiners = if is_rtmp { Some(join(srsctl, &play)?) } else { None };
+    let stats = &servers::status_of_edge(srsctl, &running)?["stats"];
+    let lag = stats["loop_lag_p99_ms"].as_u64().zip(stats["loop_lag_max_ms"].as_u64());
+    if !slow.is_empty() {
+        eprintln!("  skips {}, stuck players {}", stats["skips"], stats["stuck_players"]);
+    }
     let load = load.finish()?;
 
     let per_second = rustix::param::clock_ticks_per_second() as f64;
@@ -147,6 +218,7 @@ pub(crate) fn cell(row: &Row, server: &Server, file: &Path, srsctl: &Path) -> Re
         kib_per_connection: rss.saturating_sub(idle) as f64 / f64::from(connected),
         first_keyframe_ms: joiners.and_then(|report| report.first_keyframe_ms),
         latency_ms: load.latency_ms,
+        loop_lag_ms: lag.map(|(p99, max)| [p99, max]),
         load,
     })
 }
@@ -160,22 +232,12 @@ struct Attached {
 }
 
 impl Attached {
-    fn new(row: &Row, running: &Running, is_rtmp: bool, srsctl: &Path) -> Result<Self> {
-        let (players, ramp) = (row.players.to_string(), RAMP.to_string());
+    fn new(players: u32, urls: &[String], is_rtmp: bool, more: &[&str], srsctl: &Path) -> Result<Self> {
+        let (players, ramp) = (players.to_string(), RAMP.to_string());
         let mut command = if is_rtmp {
             let mut command = Command::new(srsctl);
-            command.args([
-                "bench",
-                "play",
-                "--json",
-                "--duration",
-                "0",
-                "--ramp",
-                &ramp,
-                "-c",
-                &players,
-                &running.play,
-            ]);
+            command.args(["bench", "play", "--json", "--duration", "0", "--ramp", &ramp, "-c", &players]);
+            command.args(more).args(urls);
             command
         } else {
             let mut command = Command::new(std::env::current_exe()?);
@@ -258,18 +320,15 @@ fn wait_for_stream(srsctl: &Path, url: &str) -> Result<()> {
     }
 }
 
-fn join(srsctl: &Path, url: &str) -> Result<Report> {
+fn join(srsctl: &Path, urls: &[String]) -> Result<Report> {
     let joiners = JOINERS.to_string();
     let output = Command::new(srsctl)
-        .args(["bench", "play", "--json", "--ramp", "100/s", "--duration", "3", "-c", &joiners, url])
+        .args(["bench", "play", "--json", "--ramp", "100/s", "--duration", "3", "-c", &joiners])
+        .args(urls)
         .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output()?;
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-fn other_cores() -> String {
-    format!("1-{}", cores().max(2) - 1)
 }
 
 /// All threads of process `pid`, and what it starts from now on.
@@ -301,7 +360,7 @@ fn waited(pid: u32) -> Result<Duration> {
     Ok(sum)
 }
 
-fn rss_kib(pid: u32) -> Result<u64> {
+pub(crate) fn rss_kib(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let number = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok());

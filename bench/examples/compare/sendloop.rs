@@ -13,8 +13,9 @@ use rustix::net::{SendFlags, send};
 
 use crate::Result;
 
-/// Serves `file` on `address` to whoever connects, every `tick` ms, until it is killed.
-pub(crate) fn serve(address: &str, tick: &str, file: &Path) -> Result<()> {
+/// Serves `file` on `address` to whoever connects, `players` of them, every `tick` ms, until it is killed. A `tick` of 0
+/// is every message at its time.
+pub(crate) fn serve(address: &str, tick: &str, players: &str, file: &Path) -> Result<()> {
     let tick = Duration::from_millis(tick.parse()?);
     let source = Source::open(file)?;
     // As a server's log: one delta message behind the other. `ends` are the times and places behind each.
@@ -26,6 +27,9 @@ pub(crate) fn serve(address: &str, tick: &str, file: &Path) -> Result<()> {
         ends.push((u64::from(frame.time), bytes.len()));
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    if limit.maximum.is_some_and(|limit| limit < players.parse::<u64>().unwrap_or(u64::MAX) + 16) {
+        return Err(format!("the limit of open files is below {players} players").into());
+    }
     let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
     rustix::process::setrlimit(rustix::process::Resource::Nofile, raised)?;
     let listener = TcpListener::bind(address)?;
@@ -35,7 +39,11 @@ pub(crate) fn serve(address: &str, tick: &str, file: &Path) -> Result<()> {
     let mut next = start + tick;
     loop {
         std::thread::sleep(next.saturating_duration_since(Instant::now()));
-        next += tick;
+        next = if tick.is_zero() {
+            Instant::now() + until_next(&ends, start.elapsed(), source.length())
+        } else {
+            next + tick
+        };
         while let Ok((socket, _)) = listener.accept() {
             socket.set_nodelay(true)?;
             sockets.push(socket);
@@ -62,6 +70,13 @@ pub(crate) fn serve(address: &str, tick: &str, file: &Path) -> Result<()> {
         }
         sent = flush(sent, now % length, &mut sockets);
     }
+}
+
+/// Time from `now` until the next message is due.
+fn until_next(ends: &[(u64, usize)], now: Duration, length: u32) -> Duration {
+    let (now, length) = (now.as_millis() as u64, u64::from(length));
+    let next = ends.iter().map(|(time, _)| *time).find(|time| *time > now % length).unwrap_or(length);
+    Duration::from_millis(next - now % length)
 }
 
 /// Connects `clients` to `address`, reads what comes until SIGINT, and reports as `srsctl bench --json` does.

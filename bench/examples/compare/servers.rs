@@ -15,6 +15,7 @@ pub(crate) const SEND_LOOP: &str = "127.210.53.4:1935";
 /// Players beyond the row's: those that join while it is measured, and a few.
 pub(crate) const SPARE_PLAYERS: u32 = 1000;
 const START_TIMEOUT: Duration = Duration::from_secs(15);
+const END_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long a server holds media back to write it in one go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
@@ -22,17 +23,32 @@ const START_TIMEOUT: Duration = Duration::from_secs(15);
 pub(crate) enum Merge {
     /// 350 ms, SRS's and srsctl's largest.
     Long,
-    /// As little as the server can.
+    /// 40 ms, one frame of video.
+    Frame,
+    /// Not at all: the lowest latency.
     Least,
     /// As the server comes.
     Usual,
 }
 
 impl Merge {
+    const ALL: [Self; 4] = [Self::Long, Self::Frame, Self::Least, Self::Usual];
+
+    /// As `MERGES` and `SRS` name it.
+    fn key(self) -> &'static str {
+        match self {
+            Self::Long => "350",
+            Self::Frame => "40",
+            Self::Least => "0",
+            Self::Usual => "auto",
+        }
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Long => "350 ms",
-            Self::Least => "least",
+            Self::Frame => "40 ms",
+            Self::Least => "0 ms",
             Self::Usual => "as it comes",
         }
     }
@@ -43,10 +59,8 @@ pub(crate) enum Server {
     SendLoop {
         merge: Merge,
     },
-    /// `snippet` goes into `worker:` of the cluster file.
     Srsctl {
         merge: Merge,
-        snippet: &'static str,
     },
     /// It has settings that hold video back (`buffer`, `out_cork`), but every audio message sends all at once.
     Nginx,
@@ -57,22 +71,29 @@ pub(crate) enum Server {
 #[derive(Clone, Debug)]
 pub(crate) struct Other {
     pub(crate) name: String,
+    pub(crate) merge: Merge,
     pub(crate) url: String,
     pub(crate) pid: u32,
+    /// Memory before the first row: what it takes for one it may keep for the next.
+    pub(crate) idle_kib: u64,
 }
 
 impl Server {
-    pub(crate) fn all(kinds: &[String], others: &[Other]) -> Vec<Self> {
-        let ours = [
-            Self::SendLoop { merge: Merge::Long },
-            Self::SendLoop { merge: Merge::Least },
-            Self::Srsctl { merge: Merge::Long, snippet: "latency: 350ms" },
-            Self::Srsctl { merge: Merge::Least, snippet: "latency: 40ms" },
-            Self::Srsctl { merge: Merge::Usual, snippet: "" },
-            Self::Nginx,
-        ];
-        let chosen = ours.into_iter().filter(|server| kinds.iter().any(|kind| kind == server.kind()));
-        chosen.chain(others.iter().cloned().map(Self::Other)).collect()
+    pub(crate) fn all(kinds: &[String], merges: &[String], others: &[Other]) -> Vec<Self> {
+        let mut all: Vec<Self> = Vec::new();
+        for merge in Merge::ALL {
+            if !merges.iter().any(|key| key == merge.key()) {
+                continue;
+            }
+            if merge != Merge::Usual {
+                all.push(Self::SendLoop { merge });
+            }
+            all.push(Self::Srsctl { merge });
+        }
+        all.push(Self::Nginx);
+        all.retain(|server| kinds.iter().any(|kind| kind == server.kind()));
+        all.extend(others.iter().cloned().map(Self::Other));
+        all
     }
 
     pub(crate) fn kind(&self) -> &str {
@@ -86,9 +107,9 @@ impl Server {
 
     pub(crate) fn merge(&self) -> Merge {
         match self {
-            Self::SendLoop { merge } | Self::Srsctl { merge, .. } => *merge,
+            Self::SendLoop { merge } | Self::Srsctl { merge } => *merge,
             Self::Nginx => Merge::Least,
-            Self::Other(_) => Merge::Usual,
+            Self::Other(other) => other.merge,
         }
     }
 
@@ -97,9 +118,10 @@ impl Server {
     }
 }
 
-/// `[NAME=]URL,PID` with spaces.
+/// `[NAME[@MERGE]=]URL,PID` with spaces.
 pub(crate) fn others(text: &str) -> Result<Vec<Other>> {
-    let wrong = |one: &str| format!("SRS: {one} is not [NAME=]rtmp://HOST[:PORT]/APP/STREAM,PID");
+    let wrong =
+        |one: &str| format!("SRS: {one} is not [NAME[@350|@40|@0]=]rtmp://HOST[:PORT]/APP/STREAM,PID");
     text.split_whitespace()
         .map(|one| {
             let (rest, pid) = one.rsplit_once(',').ok_or_else(|| wrong(one))?;
@@ -112,7 +134,14 @@ pub(crate) fn others(text: &str) -> Result<Vec<Other>> {
                 None => return Err(wrong(one).into()),
             };
             let pid = pid.parse().map_err(|_| wrong(one))?;
-            Ok(Other { name: name.to_owned(), url: url.to_owned(), pid })
+            let (name, merge) = match name.split_once('@') {
+                Some((name, key)) => {
+                    (name, Merge::ALL.into_iter().find(|merge| merge.key() == key).ok_or_else(|| wrong(one))?)
+                }
+                None => (name, Merge::Usual),
+            };
+            let idle_kib = crate::measure::rss_kib(pid).map_err(|_| format!("SRS: no process {pid}"))?;
+            Ok(Other { name: name.to_owned(), merge, url: url.to_owned(), pid, idle_kib })
         })
         .collect()
 }
@@ -123,55 +152,27 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     pub(crate) publish: String,
     pub(crate) play: String,
-    /// How to end it.
-    end: End,
-    /// Configuration, logs and state; removed at the end.
-    _directory: Option<TempDir>,
-}
-
-enum End {
-    Kill(Child),
-    Down { srsctl: PathBuf, file: PathBuf, state: PathBuf },
-    Leave,
-}
-
-/// A directory that is removed when dropped.
-struct TempDir(PathBuf);
-
-impl TempDir {
-    fn new() -> Result<Self> {
-        let path = std::env::temp_dir().join(format!("srsctl-bench-{}", std::process::id()));
-        fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for TempDir {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
+    /// What was started: itself, or its master.
+    child: Option<Child>,
+    /// For `srsctl status`.
+    pub(crate) state: Option<PathBuf>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        match &mut self.end {
-            End::Kill(child) => end(child),
-            End::Down { srsctl, file, state } => {
-                let _ = Command::new(srsctl)
-                    .args([
-                        "--state-dir".as_ref(),
-                        state.as_os_str(),
-                        "-f".as_ref(),
-                        file.as_os_str(),
-                        "down".as_ref(),
-                    ])
-                    .stdout(Stdio::null())
-                    .stderr(Stdio::null())
-                    .status();
-            }
-            End::Leave => {}
-        }
+        self.child.iter_mut().for_each(end);
     }
+}
+
+/// An empty directory for configuration, logs and state.
+fn directory() -> Result<PathBuf> {
+    let path = std::env::current_dir()?.join("target/bench/run");
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    fs::create_dir_all(&path)?;
+    Ok(path)
 }
 
 /// SIGTERM, so that a master takes its workers along; SIGKILL when that is not heard.
@@ -179,7 +180,7 @@ pub(crate) fn end(child: &mut Child) {
     if let Some(pid) = rustix::process::Pid::from_raw(child.id() as i32) {
         let _ = rustix::process::kill_process(pid, rustix::process::Signal::TERM);
     }
-    let deadline = Instant::now() + Duration::from_secs(3);
+    let deadline = Instant::now() + END_TIMEOUT;
     while Instant::now() < deadline {
         if matches!(child.try_wait(), Ok(Some(_))) {
             return;
@@ -192,82 +193,118 @@ pub(crate) fn end(child: &mut Child) {
 
 /// Starts `server` for `row`.
 pub(crate) fn start(server: &Server, row: &Row, file: &Path, srsctl: &Path) -> Result<Running> {
-    let players = row.players + SPARE_PLAYERS;
+    let players = row.players + row.slow.iter().sum::<u32>() + SPARE_PLAYERS;
     match server {
         Server::SendLoop { merge } => {
-            let tick = if *merge == Merge::Long { "350" } else { "40" };
+            if row.streams > 1 {
+                return Err("the send loop has one stream".into());
+            }
             let child = Command::new(std::env::current_exe()?)
-                .args(["send-loop", SEND_LOOP, tick])
+                .args(["send-loop", SEND_LOOP, merge.key(), &players.to_string()])
                 .arg(file)
                 .stdin(Stdio::null())
                 .spawn()?;
-            let pid = child.id();
-            let url = String::new();
-            Ok(Running { pid, publish: url.clone(), play: url, end: End::Kill(child), _directory: None })
+            let (pid, url) = (child.id(), String::new());
+            Ok(Running { pid, publish: url.clone(), play: url, child: Some(child), state: None })
         }
-        Server::Srsctl { snippet, .. } => start_srsctl(srsctl, snippet, players),
+        Server::Srsctl { merge } => start_srsctl(srsctl, *merge, row, players),
         Server::Nginx => start_nginx(players),
         Server::Other(other) => Ok(Running {
             pid: other.pid,
             publish: other.url.clone(),
             play: other.url.clone(),
-            end: End::Leave,
-            _directory: None,
+            child: None,
+            state: None,
         }),
     }
 }
 
-fn start_srsctl(srsctl: &Path, snippet: &str, players: u32) -> Result<Running> {
-    let directory = TempDir::new()?;
-    let file = directory.0.join("cluster.yaml");
-    let state = directory.0.join("state");
+/// In the foreground, so that Ctrl-C ends it too.
+fn start_srsctl(srsctl: &Path, merge: Merge, row: &Row, players: u32) -> Result<Running> {
+    let directory = directory()?;
+    let (file, state) = (directory.join("cluster.yaml"), directory.join("state"));
+    let latency = if merge == Merge::Usual { "auto".to_owned() } else { format!("{}ms", merge.key()) };
     fs::write(
         &file,
         format!(
             "cluster: bench\norigin: {{ host: {ORIGIN}, port: 1935 }}\nedges: [{{ host: {EDGE}, ports: [1935] }}]\n\
-             worker: {{ max_connections: {players}{}{snippet} }}\n",
-            if snippet.is_empty() { "" } else { ", " }
+             worker: {{ max_connections: {players}, latency: {latency}, queue_length: {}s }}\n",
+            row.queue_length
         ),
     )?;
-    let run = |what: &str| {
-        Command::new(srsctl)
-            .args(["--state-dir".as_ref(), state.as_os_str(), "-f".as_ref(), file.as_os_str()])
-            .args(what.split(' '))
-            .stdin(Stdio::null())
-            .output()
-    };
-    let up = run("up")?;
-    if !up.status.success() {
-        return Err(format!("srsctl up: {}", String::from_utf8_lossy(&up.stderr).trim()).into());
-    }
-    let end = End::Down { srsctl: srsctl.to_owned(), file: file.clone(), state: state.clone() };
+    let child = Command::new(srsctl)
+        .arg("--state-dir")
+        .arg(&state)
+        .arg("up")
+        .arg(&file)
+        .arg("--foreground")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(fs::File::create(directory.join("up.log"))?)
+        .spawn()?;
     let mut running = Running {
         pid: 0,
         publish: format!("rtmp://{ORIGIN}/live/s"),
         play: format!("rtmp://{EDGE}/live/s"),
-        end,
-        _directory: Some(directory),
+        child: Some(child),
+        state: Some(state),
     };
-    let status: serde_json::Value = serde_json::from_slice(&run("status --json")?.stdout)?;
-    let edge = status["units"].as_array().and_then(|units| units.iter().find(|unit| unit["role"] == "edge"));
-    let pid =
-        edge.and_then(|edge| edge["pid"].as_u64()).ok_or("srsctl status shows no process of the edge")?;
-    running.pid = pid as u32;
+    let deadline = Instant::now() + START_TIMEOUT;
+    while running.pid == 0 {
+        let edge = status_of_edge(srsctl, &running)?;
+        let is_ready = edge["state"] == "running";
+        running.pid = edge["pid"].as_u64().filter(|_| is_ready).unwrap_or(0) as u32;
+        ended(&mut running, deadline, "srsctl up", &directory.join("up.log"))?;
+    }
     Ok(running)
 }
 
+/// What `srsctl status --json` says of the edge, or null.
+pub(crate) fn status_of_edge(srsctl: &Path, running: &Running) -> Result<serde_json::Value> {
+    let Some(state) = &running.state else { return Ok(serde_json::Value::Null) };
+    let output = Command::new(srsctl)
+        .arg("--state-dir")
+        .arg(state)
+        .arg("-f")
+        .arg(state.with_file_name("cluster.yaml"))
+        .args(["status", "--json"])
+        .stdin(Stdio::null())
+        .output()?;
+    let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
+    let units = status["units"].as_array().cloned().unwrap_or_default();
+    Ok(units.into_iter().find(|unit| unit["role"] == "edge").unwrap_or_default())
+}
+
+/// Fails when what was started has ended, or is not there in time; else waits a moment.
+fn ended(running: &mut Running, deadline: Instant, what: &str, log: &Path) -> Result<()> {
+    let said = || fs::read_to_string(log).unwrap_or_default();
+    if let Some(Some(status)) = running.child.as_mut().map(Child::try_wait).transpose()? {
+        return Err(format!("{what} ended with {status}: {}", said().trim()).into());
+    }
+    if Instant::now() > deadline {
+        return Err(format!("{what} is not ready: {}", said().trim()).into());
+    }
+    std::thread::sleep(Duration::from_millis(20));
+    Ok(())
+}
+
+/// nginx and its module: as unpacked by tests/install-deps.sh, else as installed.
+fn nginx() -> Result<(PathBuf, PathBuf)> {
+    let unpacked = std::env::current_dir()?.join("target/nginx-rtmp");
+    let module = |root: &Path| root.join("usr/lib/nginx/modules/ngx_rtmp_module.so");
+    let places = [unpacked, PathBuf::from("/")].map(|root| (root.join("usr/sbin/nginx"), module(&root)));
+    let found = places.into_iter().find(|(nginx, module)| nginx.exists() && module.exists());
+    found.ok_or_else(|| "nginx-rtmp is missing; tests/install-deps.sh bench gets it".into())
+}
+
 fn start_nginx(players: u32) -> Result<Running> {
-    let directory = TempDir::new()?;
-    let path = directory.0.display();
-    let module = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/modules"]
-        .map(|directory| Path::new(directory).join("ngx_rtmp_module.so"))
-        .into_iter()
-        .find(|module| module.exists())
-        .ok_or("nginx-rtmp is missing: apt-get install libnginx-mod-rtmp, which also starts a web server")?;
+    let (nginx, module) = nginx()?;
+    let directory = directory()?;
+    let path = directory.display();
     let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
     let connections = players + 64;
     fs::write(
-        directory.0.join("nginx.conf"),
+        directory.join("nginx.conf"),
         format!(
             "load_module {};\n{user}\ndaemon off;\nworker_processes 1;\nworker_rlimit_nofile {connections};\n\
              pid {path}/nginx.pid;\nerror_log {path}/error.log warn;\nevents {{ worker_connections {connections}; }}\n\
@@ -275,36 +312,26 @@ fn start_nginx(players: u32) -> Result<Running> {
             module.display()
         ),
     )?;
-    let child = Command::new("nginx")
-        .args([
-            "-p",
-            &path.to_string(),
-            "-c",
-            &format!("{path}/nginx.conf"),
-            "-e",
-            &format!("{path}/error.log"),
-        ])
+    let log = directory.join("error.log");
+    let child = Command::new(&nginx)
+        .arg("-p")
+        .arg(&directory)
+        .arg("-c")
+        .arg(directory.join("nginx.conf"))
+        .arg("-e")
+        .arg(&log)
         .stdin(Stdio::null())
         .spawn()
-        .map_err(|e| format!("nginx: {e}; apt-get install libnginx-mod-rtmp"))?;
+        .map_err(|e| format!("{}: {e}", nginx.display()))?;
     let master = child.id();
     let url = format!("rtmp://{NGINX}/live/s");
-    let mut running = Running {
-        pid: 0,
-        publish: url.clone(),
-        play: url,
-        end: End::Kill(child),
-        _directory: Some(directory),
-    };
+    let mut running = Running { pid: 0, publish: url.clone(), play: url, child: Some(child), state: None };
     let deadline = Instant::now() + START_TIMEOUT;
     while running.pid == 0 {
         let children =
             fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
         running.pid = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-        if Instant::now() > deadline {
-            return Err("nginx started no worker process".into());
-        }
-        std::thread::sleep(Duration::from_millis(20));
+        ended(&mut running, deadline, "nginx", &log)?;
     }
     Ok(running)
 }

@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use bench::Quantiles;
 
 use crate::measure::Cell;
-use crate::servers::Merge;
+
+/// The players' share of their core from which they delay what they measure, percent.
+const BUSY: f64 = 90.0;
 
 pub(crate) fn summary(cell: &Cell) -> String {
     format!(
@@ -22,8 +24,8 @@ pub(crate) fn summary(cell: &Cell) -> String {
 /// A table of all cells, a row each.
 pub(crate) fn markdown(cells: &[Cell]) -> String {
     let mut text = String::from(
-        "| players | server | merge | CPU user | CPU sys | waited | CPU | ÷ send loop | RSS MiB | KiB/connection | first keyframe p50 / p99 ms | latency p50 / p99 ms | lost, stalls | players' CPU |\n\
-         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
+        "| players | server | merge | CPU user | CPU sys | waited | CPU | ÷ send loop | RSS MiB | KiB/connection | first keyframe p50 / p99 ms | latency p50 / p99 ms | loop lag p99 / max ms | lost, stalls | players' CPU |\n\
+         | --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n",
     );
     for cell in cells {
         let total = match cell {
@@ -35,10 +37,16 @@ pub(crate) fn markdown(cells: &[Cell]) -> String {
             connected if connected < cell.players => format!("{} ({connected} taken)", cell.row),
             _ => cell.row.to_owned(),
         };
+        let lag = cell.loop_lag_ms.map_or_else(|| "-".to_owned(), |[p99, max]| format!("{p99} / {max}"));
+        // Its own figures, the times, are doubtful then.
+        let players_cpu = match cell.load.generator_cpu_percent.unwrap_or_default() {
+            cpu if cpu >= BUSY => format!("{cpu:.0} % (busy)"),
+            cpu => format!("{cpu:.0} %"),
+        };
         let lost: u64 = cell.load.refused.values().chain(cell.load.lost.values()).sum();
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {:.1} % | {:.1} % | {:.1} % | {total} | {} | {:.0} | {:.1} | {} | {} | {lost}, {} | {:.0} % |",
+            "| {} | {} | {} | {:.1} % | {:.1} % | {:.1} % | {total} | {} | {:.0} | {:.1} | {} | {} | {lag} | {lost}, {} | {players_cpu} |",
             players,
             cell.server,
             cell.merge.name(),
@@ -51,18 +59,16 @@ pub(crate) fn markdown(cells: &[Cell]) -> String {
             quantiles(cell.first_keyframe_ms),
             quantiles(cell.latency_ms),
             cell.load.stalls,
-            cell.load.generator_cpu_percent.unwrap_or_default(),
         );
     }
     text
 }
 
-/// CPU as a multiple of the send loop's of the same row; beside a server that merges as it likes stands the least merging loop.
+/// CPU as a multiple of that of the send loop that holds back as long, in the same row.
 fn ratio(cell: &Cell, cells: &[Cell]) -> String {
-    let merge = if cell.merge == Merge::Long { Merge::Long } else { Merge::Least };
     let base = cells
         .iter()
-        .find(|base| base.server == "loop" && base.row == cell.row && base.merge == merge)
+        .find(|base| base.server == "loop" && base.row == cell.row && base.merge == cell.merge)
         .filter(|base| base.is_comparable() && cell.is_comparable() && base.cpu() > 0.0);
     base.map_or_else(|| "-".to_owned(), |base| format!("{:.2}", cell.cpu() / base.cpu()))
 }
