@@ -80,6 +80,14 @@ pub enum ClientError {
     Busy(String),
 }
 
+/// Whether a supervisor that hung up has ended; one of which no process was found has.
+async fn has_ended(supervisor: Option<Process>) -> bool {
+    match supervisor {
+        Some(supervisor) => tokio::time::timeout(END_LIMIT, supervisor.wait()).await.is_ok(),
+        None => true,
+    }
+}
+
 fn failed(error: String, busy: bool) -> ClientError {
     if busy { ClientError::Busy(error) } else { ClientError::Failed(error) }
 }
@@ -208,8 +216,14 @@ impl Client {
             .body(Full::new(body))
             .map_err(|error| self.broken(error))?;
         let answer = tokio::time::timeout(ANSWER_LIMIT, sender.send_request(request)).await;
-        let response = answer.map_err(|_| self.silent())?.map_err(|error| self.broken(error))?;
-        Ok((response, supervisor))
+        match answer.map_err(|_| self.silent())? {
+            Ok(response) => Ok((response, supervisor)),
+            // It was just dying when it was asked.
+            Err(_) if has_ended(supervisor).await => {
+                Err(ClientError::NotRunning { cluster: self.dirs.name().to_owned() })
+            }
+            Err(error) => Err(self.broken(error)),
+        }
     }
 
     async fn connect(&self) -> Result<std::os::unix::net::UnixStream, ClientError> {
