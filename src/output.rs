@@ -244,8 +244,11 @@ fn dash(text: &str) -> String {
 
 /// How well the cluster stands, as an exit code: 0 all wanted is ready, 3 something is not, 4 something cannot be told.
 pub(crate) fn exit_code(status: &Status) -> u8 {
-    let any = |wanted: UnitState| status.units.iter().any(|u| u.state == wanted);
-    if any(UnitState::Unknown) {
+    // A process that is said to run and has never answered may be frozen.
+    let is_unknown = |unit: &UnitStatus| {
+        unit.state == UnitState::Unknown || unit.state == UnitState::Running && unit.health == Health::Unknown
+    };
+    if status.units.iter().any(is_unknown) {
         return 4;
     }
     u8::from(!status.units.iter().all(|u| u.state == UnitState::Running && u.health != Health::Critical)) * 3

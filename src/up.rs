@@ -8,7 +8,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use cluster::file::Loaded;
-use cluster::status::Status;
+use cluster::status::{Status, UnitState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGINT;
@@ -51,7 +51,16 @@ pub(crate) async fn up(
     }
     let status = settled_status(&Client::new(dirs), &loaded).await?;
     print(&format!("\n{}", output::status(&status)));
-    Ok(ExitCode::SUCCESS)
+    match status.units.iter().filter(|unit| unit.state != UnitState::Running).count() {
+        0 => Ok(ExitCode::SUCCESS),
+        waiting => Err(not_ready(waiting)),
+    }
+}
+
+fn not_ready(waiting: usize) -> Failure {
+    Failure::failed(format!(
+        "{waiting} not ready; the supervisor keeps trying: see srsctl status and srsctl logs"
+    ))
 }
 
 /// The status once every worker has reported and, where the cluster has an encoder, its stream is on every port; or as it is
@@ -136,9 +145,7 @@ async fn start(global: &Global, loaded: &Loaded) -> Result<(), Failure> {
                 match event {
                     StartupEvent::Complete { waiting: 0, .. } => return Ok(()),
                     StartupEvent::Complete { waiting, .. } => {
-                        return Err(Failure::failed(format!(
-                            "{waiting} not ready; the supervisor keeps trying: see srsctl status and srsctl logs"
-                        )));
+                        return Err(not_ready(waiting));
                     }
                     _ => {}
                 }

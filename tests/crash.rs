@@ -9,7 +9,7 @@ use cluster::status::UnitState;
 use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
 
 use crate::support::clients::{Recorder, ffmpeg_encoder_loop, ffmpeg_publisher};
-use crate::support::cluster::{TestCluster, signal};
+use crate::support::cluster::{TestCluster, finish, signal, spawn};
 use crate::support::flv::assert_same;
 use crate::support::net::url;
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
@@ -100,6 +100,22 @@ fn a_killed_supervisor_is_noticed_by_no_player_and_the_next_up_adopts_its_worker
     signal(old, SIGKILL);
     cluster.await_successor(edge, old);
     cluster.down();
+}
+
+#[test]
+fn a_frozen_worker_that_is_taken_over_is_told_to_be_unknown_until_it_is_replaced() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let (old, supervisor) = (cluster.pid(edge), cluster.status().supervisor_pid);
+    signal(supervisor, SIGKILL);
+    signal(old, SIGSTOP);
+    let up = spawn(&mut cluster.srsctl(&["up", "cluster.yaml"]));
+    wait_until("the new supervisor", SOON, || cluster.try_status().is_ok());
+    let done = cluster.run(&["status"]).expect_code(4);
+    assert!(done.text().contains("no report yet"), "{done:?}");
+    let _ = finish(up, SOON).expect_code(0).expect_words(&["does not answer", "all 5 ready"]);
+    assert_ne!(cluster.pid(edge), old);
+    cluster.run(&["status"]).expect_code(0);
 }
 
 #[test]

@@ -4,10 +4,11 @@ use std::fs;
 use std::net::TcpListener;
 use std::process::Command;
 
+use cluster::status::UnitState;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, getuid};
 
-use crate::support::cluster::{Done, SRSCTL, TestCluster, finish, run, spawn};
+use crate::support::cluster::{Done, SRSCTL, TestCluster, finish, run, signal, spawn};
 use crate::support::flv::assert_same;
 use crate::support::{CARD_MS, SOON, STREAM, card, card_file, looped_card, rml, wait_until};
 
@@ -225,6 +226,32 @@ fn up_twice_changes_nothing_and_says_so() {
     cluster.up().expect_words(&["nothing"]);
     assert_eq!(cluster.pids(), pids);
     assert_eq!(cluster.status().supervisor_pid, supervisor);
+}
+
+#[test]
+fn up_fails_while_a_port_does_not_run_and_tries_one_again_that_was_given_up() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let secret = cluster.state.join("lib").join(cluster.net.cluster_name()).join("secret");
+    let kept = fs::read_to_string(&secret).unwrap();
+
+    // What the system refuses now may go the next time; `up` does not wait for it.
+    fs::remove_file(&secret).unwrap();
+    std::os::unix::fs::symlink(&secret, &secret).unwrap();
+    signal(cluster.pid(edge), Signal::SIGKILL);
+    wait_until("the edge to fail again", SOON, || cluster.unit(edge).restarts > 1);
+    cluster.run(&["up", "cluster.yaml"]).expect_code(1).expect_words(&["1 not ready"]);
+
+    // What is wrong with the secret itself would be wrong the next time.
+    fs::remove_file(&secret).unwrap();
+    fs::write(&secret, "short").unwrap();
+    wait_until("the edge to be given up", SOON, || cluster.unit(edge).state == UnitState::Failed);
+    let id = cluster.unit(edge).id.to_string();
+    cluster.run(&["up", "cluster.yaml"]).expect_code(1).expect_words(&[&id, "did not get ready"]);
+
+    fs::write(&secret, kept).unwrap();
+    cluster.up().expect_words(&[&format!("{id} is ready")]);
+    cluster.down();
 }
 
 #[test]

@@ -65,7 +65,7 @@ impl Ladder {
     /// Successes in a row that turn it back.
     pub const RISE: u32 = 2;
 
-    /// Takes one result.
+    /// Takes one result; [`crate::agent`] asks for the next one sooner while failures are counted.
     pub fn handle_result(&mut self, result: Result<(), String>) {
         let failed = result.is_err();
         if let Err(error) = result {
@@ -82,10 +82,14 @@ impl Ladder {
         }
     }
 
-    /// The newest error, while the verdict is that it fails.
+    /// The newest error with its weight: a warning while failures are counted, critical once they are enough.
     #[must_use]
-    pub fn failure(&self) -> Option<&str> {
-        self.failing.then_some(self.error.as_str())
+    pub fn failure(&self) -> Option<(Health, &str)> {
+        match (self.failing, self.against) {
+            (true, _) => Some((Health::Critical, &self.error)),
+            (false, 1..) => Some((Health::Warning, &self.error)),
+            (false, 0) => None,
+        }
     }
 }
 
@@ -111,8 +115,8 @@ pub struct Facts<'a> {
     pub report_age: Option<Duration>,
     /// Players it may serve.
     pub max_connections: u32,
-    /// What the RTMP probe fails with.
-    pub probe: Option<&'a str>,
+    /// What the RTMP probe fails with; see [`Ladder::failure`].
+    pub probe: Option<(Health, &'a str)>,
     /// A stream that is live at the origin and not here, and for how long.
     pub missing: Option<(&'a str, Duration)>,
 }
@@ -120,7 +124,7 @@ pub struct Facts<'a> {
 /// The verdict on a running process, and why.
 #[must_use]
 pub fn assess(facts: &Facts<'_>) -> (Health, String) {
-    if let Some(error) = facts.probe {
+    if let Some((Health::Critical, error)) = facts.probe {
         return (Health::Critical, format!("RTMP connect fails: {error}"));
     }
     if let Some((stream, age)) = facts.missing
@@ -157,6 +161,12 @@ pub fn assess(facts: &Facts<'_>) -> (Health, String) {
                 notes.push(format!("{} to {}: {error}", stream.stream, forward.target.id));
             }
         }
+    }
+    if let Some((_, error)) = facts.probe {
+        notes.push(format!("RTMP connect failed: {error}"));
+    }
+    if facts.role == Role::Encoder && process.publishers == 0 {
+        notes.push("not publishing; see its log".to_owned());
     }
     if facts.role != Role::Encoder && process.players >= facts.max_connections {
         notes.push(format!("full: {} players", process.players));
@@ -220,23 +230,23 @@ mod tests {
     }
 
     #[test]
-    fn a_probe_falls_after_three_failures_and_rises_after_two_successes() {
+    fn a_probe_warns_at_once_falls_after_three_failures_and_rises_after_two_successes() {
         let mut ladder = Ladder::default();
         let fail = || Err("x".to_owned());
-        for (result, failing) in [
-            (fail(), false),
-            (fail(), false),
-            (Ok(()), false),
-            (fail(), false),
-            (fail(), false),
-            (fail(), true),
-            (Ok(()), true),
-            (fail(), true),
-            (Ok(()), true),
-            (Ok(()), false),
+        for (result, verdict) in [
+            (fail(), Some(Health::Warning)),
+            (fail(), Some(Health::Warning)),
+            (Ok(()), None),
+            (fail(), Some(Health::Warning)),
+            (fail(), Some(Health::Warning)),
+            (fail(), Some(Health::Critical)),
+            (Ok(()), Some(Health::Critical)),
+            (fail(), Some(Health::Critical)),
+            (Ok(()), Some(Health::Critical)),
+            (Ok(()), None),
         ] {
             ladder.handle_result(result);
-            assert_eq!(ladder.failure().is_some(), failing);
+            assert_eq!(ladder.failure().map(|(health, _)| health), verdict);
         }
     }
 
@@ -273,8 +283,12 @@ mod tests {
 
     #[test]
     fn each_trouble_has_its_verdict_and_its_note() {
-        let (health, note) = assessed(|facts| facts.probe = Some("refused"));
+        let (health, note) = assessed(|facts| facts.probe = Some((Health::Critical, "refused")));
         assert_eq!((health, note.as_str()), (Health::Critical, "RTMP connect fails: refused"));
+        let (health, note) = assessed(|facts| facts.probe = Some((Health::Warning, "refused")));
+        assert_eq!((health, note.as_str()), (Health::Warning, "RTMP connect failed: refused"));
+        let (health, note) = assessed(|facts| facts.role = Role::Encoder);
+        assert_eq!((health, note.as_str()), (Health::Warning, "not publishing; see its log"));
 
         assert_eq!(assessed(|facts| facts.missing = Some(("live/a", TICK))).0, Health::Passing);
         assert_eq!(assessed(|facts| facts.missing = Some(("live/a", TICK * 4))).0, Health::Warning);

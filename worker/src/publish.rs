@@ -101,6 +101,8 @@ pub struct Sent {
     messages: Cell<u64>,
     bytes: Cell<u64>,
     beats: Cell<u64>,
+    /// The server takes the stream now.
+    publishing: Cell<bool>,
 }
 
 /// Sends `source` to `url` for ever, in real time; reconnects with growing delays.
@@ -122,6 +124,7 @@ pub async fn publish(
             Err(PublishError::Source(error)) => return Err(error),
             Err(error) => error,
         };
+        sent.publishing.set(false);
         if sent.messages.get() - before >= STEADY {
             backoff.reset();
         }
@@ -155,6 +158,7 @@ async fn publish_once(
 ) -> Result<Never, PublishError> {
     let connected = timeout(CONNECT_TIMEOUT, connect(url)).await;
     let (socket, mut session) = connected.map_err(|_| PublishError::Timeout)??;
+    sent.publishing.set(true);
     progress(Progress::Publishing);
     let mut start = Instant::now();
     let mut offset = 0_u32;
@@ -333,7 +337,7 @@ impl Tags {
 /// See [`RunError`].
 pub async fn run_encoder(config: &Path) -> Result<(), RunError> {
     let mut lent = Lent::take().map_err(RunError::system("taking the supervisor's descriptors"))?;
-    let spec = EncoderSpec::from_file(config).map_err(|e| RunError::Config(e.to_string()))?;
+    let spec = EncoderSpec::from_file(config)?;
     let url: Url = spec.url.parse().map_err(|e| RunError::Config(format!("{}: {e}", spec.url)))?;
     let token = lent.token().map_err(RunError::system("reading the token"))?;
     info!(id = %spec.id, %url, "starting");
@@ -388,6 +392,7 @@ impl Controlled for Encoder {
         ProcessStats {
             beats: self.sent.beats.get(),
             bytes_out: self.sent.bytes.get(),
+            publishers: self.sent.publishing.get().into(),
             ..ProcessStats::default()
         }
     }
@@ -408,6 +413,48 @@ impl Controlled for Encoder {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn it_reports_a_publisher_only_while_the_server_takes_the_stream() {
+        use rtmp::server::{Config, Event, Session};
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("rtmp://{}/live/a", listener.local_addr().unwrap()).parse().unwrap();
+        let encoder = Encoder { sent: Rc::new(Sent::default()) };
+        let publishers = || encoder.process_stats().publishers;
+        let server = async {
+            for is_taken in [false, true, false] {
+                let (socket, _) = listener.accept().await.unwrap();
+                assert_eq!(publishers(), 0);
+                let mut session =
+                    Session::new(Config { chunk_size: 60_000, limits: chunk::Limits::default() });
+                while encoder.sent.messages.get() == 0 || !is_taken {
+                    let mut buffer = [0; 4096];
+                    socket.readable().await.unwrap();
+                    let Ok(taken) = socket.try_read(&mut buffer) else { continue };
+                    let mut input = &buffer[..taken];
+                    let mut is_asked = false;
+                    while let Some(event) = session.handle_input(&mut input).unwrap() {
+                        is_asked |= matches!(event, Event::Publish { .. });
+                    }
+                    if is_asked && is_taken {
+                        session.accept_publish();
+                    } else if is_asked {
+                        session.reject_publish("NetStream.Publish.BadName", "taken");
+                    }
+                    crate::io::write_all(&socket, session.output()).await.unwrap();
+                    if is_asked && !is_taken {
+                        break;
+                    }
+                }
+                assert_eq!(publishers(), u32::from(is_taken));
+            }
+        };
+        let mut told = |_: Progress<'_>| {};
+        tokio::select! {
+            ended = publish(&EncoderSource::TestCard, &url, &encoder.sent, &mut told) => panic!("{ended:?}"),
+            () = server => {}
+        }
+    }
 
     #[test]
     fn a_source_lasts_until_its_last_frame_has_been_shown() {

@@ -26,6 +26,8 @@ use crate::unit::{Action, Event, STOP_STEP, State};
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 /// For so long `status` waits for processes to report anew; one that does not is shown with its last report's age.
 const REFRESH_LIMIT: Duration = Duration::from_millis(300);
+/// The same while one that is ready has never reported: it has just started, or cannot be told.
+const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(1);
 /// Nothing is due.
 const LATER: Duration = Duration::from_secs(3600);
 
@@ -321,22 +323,30 @@ impl Agent {
 
     /// Answers those who asked for the status, once every ready process has reported since.
     fn answer_status(&mut self) {
-        let is_due = |since: Instant, units: &[Supervised]| {
-            let stale = |unit: &Supervised| {
-                matches!(unit.machine.state(), State::Running { .. })
-                    && unit.report.as_ref().is_none_or(|report| report.at < since)
-            };
-            since.elapsed() >= REFRESH_LIMIT || !units.iter().any(stale)
+        let is_due = |since: Instant| {
+            let stale = |unit: &&Supervised| unit.report.as_ref().is_none_or(|report| report.at < since);
+            Instant::now() >= self.answer_due(since) || self.running().find(stale).is_none()
         };
+        let due: Vec<bool> = self.asked.iter().map(|(_, since)| is_due(*since)).collect();
         let mut waiting = Vec::new();
-        for (reply, since) in std::mem::take(&mut self.asked) {
-            if is_due(since, &self.units) {
+        for ((reply, since), due) in std::mem::take(&mut self.asked).into_iter().zip(due) {
+            if due {
                 let _ = reply.send(self.status());
             } else {
                 waiting.push((reply, since));
             }
         }
         self.asked = waiting;
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Supervised> {
+        self.units.iter().filter(|unit| matches!(unit.machine.state(), State::Running { .. }))
+    }
+
+    /// When a status that was asked for at `since` is given as it is.
+    fn answer_due(&self, since: Instant) -> Instant {
+        let is_new = self.running().any(|unit| unit.report.is_none());
+        since + if is_new { FIRST_REPORT_LIMIT } else { REFRESH_LIMIT }
     }
 
     fn next_due(&self) -> Instant {
@@ -348,7 +358,7 @@ impl Agent {
                 _ => deadline,
             })
         });
-        let asked = self.asked.iter().map(|(_, since)| *since + REFRESH_LIMIT);
+        let asked = self.asked.iter().map(|(_, since)| self.answer_due(*since));
         due.chain(asked).min().unwrap_or(now + LATER)
     }
 

@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 
 use crate::adopt::Found;
 use crate::control::{Answer, Connection, ControlError};
-use crate::health::Heartbeat;
+use crate::health::{Heartbeat, Ladder};
 use crate::process::Process;
 use crate::unit::Event;
 
@@ -24,6 +24,8 @@ const HELLO_LIMIT: Duration = Duration::from_secs(1);
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Between two RTMP connects, ± 10 %.
 const PROBE_PERIOD: Duration = Duration::from_secs(5);
+/// The same while failures are counted.
+const PROBE_AGAIN: Duration = Duration::from_secs(1);
 
 /// What the tasks tell. `instance` tells one process of a unit from the next.
 #[derive(Debug)]
@@ -176,14 +178,17 @@ impl Watched {
         if !at_once {
             tokio::time::sleep(PROBE_PERIOD.mul_f64(0.9 + 0.2 * super::random())).await;
         }
+        let mut failures = 0;
         loop {
             let started = Instant::now();
             let result = crate::probe::connect(host, *port, PROBE_LIMIT).await;
+            failures = if result.is_ok() { 0 } else { failures + 1 };
             // A supervisor that was stopped meanwhile has measured itself.
             if started.elapsed() < PROBE_LIMIT + Heartbeat::LATE {
                 self.tell(What::Probe(result.map(drop).map_err(|error| error.to_string()))).await;
             }
-            tokio::time::sleep(PROBE_PERIOD.mul_f64(0.9 + 0.2 * super::random())).await;
+            let period = if (1..Ladder::FALL).contains(&failures) { PROBE_AGAIN } else { PROBE_PERIOD };
+            tokio::time::sleep(period.mul_f64(0.9 + 0.2 * super::random())).await;
         }
     }
 }
