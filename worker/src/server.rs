@@ -22,6 +22,8 @@ const AUTO_SHARE: f64 = 0.2;
 const TIMER: Duration = Duration::from_millis(1);
 /// Players between two looks at everything else the thread has to do, and the time for them: large frames take longer.
 const PLAYERS_PER_TURN: usize = 128;
+/// Players between two looks at the clock.
+const PLAYERS_PER_LOOK: usize = 16;
 /// See [`PLAYERS_PER_TURN`].
 const TURN: Duration = Duration::from_millis(2);
 /// Wait after an accept that failed for want of descriptors or memory: connections stay in the backlog.
@@ -134,11 +136,11 @@ async fn flush_stream(hub: &Hub, stream: &Rc<Stream>) -> Duration {
             let (log, players) = (stream.log(), stream.players.borrow());
             for player in players.iter().skip(index).take(PLAYERS_PER_TURN) {
                 index += 1;
-                if !player.is_parked() && player.link.is_cut().is_none() {
+                if !player.is_parked() {
                     player.flush(&log, &hub.counters, now);
-                    if started.elapsed() >= TURN {
-                        break;
-                    }
+                }
+                if index.is_multiple_of(PLAYERS_PER_LOOK) && started.elapsed() >= TURN {
+                    break;
                 }
             }
             busy += started.elapsed();
