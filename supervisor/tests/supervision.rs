@@ -15,6 +15,7 @@ use cluster::{Role, UnitId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use supervisor::api::{Apply, Restart};
+use supervisor::record::{AliveLock, UnitFiles};
 use supervisor::{Client, ClientError, ClusterDirs, StartupEvent, StateRoots, orphans};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -765,6 +766,26 @@ async fn an_added_port_that_does_not_get_ready_is_taken_back() {
     assert_eq!(bench.pids().await, before);
     assert!(bench.connect(&bench.edge(1936)).is_err());
     assert!(!bench.dirs.config(&bench.edge(1936)).exists());
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn an_added_port_whose_lock_a_stranger_holds_is_left_to_it_and_added_later() {
+    let mut bench = Bench::new("1935");
+    let (supervisor, edge) = (bench.up(), bench.edge(1936));
+    let files = UnitFiles::new(bench.dirs.unit(&edge));
+    files.create().unwrap();
+    let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+    bench.edges = "1935,1936".into();
+    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains("holds its lock"), "{error}");
+    assert!(files.alive_lock().exists(), "what is unknown was touched");
+    assert!(bench.connect(&edge).is_err());
+    drop(lock);
+    bench.until(&edge, |unit| unit.state == UnitState::Stopped).await;
+    bench.client().apply(&apply, |_| {}).await.unwrap();
+    assert_eq!(bench.unit(&edge).await.state, UnitState::Running);
     supervisor.end(Signal::SIGTERM);
 }
 

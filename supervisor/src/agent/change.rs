@@ -193,6 +193,8 @@ impl Agent {
         for id in ids {
             let Some(index) = self.index(id) else { continue };
             if self.left_alone(id).is_some() {
+                // It stays, to be told of, without the port.
+                self.units.get_mut(index).into_iter().for_each(|unit| unit.listener = None);
                 continue;
             }
             if let Some(unit) = self.units.get(index)
