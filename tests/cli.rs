@@ -1,13 +1,14 @@
 //! The commands besides `up`: what they print, what they change, how they end.
 
 use std::fs;
-use std::process::Stdio;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use cluster::spec::Role;
 use cluster::status::{Health, SCHEMA, UnitState};
 use nix::sys::signal::Signal::SIGSTOP;
 
-use crate::support::cluster::{TestCluster, run, signal};
+use crate::support::cluster::{SRSCTL, TestCluster, run, signal};
 use crate::support::flv::assert_same;
 use crate::support::net::url;
 use crate::support::{CARD_MS, SOON, STREAM, card, card_file, looped_card, rml, wait_until};
@@ -152,6 +153,25 @@ fn probe_tells_a_live_stream_from_a_missing_one_and_from_no_server() {
         .expect_code(1)
         .expect_words(&["refused"]);
     cluster.run(&["probe", "http://example.org/x"]).expect_code(2);
+}
+
+#[test]
+fn probe_gives_up_in_time_though_the_name_is_still_looked_up() {
+    let cluster = TestCluster::guide();
+    let resolver = cluster.net.host(53);
+    // A resolver that never answers, in a mount of our own. Where that is forbidden there is nothing to show.
+    let Ok(_silent) = std::net::UdpSocket::bind((resolver, 53)) else { return };
+    let conf = cluster.dir.path().join("resolv.conf");
+    fs::write(&conf, format!("nameserver {resolver}\noptions timeout:25 attempts:1\n")).unwrap();
+    let script = r#"mount --bind "$1" /etc/resolv.conf || exit 99
+        exec "$0" probe --timeout 1 rtmp://nobody.example/live/a"#;
+    let begin = Instant::now();
+    let mut command = Command::new("unshare");
+    let done = run(command.args(["--mount", "sh", "-c", script, SRSCTL]).arg(&conf));
+    if done.code != 99 && !done.text().contains("unshare") {
+        assert!(begin.elapsed() < Duration::from_secs(15), "{:?} {done:?}", begin.elapsed());
+        let _ = done.expect_code(1);
+    }
 }
 
 #[test]

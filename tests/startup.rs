@@ -50,8 +50,7 @@ fn a_taken_port_is_reported_with_the_program_and_pid_that_has_it() {
 #[test]
 fn a_descriptor_limit_below_max_connections_is_said_before_anything_is_spawned() {
     let cluster = TestCluster::with(|net| net.guide_with("{ max_connections: 1000 }"));
-    let mut command = cluster.srsctl(&[]);
-    let done = limited(&mut command, "ulimit -n 900", "up cluster.yaml").expect_code(1);
+    let done = limited(&cluster.srsctl(&[]), "ulimit -n 900", "up cluster.yaml").expect_code(1);
     done.expect_words(&["max_connections", "1000", "900"]);
     cluster.assert_nothing_left();
 }
@@ -209,6 +208,25 @@ fn ctrl_c_during_up_leaves_nothing_half_started() {
 }
 
 #[test]
+fn under_nohup_up_goes_on_when_its_terminal_is_closed() {
+    let cluster = TestCluster::with(|net| {
+        let (host, listen) = (net.host(7), net.host(77));
+        net.guide().replace(&format!("host: {host}, "), &format!("host: {host}, listen: {listen}, "))
+    });
+    let mut command = Command::new("sh");
+    command.args(["-c", "trap '' HUP; exec \"$0\" up cluster.yaml", SRSCTL]);
+    let child = spawn(like(&mut command, &cluster.srsctl(&[])));
+    wait_until("the workers to be spawned", SOON, || cluster.processes().len() >= 5);
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id())).unwrap();
+    let ignored = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
+    let ignored = u64::from_str_radix(ignored.trim(), 16).unwrap();
+    assert_eq!(ignored & 1, 1, "SIGHUP is ignored no longer: {ignored:x}");
+    kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
+    finish(child, SOON).expect_code(130);
+    cluster.assert_nothing_left();
+}
+
+#[test]
 fn a_host_that_is_not_this_machine_is_refused() {
     let cluster = TestCluster::with(|net| {
         net.guide().replace(&format!("host: {}, ", net.host(7)), "host: 192.0.2.7, ")
@@ -310,9 +328,14 @@ fn any_other_change_is_listed_and_refused_with_nothing_touched() {
 }
 
 /// Runs `srsctl` with these arguments under a shell that sets a limit first.
-fn limited(template: &mut Command, limit: &str, args: &str) -> Done {
+fn limited(template: &Command, limit: &str, args: &str) -> Done {
     let mut command = Command::new("sh");
     command.args(["-c", &format!("{limit} && exec \"$0\" {args}"), SRSCTL]);
+    run(like(&mut command, template))
+}
+
+/// With the directory and the environment of `template`.
+fn like<'a>(command: &'a mut Command, template: &Command) -> &'a mut Command {
     command.current_dir(template.get_current_dir().unwrap());
     for (key, value) in template.get_envs() {
         match value {
@@ -320,5 +343,5 @@ fn limited(template: &mut Command, limit: &str, args: &str) -> Done {
             None => command.env_remove(key),
         };
     }
-    run(&mut command)
+    command
 }
