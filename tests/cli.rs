@@ -138,6 +138,13 @@ fn logs_show_the_workers_that_are_asked_for() {
     let edge = cluster.run(&["logs", "edge", "1936"]).expect_code(0);
     assert!(!edge.stdout.is_empty() && edge.stdout.lines().count() < all.stdout.lines().count(), "{all:?}");
     let _ = cluster.run(&["logs", "origin"]).expect_code(0).expect_words(&[&cluster.net.host(5).to_string()]);
+
+    // A log that was rotated lately is short; what is missing is in the one before. This one has no process.
+    let log = std::path::PathBuf::from(cluster.unit(cluster.net.origin()).log).with_file_name("encoder.log");
+    fs::write(log.with_extension("log.1"), "one\ntwo\n").unwrap();
+    fs::write(log, "three\n").unwrap();
+    let two = cluster.run(&["logs", "encoder", "-n", "2"]).expect_code(0);
+    assert_eq!(two.stdout, "encoder | two\nencoder | three\n");
 }
 
 #[test]
