@@ -114,16 +114,22 @@ pub(crate) fn urls(global: &Global, stream: &str) -> Result<ExitCode, Failure> {
     if key.as_str() != stream {
         return Err(wrong());
     }
-    let cluster = match locate::file(global.file.as_deref()) {
-        Some(path) => locate::load(&path)?.cluster,
-        None => {
-            let dirs = locate::cluster(global)?;
-            let (path, text) = dirs.in_force()?.ok_or_else(|| {
-                Failure::failed(format!("cluster {} has no file in force; name it: -f FILE", dirs.name()))
-            })?;
-            cluster::file::parse(text.into_bytes(), &path, &resolve)?.0
+    let path = locate::file(global.file.as_deref());
+    let roots = locate::roots(global)?;
+    let dirs = match path.map(|path| (locate::load(&path), path)) {
+        Some((Ok(loaded), _)) => {
+            let dirs = roots.cluster(&loaded.cluster.name);
+            locate::require_same(&loaded.path, &loaded.text, &dirs)?;
+            print(&output::urls(&loaded.cluster, key.as_str()));
+            return Ok(ExitCode::SUCCESS);
         }
+        Some((Err(error), path)) => locate::instead_of(&path, &roots, error)?,
+        None => locate::cluster(global)?,
     };
+    let (path, text) = dirs.in_force()?.ok_or_else(|| {
+        Failure::failed(format!("cluster {} has no file in force; name it: -f FILE", dirs.name()))
+    })?;
+    let (cluster, _) = cluster::file::parse(text.into_bytes(), &path, &resolve)?;
     print(&output::urls(&cluster, key.as_str()));
     Ok(ExitCode::SUCCESS)
 }

@@ -7,6 +7,7 @@ use supervisor::dirs::{ClusterDirs, StateRoots};
 use supervisor::orphans;
 
 use crate::cli::{Global, resolve};
+use crate::commands::complain;
 use crate::failure::Failure;
 
 /// The file a command without one takes.
@@ -34,12 +35,14 @@ pub(crate) fn load(path: &Path) -> Result<Loaded, Failure> {
 pub(crate) fn cluster(global: &Global) -> Result<ClusterDirs, Failure> {
     let roots = roots(global)?;
     if let Some(path) = file(global.file.as_deref()) {
-        return Ok(roots.cluster(&name_of(&path, &roots)?));
+        return of_file(&path, &roots);
     }
-    // One whose supervisor was killed counts: its workers run.
-    let runs = |dirs: &ClusterDirs| dirs.is_supervised() || orphans::living(dirs) > 0;
-    let fits = |fits: &dyn Fn(&ClusterDirs) -> bool| -> Vec<String> {
-        roots.known().into_iter().filter(|name| fits(&roots.cluster(name))).collect()
+    if let Some(dirs) = recorded(Path::new(DEFAULT_FILE), &roots).filter(runs) {
+        complain(&in_force_instead(&format!("{DEFAULT_FILE} is gone"), &dirs));
+        return Ok(dirs);
+    }
+    let fits = |fits: &dyn Fn(&ClusterDirs) -> bool| -> Vec<ClusterDirs> {
+        roots.known().into_iter().map(|name| roots.cluster(&name)).filter(|dirs| fits(dirs)).collect()
     };
     let mut running = fits(&runs);
     if running.is_empty() {
@@ -47,29 +50,88 @@ pub(crate) fn cluster(global: &Global) -> Result<ClusterDirs, Failure> {
         running = fits(&|dirs| dirs.run().exists());
     }
     match running.as_slice() {
-        [name] => Ok(roots.cluster(name)),
+        [dirs] => Ok(dirs.clone()),
         [] => Err(Failure::failed(format!(
             "no cluster runs, and there is no {DEFAULT_FILE} here; name a cluster by its file: -f FILE"
         ))),
         several => Err(Failure::usage(format!(
-            "several clusters run: {}; name the one you mean by its file: -f FILE",
-            several.join(", ")
+            "several clusters run; name the one you mean by its file:{}",
+            several.iter().map(how_to_name).collect::<String>()
         ))),
     }
 }
 
+/// Whether anything of a cluster runs: one whose supervisor was killed counts, since its workers run.
+fn runs(dirs: &ClusterDirs) -> bool {
+    dirs.is_supervised() || orphans::living(dirs) > 0
+}
+
 /// The cluster of a file; also of one that has been broken or removed since it was brought into force.
-fn name_of(path: &Path, roots: &StateRoots) -> Result<String, Failure> {
-    let error = match cluster::file::cluster_name(path) {
-        Ok(name) => return Ok(name),
-        Err(error) => error,
+fn of_file(path: &Path, roots: &StateRoots) -> Result<ClusterDirs, Failure> {
+    match cluster::file::cluster_name(path) {
+        Ok(name) => {
+            let dirs = roots.cluster(&name);
+            require_same(path, &std::fs::read_to_string(path).unwrap_or_default(), &dirs)?;
+            Ok(dirs)
+        }
+        Err(error) => instead_of(path, roots, error.into()),
+    }
+}
+
+/// The cluster that was started from a file which is broken or gone now, for the sake of which `error` is no failure.
+pub(crate) fn instead_of(path: &Path, roots: &StateRoots, error: Failure) -> Result<ClusterDirs, Failure> {
+    let Some(dirs) = recorded(path, roots) else { return Err(error) };
+    complain(&in_force_instead(error.to_string().lines().next().unwrap_or_default(), &dirs));
+    Ok(dirs)
+}
+
+/// That a command goes on without its file, and why.
+fn in_force_instead(why: &str, dirs: &ClusterDirs) -> String {
+    format!("{why}; using the file in force of cluster {}", dirs.name())
+}
+
+/// Refuses a file whose cluster, `dirs`, is known from another file with another origin: two clusters that happen to have
+/// the same name. With the same origin it is one cluster, whose file was copied or moved.
+pub(crate) fn require_same(path: &Path, text: &str, dirs: &ClusterDirs) -> Result<(), Failure> {
+    let Some((original, in_force)) = dirs.in_force()? else { return Ok(()) };
+    let is_other = canonical(&original) != canonical(path)
+        && original.exists()
+        && cluster::file::origin(&in_force) != cluster::file::origin(text);
+    if !is_other {
+        return Ok(());
+    }
+    let (name, original) = (dirs.name(), original.display());
+    Err(Failure::usage(if runs(dirs) {
+        format!(
+            "cluster `{name}` already runs from {original}; give this file another `cluster:` name, or use -f {original}"
+        )
+    } else {
+        format!(
+            "cluster `{name}` is known from {original}; give this file another `cluster:` name, or forget that one with: \
+             srsctl -f {original} down --purge"
+        )
+    }))
+}
+
+/// The cluster that was started from the file at `path`.
+fn recorded(path: &Path, roots: &StateRoots) -> Option<ClusterDirs> {
+    let wanted = canonical(path);
+    let is_its = |dirs: &ClusterDirs| {
+        let in_force = dirs.in_force().ok().flatten();
+        in_force.is_some_and(|(original, _)| canonical(&original) == wanted)
     };
-    let absolute = std::path::absolute(path).ok();
-    let is_its = |name: &String| {
-        let in_force = roots.cluster(name).in_force().ok().flatten();
-        in_force.map(|(original, _)| original) == absolute
+    roots.known().into_iter().map(|name| roots.cluster(&name)).find(is_its)
+}
+
+/// `path` without links, as far as it exists: the file may be gone.
+fn canonical(path: &Path) -> PathBuf {
+    let whole = path.canonicalize().ok();
+    let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let without_file = || {
+        let absolute = absolute();
+        Some(absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?))
     };
-    roots.known().into_iter().find(is_its).ok_or_else(|| error.into())
+    whole.or_else(without_file).unwrap_or_else(absolute)
 }
 
 /// That the cluster of `dirs` does not run, and which do.
@@ -77,12 +139,15 @@ pub(crate) fn not_running(global: &Global, dirs: &ClusterDirs) -> String {
     let running: String = roots(global)
         .into_iter()
         .flat_map(|roots| roots.running().into_iter().map(move |name| roots.cluster(&name)))
-        .map(|other| {
-            let file = other.in_force().ok().flatten().map_or_else(PathBuf::new, |(path, _)| path);
-            format!("\nrunning: {}: srsctl -f {} status", other.name(), file.display())
-        })
+        .map(|other| how_to_name(&other))
         .collect();
     format!("cluster {} is not running{running}", dirs.name())
+}
+
+/// A line with the command that means this cluster.
+fn how_to_name(dirs: &ClusterDirs) -> String {
+    let file = dirs.in_force().ok().flatten().map_or_else(PathBuf::new, |(path, _)| path);
+    format!("\nrunning: {}: srsctl -f {} status", dirs.name(), file.display())
 }
 
 /// Where all clusters keep their state.

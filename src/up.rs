@@ -41,6 +41,7 @@ pub(crate) async fn up(
     let file = locate::required_file(path.as_deref().or(global.file.as_deref()))?;
     let loaded = locate::load(&file)?;
     let dirs = locate::roots(global)?.cluster(&loaded.cluster.name);
+    locate::require_same(&loaded.path, &loaded.text, &dirs)?;
     if foreground {
         return in_foreground(global, &file, &loaded).await;
     }

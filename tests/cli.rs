@@ -231,7 +231,8 @@ fn commands_find_the_cluster_by_file_then_directory_then_as_the_only_one_running
     at(&["-f", other, "up"]).expect_code(0);
     let several = at(&["status"]);
     assert_ne!(several.code, 0);
-    several.expect_words(&[&one.net.cluster_name(), &two.net.cluster_name(), "-f"]);
+    let command = |of: &TestCluster| format!("srsctl -f {} status", of.file.display());
+    several.expect_words(&[&one.net.cluster_name(), &command(&one), &command(&two)]);
     let by_file = at(&["-f", other, "status"]).expect_code(0);
     assert!(by_file.text().contains(&two.net.host(5).to_string()), "{by_file:?}");
     let by_directory = one.run(&["status"]).expect_code(0);
@@ -254,6 +255,57 @@ fn of_several_clusters_the_only_one_that_runs_is_meant() {
     at(&["down"]).expect_code(0);
     at(&["down"]).expect_code(0).expect_words(&["dead"]);
     assert!(!dead.exists());
+}
+
+#[test]
+fn two_files_with_one_name_and_different_origins_are_not_one_cluster() {
+    let one = TestCluster::up_guide();
+    let other = tempfile::tempdir().unwrap();
+    let file = other.path().join("cluster.yaml");
+    let at = |args: &[&str]| run(one.srsctl(args).current_dir(other.path()));
+    let guide = fs::read_to_string(&one.file).unwrap();
+    let before = one.pids();
+
+    fs::write(&file, guide.replace(&one.net.origin().ip().to_string(), &one.net.host(8).to_string()))
+        .unwrap();
+    for args in [&["up"][..], &["status"], &["restart", "origin"], &["down"], &["logs"], &["urls", STREAM]] {
+        let path = one.file.to_str().unwrap();
+        at(args).expect_code(2).expect_words(&["already runs from", path, "another `cluster:` name"]);
+    }
+    assert_eq!(one.pids(), before);
+
+    // A file that was copied is the same cluster, and so is one that was moved and changed.
+    fs::write(&file, &guide).unwrap();
+    at(&["status"]).expect_code(0);
+    one.down();
+    fs::write(&file, guide.replace(&one.net.origin().ip().to_string(), &one.net.host(8).to_string()))
+        .unwrap();
+    at(&["up"]).expect_code(2).expect_words(&["is known from", "down --purge"]);
+    fs::remove_file(&one.file).unwrap();
+    at(&["status"]).expect_code(3);
+}
+
+#[test]
+fn a_cluster_whose_file_is_broken_or_gone_is_still_operated() {
+    let cluster = TestCluster::up_guide();
+    // By another way to the same place.
+    let link = tempfile::tempdir().unwrap();
+    let link = link.path().join("link");
+    std::os::unix::fs::symlink(cluster.dir.path(), &link).unwrap();
+    let linked = link.join("cluster.yaml");
+    for is_gone in [false, true] {
+        if is_gone {
+            fs::remove_file(&cluster.file).unwrap();
+        } else {
+            cluster.write("cluster: [\n");
+        }
+        for args in [&["status"][..], &["-f", linked.to_str().unwrap(), "urls", STREAM]] {
+            cluster.run(args).expect_code(0).expect_words(&["using the file in force", "cluster.yaml"]);
+        }
+        cluster.run(&["up", "cluster.yaml"]).expect_code(2);
+    }
+    cluster.run(&["restart", "edge", "1935"]).expect_code(0);
+    cluster.down();
 }
 
 #[test]

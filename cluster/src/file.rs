@@ -70,6 +70,13 @@ pub fn cluster_name(path: &Path) -> Result<String, FileError> {
     check::name(&tree, &text).map_err(|found| invalid(&found))
 }
 
+/// The origin's `host:port` in the text of a cluster file, as it is written and whatever else in it may be wrong; `None` where
+/// it cannot be read.
+#[must_use]
+pub fn origin(text: &str) -> Option<String> {
+    check::origin(&tree::parse(text).ok()?, text)
+}
+
 /// Checks the content of a cluster file; `path` is where it was read, for messages and for the encoder's file. Gives the cluster
 /// and the content as text.
 ///

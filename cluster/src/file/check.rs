@@ -67,6 +67,22 @@ pub(super) fn name(root: &Node, text: &str) -> Result<String, Vec<Diagnostic>> {
     }
 }
 
+/// The origin's `host:port` alone, unchecked.
+pub(super) fn origin(root: &Node, text: &str) -> Option<String> {
+    let value = |node: &'_ Node, wanted: &str| -> Option<Node> {
+        let Value::Map(entries) = &node.value else { return None };
+        let mut found = entries.iter().filter(|(key, _)| key.text(text).as_deref() == Some(wanted));
+        found.next().map(|(_, value)| value.clone())
+    };
+    let origin = value(root, "origin")?;
+    let host = value(&origin, "host")?.text(text)?;
+    let port = match value(&origin, "port") {
+        Some(port) => port.text(text)?,
+        None => Cluster::ORIGIN_PORT.to_string(),
+    };
+    Some(format!("{}:{port}", host.to_lowercase()))
+}
+
 struct Checks<'t> {
     text: &'t str,
     directory: &'t Path,

@@ -237,6 +237,16 @@ fn the_name_is_known_although_the_rest_is_wrong() {
 }
 
 #[test]
+fn the_origin_of_a_file_is_found_whatever_else_is_wrong() {
+    let with = |origin: &str| super::origin(&format!("cluster: li ve\norigin: {origin}\nextra: 1\n"));
+    assert_eq!(with("{ host: Gone.example, port: 1936 }").as_deref(), Some("gone.example:1936"));
+    assert_eq!(with("{ host: 127.0.0.5 }").as_deref(), Some("127.0.0.5:1935"));
+    for wrong in ["1", "{ port: 1935 }", "{ host: a, port: }", "{"] {
+        assert_eq!(with(wrong), None, "{wrong}");
+    }
+}
+
+#[test]
 fn no_part_of_a_sound_file_can_be_cut_or_changed_into_a_panic() {
     let text = "cluster: live\norigin: &o { host: 127.0.0.5, port: 1935, worker: { max_connections: 3, gop_cache: true } }\nedges:\n  - host: 127.0.0.6\n    ports: [1935]\n  - <<: *o\n    host: '::1'\nencoder: { source: test-card, stream: live/x }\n";
     for at in 0..text.len() {
