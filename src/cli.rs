@@ -48,7 +48,7 @@ pub(crate) enum Command {
         json: bool,
     },
     /// Restart one port after the other; each serves again before the next. Players of a port that restarts are disconnected and
-    /// have to connect again
+    /// have to connect again; encoders too when it is the origin
     Restart {
         /// Which processes
         role: RoleArg,

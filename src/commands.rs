@@ -158,11 +158,11 @@ pub(crate) async fn probe(url: &str, timeout: u64) -> Result<ExitCode, Failure> 
     let codecs: Vec<_> =
         [&report.video_codec, &report.audio_codec].into_iter().flatten().map(String::as_str).collect();
     print(&format!(
-        "{}: keyframe after {} ms (TCP {} ms, RTMP connect {} ms), {}\n",
+        "{}: keyframe after {} (TCP {}, RTMP connect {}), {}\n",
         report.url,
-        report.keyframe_ms,
-        report.tcp_ms,
-        report.rtmp_ms,
+        output::delay(report.keyframe),
+        output::delay(report.tcp),
+        output::delay(report.rtmp),
         codecs.join("+"),
     ));
     Ok(ExitCode::SUCCESS)

@@ -1,6 +1,7 @@
 //! A cluster's status as a person reads it: pure functions from [`Status`] to text.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use cluster::Role;
 use cluster::control::{ForwardState, ForwardStats};
@@ -11,7 +12,7 @@ use comfy_table::{CellAlignment, ContentArrangement, Table};
 /// A report older than this is not shown as current, ms.
 const STALE_AFTER: u64 = 3_000;
 
-/// The whole status: a line for the cluster, a table of processes, of streams, of forwards.
+/// The whole status: two lines for the cluster, a table of processes, of streams, of forwards.
 pub(crate) fn status(status: &Status) -> String {
     let mut text = summary(status);
     text.push_str("\n\n");
@@ -33,11 +34,12 @@ pub(crate) fn status(status: &Status) -> String {
 }
 
 fn summary(status: &Status) -> String {
-    let mut text = format!("cluster {}  ready:", status.cluster);
+    let word = if exit_code(status) == 0 { "ready" } else { "NOT READY" };
+    let mut text = format!("cluster {}  {word}:", status.cluster);
     for role in [Role::Origin, Role::Edge, Role::Encoder] {
         let units: Vec<_> = status.units.iter().filter(|u| u.role == role).collect();
         if !units.is_empty() {
-            let ready = units.iter().filter(|u| u.state == UnitState::Running).count();
+            let ready = units.iter().filter(|unit| is_ready(unit)).count();
             let name = if role == Role::Edge { "edges" } else { role.as_str() };
             let _ = write!(text, " {name} {ready}/{}", units.len());
         }
@@ -45,7 +47,7 @@ fn summary(status: &Status) -> String {
     let players: u32 = status.units.iter().filter_map(|u| u.stats.as_ref()).map(|s| s.players).sum();
     let _ = write!(
         text,
-        "  players {players}  supervisor pid {} up {}",
+        "\nplayers {players}  supervisor pid {} up {}",
         status.supervisor_pid,
         duration(status.supervisor_uptime_ms)
     );
@@ -84,12 +86,13 @@ fn units(status: &Status) -> String {
             let _ = write!(notes, "\n{}: {}", unit.id, unit.note);
         }
     }
+    narrow(&mut table);
     align_right(&mut table, &[2, 5, 6, 7, 8]);
     finish(table) + &notes
 }
 
 fn streams(status: &Status) -> String {
-    let mut table = new_table(&["URL", "SERVER", "PORT", "CONNECTIONS", "BITRATE", "CODEC", "LAST FRAME"]);
+    let mut table = new_table(&["URL", "SERVER", "PORT", "CONN", "BITRATE", "CODEC", "LAST FRAME"]);
     for row in &status.streams {
         table.add_row([
             row.url.clone(),
@@ -107,6 +110,7 @@ fn streams(status: &Status) -> String {
             },
         ]);
     }
+    narrow(&mut table);
     align_right(&mut table, &[2, 3, 4]);
     finish(table)
 }
@@ -153,6 +157,12 @@ pub(crate) fn duration(ms: u64) -> String {
         3_600..86_400 => format!("{}h{:02}m", s / 3_600, s % 3_600 / 60),
         _ => format!("{}d{:02}h", s / 86_400, s % 86_400 / 3_600),
     }
+}
+
+/// `0.4 ms`, `12 ms`.
+pub(crate) fn delay(delay: Duration) -> String {
+    let ms = delay.as_secs_f64() * 1000.0;
+    if ms < 10.0 { format!("{ms:.1} ms") } else { format!("{ms:.0} ms") }
 }
 
 fn bitrate(bits: u64) -> String {
@@ -227,6 +237,13 @@ fn align_right(table: &mut Table, columns: &[usize]) {
     }
 }
 
+/// Leaves one column between two, so that a usual cluster fits a terminal.
+fn narrow(table: &mut Table) {
+    for column in table.column_iter_mut() {
+        column.set_padding((0, 1));
+    }
+}
+
 /// Without padding at both ends of the lines.
 fn finish(table: Table) -> String {
     let lines: Vec<_> =
@@ -251,5 +268,59 @@ pub(crate) fn exit_code(status: &Status) -> u8 {
     if status.units.iter().any(is_unknown) {
         return 4;
     }
-    u8::from(!status.units.iter().all(|u| u.state == UnitState::Running && u.health != Health::Critical)) * 3
+    u8::from(!status.units.iter().all(is_ready)) * 3
+}
+
+fn is_ready(unit: &UnitStatus) -> bool {
+    unit.state == UnitState::Running && unit.health != Health::Critical
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn guide(state: &str) -> Status {
+        let unit = |id: &str, role: &str, host: &str| {
+            serde_json::json!({
+                "id": id, "role": role, "host": host, "port": 1935, "state": state, "health": "passing", "note": "",
+                "pid": 1_234_567, "uptime_ms": 754_000, "restarts": 0, "last_exit": null, "stats": null,
+                "stats_age_ms": null, "config": "", "log": "",
+            })
+        };
+        let stream = serde_json::json!({
+            "unit": "edge", "url": "rtmp://192.168.1.6:1935/live/livestream", "host": "192.168.1.6", "port": 1935,
+            "stream": "live/livestream", "publishing": true, "connections": 10_240, "bitrate": 9_285_000,
+            "video_codec": "h264", "audio_codec": "aac", "last_frame_age_ms": 40, "forwards": [],
+        });
+        let document = serde_json::json!({
+            "schema": "srsctl/status/v1", "cluster": "live", "supervisor_pid": 1_234_567,
+            "supervisor_uptime_ms": 754_000, "file": "",
+            "units": [unit("origin", "origin", "127.0.0.5"), unit("edge", "edge", "127.0.0.6")],
+            "streams": [stream],
+        });
+        serde_json::from_value(document).unwrap()
+    }
+
+    #[test]
+    fn the_guides_processes_fit_80_columns_and_its_streams_100() {
+        let text = status(&guide("running"));
+        let mut parts = text.split("\n\n");
+        for (part, columns) in [("header", 80), ("processes", 80), ("streams", 100)] {
+            for line in parts.next().unwrap().lines() {
+                assert!(line.len() <= columns, "{part}: {} columns: {line}", line.len());
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_line_says_whether_all_is_ready() {
+        assert!(status(&guide("running")).starts_with("cluster live  ready: origin 1/1 edges 1/1\n"));
+        assert!(status(&guide("backoff")).starts_with("cluster live  NOT READY: origin 0/1 edges 0/1\n"));
+    }
+
+    #[test]
+    fn a_short_delay_has_a_decimal() {
+        let shown = [400, 9_940, 12_300].map(|us| delay(Duration::from_micros(us)));
+        assert_eq!(shown, ["0.4 ms", "9.9 ms", "12 ms"]);
+    }
 }

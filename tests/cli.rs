@@ -115,6 +115,15 @@ fn restart_can_be_limited_to_one_host_and_can_take_the_origin() {
         let wanted = id.starts_with("origin") || *id == format!("edge-{host}-1935");
         assert_eq!(after[id] != *pid, wanted, "{id}: {before:?} → {after:?}");
     }
+    // Nobody published anything; now somebody does, once.
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    cluster.run(&["restart", "origin"]).expect_code(0).expect_words(&[
+        "its encoders are disconnected and must reconnect",
+        &format!("no encoder has come back to publish {STREAM}; start it again"),
+    ]);
+    drop(encoder);
+    let after = cluster.pids();
     cluster.run(&["restart", "edge", "1999"]).expect_words(&["1999", "1936"]);
     assert_ne!(cluster.run(&["restart", "edge", "1999"]).code, 0);
     assert_eq!(cluster.pids(), after);
@@ -154,7 +163,9 @@ fn probe_tells_a_live_stream_from_a_missing_one_and_from_no_server() {
     let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
     cluster.await_live(STREAM);
     cluster.run(&["probe", &url(edge, STREAM)]).expect_code(0).expect_words(&["h264", "aac"]);
-    cluster.run(&["probe", &url(edge, "live/nobody")]).expect_code(1);
+    let nobody = url(edge, "live/nobody");
+    let done = cluster.run(&["probe", "--timeout", "1", &nobody]).expect_code(1);
+    done.expect_words(&[&format!("{nobody}: connected, but nothing is published as live/nobody within 1 s")]);
     cluster
         .run(&["probe", &url((cluster.net.host(9), 1935).into(), STREAM)])
         .expect_code(1)

@@ -166,7 +166,7 @@ pub fn assess(facts: &Facts<'_>) -> (Health, String) {
         notes.push(format!("RTMP connect failed: {error}"));
     }
     if facts.role == Role::Encoder && process.publishers == 0 {
-        notes.push("not publishing; see its log".to_owned());
+        notes.push("not publishing; see srsctl logs encoder".to_owned());
     }
     if facts.role != Role::Encoder && process.players >= facts.max_connections {
         notes.push(format!("full: {} players", process.players));
@@ -288,7 +288,7 @@ mod tests {
         let (health, note) = assessed(|facts| facts.probe = Some((Health::Warning, "refused")));
         assert_eq!((health, note.as_str()), (Health::Warning, "RTMP connect failed: refused"));
         let (health, note) = assessed(|facts| facts.role = Role::Encoder);
-        assert_eq!((health, note.as_str()), (Health::Warning, "not publishing; see its log"));
+        assert_eq!((health, note.as_str()), (Health::Warning, "not publishing; see srsctl logs encoder"));
 
         assert_eq!(assessed(|facts| facts.missing = Some(("live/a", TICK))).0, Health::Passing);
         assert_eq!(assessed(|facts| facts.missing = Some(("live/a", TICK * 4))).0, Health::Warning);

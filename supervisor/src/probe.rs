@@ -19,12 +19,12 @@ const PROBE_APP: &str = "srsctl-probe";
 pub struct ProbeReport {
     /// What was played.
     pub url: String,
-    /// Milliseconds until the TCP connection stood.
-    pub tcp_ms: u64,
-    /// Milliseconds until the RTMP `connect` was accepted.
-    pub rtmp_ms: u64,
-    /// Milliseconds until the first keyframe was there.
-    pub keyframe_ms: u64,
+    /// Until the TCP connection stood.
+    pub tcp: Duration,
+    /// Until the RTMP `connect` was accepted.
+    pub rtmp: Duration,
+    /// Until the first keyframe was there.
+    pub keyframe: Duration,
     /// Video codec.
     pub video_codec: Option<String>,
     /// Audio codec, if audio came before the keyframe.
@@ -62,12 +62,12 @@ pub enum ProbeError {
         source: rtmp::client::Error,
     },
     /// The time was up.
-    #[error("{address}: {waiting_for} within {} s", .limit.as_secs_f32())]
+    #[error("{address}: {waiting_for} within {} s", (.limit.as_secs_f32() * 10.0).round() / 10.0)]
     TimedOut {
         /// Where.
         address: String,
         /// What had not come.
-        waiting_for: &'static str,
+        waiting_for: String,
         /// The time there was.
         limit: Duration,
     },
@@ -113,42 +113,60 @@ pub async fn play(url: &str, limit: Duration) -> Result<ProbeReport, ProbeError>
     let outcome = tokio::time::timeout(limit, async {
         let mut report = ProbeReport {
             url: url.to_string(),
-            tcp_ms: 0,
-            rtmp_ms: 0,
-            keyframe_ms: 0,
+            tcp: Duration::ZERO,
+            rtmp: Duration::ZERO,
+            keyframe: Duration::ZERO,
             video_codec: None,
             audio_codec: None,
         };
         client.open().await?;
-        report.tcp_ms = millis(start);
+        report.tcp = start.elapsed();
         loop {
             match client.next().await? {
-                Event::Connected => report.rtmp_ms = millis(start),
+                Event::Connected => report.rtmp = start.elapsed(),
                 Event::Media(message) => {
                     let class = classify(message.type_id, &message.payload);
                     match class.kind {
                         Kind::Keyframe => {
-                            report.keyframe_ms = millis(start);
+                            report.keyframe = start.elapsed();
                             report.video_codec =
                                 class.codec.map(|codec| codec.to_string()).or(report.video_codec);
                             return Ok(report);
                         }
-                        Kind::VideoHeader => report.video_codec = class.codec.map(|codec| codec.to_string()),
+                        Kind::VideoHeader => {
+                            report.video_codec = class.codec.map(|codec| codec.to_string());
+                            "no keyframe".clone_into(&mut client.waiting_for);
+                        }
                         Kind::AudioHeader | Kind::Audio => {
                             report.audio_codec = class.codec.map(|codec| codec.to_string());
+                            if report.video_codec.is_none() {
+                                let codec = report.audio_codec.as_deref().unwrap_or("unknown");
+                                client.waiting_for = format!("audio only ({codec}), no keyframe");
+                            }
                         }
-                        Kind::Video | Kind::VideoMetadata | Kind::Metadata | Kind::Data | Kind::Ignore => {}
+                        Kind::Video | Kind::VideoMetadata | Kind::Metadata => {
+                            "no keyframe".clone_into(&mut client.waiting_for);
+                        }
+                        Kind::Data | Kind::Ignore => {}
                     }
                 }
-                Event::Started | Event::Pong { .. } | Event::Ack { .. } | Event::Status { .. } => {}
+                Event::Started => {
+                    client.waiting_for = format!(
+                        "connected, but nothing is published as {}/{}",
+                        url.app,
+                        without_parameters(&url.stream)
+                    );
+                }
+                Event::Pong { .. } | Event::Ack { .. } | Event::Status { .. } => {}
             }
         }
     });
     outcome.await.unwrap_or_else(|_| Err(client.timed_out(limit)))
 }
 
-fn millis(since: Instant) -> u64 {
-    u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
+/// They may hold a secret.
+fn without_parameters(stream: &str) -> &str {
+    stream.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// One connection as a player.
@@ -160,7 +178,7 @@ struct Client {
     buffer: Vec<u8>,
     /// The part of `buffer` that the session has not taken yet.
     pending: std::ops::Range<usize>,
-    waiting_for: &'static str,
+    waiting_for: String,
 }
 
 impl Client {
@@ -182,21 +200,23 @@ impl Client {
             stream: None,
             buffer: vec![0; READ_BUFFER],
             pending: 0..0,
-            waiting_for: "no TCP connection",
+            waiting_for: "no TCP connection".to_owned(),
         }
     }
 
+    /// What is being reached: the URL that is played, or the port alone.
     fn address(&self) -> String {
-        cluster::spec::host_port(&self.host, self.port)
+        let address = cluster::spec::host_port(&self.host, self.port);
+        let Config { app, stream, .. } = &self.config;
+        if app == PROBE_APP {
+            address
+        } else {
+            format!("rtmp://{address}/{app}/{}", without_parameters(stream))
+        }
     }
 
     fn timed_out(&self, limit: Duration) -> ProbeError {
-        let Config { app, stream, .. } = &self.config;
-        let address = match app.as_str() {
-            PROBE_APP => self.address(),
-            app => format!("{}/{app}/{stream}", self.address()),
-        };
-        ProbeError::TimedOut { address, waiting_for: self.waiting_for, limit }
+        ProbeError::TimedOut { address: self.address(), waiting_for: self.waiting_for.clone(), limit }
     }
 
     fn broken(&self, what: impl Into<String>) -> ProbeError {
@@ -210,7 +230,7 @@ impl Client {
         let session = Session::new(self.config.clone())
             .map_err(|source| ProbeError::Rtmp { address: self.address(), source })?;
         self.stream = Some((stream, session));
-        self.waiting_for = "no RTMP handshake";
+        "no RTMP handshake".clone_into(&mut self.waiting_for);
         Ok(())
     }
 
@@ -230,10 +250,9 @@ impl Client {
             }
             match event {
                 Ok(Some(event)) => {
-                    self.waiting_for = match &event {
-                        Event::Connected => "play is not answered",
-                        _ => "no keyframe",
-                    };
+                    if event == Event::Connected {
+                        "play is not answered".clone_into(&mut self.waiting_for);
+                    }
                     return Ok(event);
                 }
                 Ok(None) => {}
@@ -334,6 +353,6 @@ mod tests {
             (report.video_codec.as_deref(), report.audio_codec.as_deref()),
             (Some("h264"), Some("aac"))
         );
-        assert!(report.tcp_ms <= report.rtmp_ms && report.rtmp_ms <= report.keyframe_ms);
+        assert!(report.tcp <= report.rtmp && report.rtmp <= report.keyframe);
     }
 }

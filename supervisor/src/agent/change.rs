@@ -67,7 +67,8 @@ impl Agent {
         if !refused.is_empty() {
             return Err(format!(
                 "{} has changes that a running cluster (started from {}) cannot take yet; nothing was touched:{}\n\
-                 bring them into force, at the cost of disconnecting all players, with: srsctl down && srsctl up",
+                 bring them into force, at the cost of disconnecting all players, with: \
+                 srsctl -f {0} down && srsctl -f {0} up",
                 path.display(),
                 self.path.display(),
                 refused.concat()
@@ -282,7 +283,11 @@ impl Agent {
             let before = unit.live.as_ref().map(|live| live.instance);
             let port = unit.port.clone();
             let live = self.live_streams();
-            progress.say(format!("restarting {id}")).await;
+            let cost = match unit.role() {
+                Role::Origin => ": its encoders are disconnected and must reconnect",
+                Role::Edge | Role::Encoder => "",
+            };
+            progress.say(format!("restarting {id}{cost}")).await;
             let begin = Instant::now();
             self.feed_id(id, Event::Restart);
             self.until_ready(id, before).await?;
@@ -295,6 +300,13 @@ impl Agent {
                     // Its encoder has left meanwhile.
                     (Err(_), Role::Edge) if !self.live_streams().iter().any(|live| live.name == *stream) => {
                         progress.say(format!("{stream} is not published any more")).await;
+                    }
+                    (Err(_), Role::Origin)
+                        if !self.live_streams().iter().any(|live| live.name == *stream) =>
+                    {
+                        progress
+                            .say(format!("no encoder has come back to publish {stream}; start it again"))
+                            .await;
                     }
                     // The encoder decides when it comes back, and edges cannot be at fault.
                     (Err(why), Role::Origin | Role::Encoder) => {
