@@ -67,8 +67,8 @@ pub(crate) enum Command {
     },
     /// Print logs, merged in order of time
     Logs {
-        /// Only this role; without it the supervisor's log too
-        role: Option<RoleArg>,
+        /// Only this role, or the supervisor
+        role: Option<LogArg>,
         /// Only this port
         #[arg(value_parser = clap::value_parser!(u16).range(1..))]
         port: Option<u16>,
@@ -135,6 +135,26 @@ pub(crate) enum RoleArg {
     Origin,
     Edge,
     Encoder,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum LogArg {
+    Origin,
+    Edge,
+    Encoder,
+    Supervisor,
+}
+
+impl LogArg {
+    /// What the name of a log begins with.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Edge => "edge",
+            Self::Encoder => "encoder",
+            Self::Supervisor => "supervisor",
+        }
+    }
 }
 
 impl From<RoleArg> for cluster::Role {

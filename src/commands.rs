@@ -9,6 +9,7 @@ use cluster::{EncoderSource, UnitId};
 use rtmp::url::Url;
 use supervisor::api::Restart;
 use supervisor::client::{Client, ClientError};
+use supervisor::dirs::ClusterDirs;
 use supervisor::orphans::{self, OrphansError};
 use worker::publish::{Progress, Sent};
 
@@ -19,20 +20,10 @@ use crate::{locate, output};
 /// Prints what runs.
 pub(crate) async fn status(global: &Global, json: bool) -> Result<ExitCode, Failure> {
     let dirs = locate::cluster(global)?;
-    let status = Client::new(dirs.clone()).status().await.map_err(|error| match error {
-        ClientError::NotRunning { .. } => match orphans::living(&dirs) {
-            0 => Failure::new(code::NOT_READY, locate::not_running(global, &dirs)),
-            living => Failure::new(
-                code::CANNOT_TELL,
-                format!(
-                    "cluster {}: no supervisor runs, but {living} processes that a killed one left do; \
-                     srsctl up takes them over, srsctl down stops them",
-                    dirs.name()
-                ),
-            ),
-        },
-        error => Failure::new(code::CANNOT_TELL, error),
-    })?;
+    let status = match Client::new(dirs.clone()).status().await {
+        Ok(status) => status,
+        Err(error) => return Err(no_status(global, &dirs, json, error)),
+    };
     if json {
         print(&format!("{}\n", serde_json::to_string_pretty(&status).map_err(Failure::failed)?));
     } else {
@@ -48,6 +39,31 @@ pub(crate) async fn status(global: &Global, json: bool) -> Result<ExitCode, Fail
         ));
     }
     Ok(output::exit_code(&status).into())
+}
+
+/// Prints what can be told of a cluster whose supervisor does not answer, and says why.
+fn no_status(global: &Global, dirs: &ClusterDirs, json: bool, error: ClientError) -> Failure {
+    let (state, failure) = match error {
+        ClientError::NotRunning { .. } => match orphans::living(dirs) {
+            0 => ("not-running", Failure::new(code::NOT_READY, locate::not_running(global, dirs))),
+            living => {
+                let failure = format!(
+                    "cluster {}: no supervisor runs, but {living} processes that a killed one left do; \
+                     srsctl up takes them over, srsctl down stops them",
+                    dirs.name()
+                );
+                if !json {
+                    print(&output::remnants(&orphans::remnants(dirs)));
+                }
+                ("unsupervised", Failure::new(code::CANNOT_TELL, failure))
+            }
+        },
+        error => ("unknown", Failure::new(code::CANNOT_TELL, error)),
+    };
+    if json {
+        print(&output::no_status(dirs.name(), state, &failure.to_string()));
+    }
+    failure
 }
 
 /// Restarts ports one after the other.

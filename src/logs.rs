@@ -7,9 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use cluster::Role;
-
-use crate::cli::{Global, RoleArg};
+use crate::cli::{Global, LogArg};
 use crate::failure::Failure;
 use crate::locate;
 
@@ -30,7 +28,7 @@ struct Line {
 /// Prints the last `lines` lines of each log.
 pub(crate) async fn logs(
     global: &Global,
-    role: Option<RoleArg>,
+    role: Option<LogArg>,
     port: Option<u16>,
     lines: usize,
     follow: bool,
@@ -39,8 +37,10 @@ pub(crate) async fn logs(
     let directory = dirs.lib().join("log");
     let mut found: Vec<Line> = Vec::new();
     let mut followed: Vec<Followed> = Vec::new();
-    for (name, path) in log_files(&directory)? {
-        if !is_wanted(&name, role.map(Role::from), port) {
+    let files = log_files(&directory)?;
+    let names: Vec<String> = files.iter().map(|(name, _)| name.clone()).collect();
+    for (name, path) in files {
+        if !is_wanted(&name, role, port) {
             continue;
         }
         let unreadable = |e: io::Error| Failure::failed(format!("cannot read {}: {e}", path.display()));
@@ -57,11 +57,15 @@ pub(crate) async fn logs(
         followed.push(Followed { name, path, file, rest: String::new() });
     }
     if followed.is_empty() {
-        return Err(Failure::failed(format!(
-            "no such log of cluster {} in {}",
-            dirs.name(),
-            directory.display()
-        )));
+        let name = dirs.name();
+        return Err(Failure::failed(match names.as_slice() {
+            [] => format!("cluster {name} has no logs: it was never started, or its logs were purged"),
+            names => {
+                let what = role.map_or("process", LogArg::as_str);
+                let port = port.map(|port| format!(" on port {port}")).unwrap_or_default();
+                format!("there is no {what}{port}; there are: {}", names.join(", "))
+            }
+        }));
     }
     // Stable: lines of one log keep their order.
     found.sort_by(|a, b| a.time.cmp(&b.time));
@@ -125,7 +129,7 @@ fn is_same(a: &File, b: &File) -> bool {
     inode(a) == inode(b)
 }
 
-/// The current logs by unit id, the supervisor's as `agent`.
+/// The current logs by unit id, the supervisor's as `supervisor`.
 fn log_files(directory: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
     let entries = match directory.read_dir() {
         Ok(entries) => entries,
@@ -136,14 +140,18 @@ fn log_files(directory: &Path) -> Result<Vec<(String, PathBuf)>, Failure> {
         .flatten()
         .filter_map(|entry| {
             let name = entry.file_name().into_string().ok()?;
-            Some((name.strip_suffix(".log")?.to_owned(), entry.path()))
+            let name = match name.strip_suffix(".log")? {
+                "agent" => "supervisor",
+                unit => unit,
+            };
+            Some((name.to_owned(), entry.path()))
         })
         .collect();
     files.sort();
     Ok(files)
 }
 
-fn is_wanted(name: &str, role: Option<Role>, port: Option<u16>) -> bool {
+fn is_wanted(name: &str, role: Option<LogArg>, port: Option<u16>) -> bool {
     let of_role = role.is_none_or(|role| name.split('-').next() == Some(role.as_str()));
     of_role && port.is_none_or(|port| name.ends_with(&format!("-{port}")))
 }
@@ -180,11 +188,12 @@ mod tests {
     #[test]
     fn a_role_and_a_port_choose_the_logs() {
         for (name, role, port, wanted) in [
-            ("edge-127.0.0.6-1936", Some(Role::Edge), Some(1936), true),
-            ("edge-127.0.0.6-1935", Some(Role::Edge), Some(1936), false),
-            ("edge-127.0.0.6-11936", Some(Role::Edge), Some(1936), false),
-            ("agent", None, None, true),
-            ("agent", Some(Role::Origin), None, false),
+            ("edge-127.0.0.6-1936", Some(LogArg::Edge), Some(1936), true),
+            ("edge-127.0.0.6-1935", Some(LogArg::Edge), Some(1936), false),
+            ("edge-127.0.0.6-11936", Some(LogArg::Edge), Some(1936), false),
+            ("supervisor", None, None, true),
+            ("supervisor", Some(LogArg::Supervisor), None, true),
+            ("supervisor", Some(LogArg::Origin), None, false),
         ] {
             assert_eq!(is_wanted(name, role, port), wanted, "{name}");
         }

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use cluster::Role;
 use cluster::control::{ForwardState, ForwardStats};
-use cluster::status::{Health, Status, StreamRow, UnitState, UnitStatus};
+use cluster::status::{Health, SCHEMA, Status, StreamRow, UnitState, UnitStatus};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};
+use supervisor::orphans::Remnant;
 
 /// A report older than this is not shown as current, ms.
 const STALE_AFTER: u64 = 3_000;
@@ -31,6 +32,30 @@ pub(crate) fn status(status: &Status) -> String {
     }
     text.push('\n');
     text
+}
+
+/// The processes that a killed supervisor left, as far as records and locks tell.
+pub(crate) fn remnants(remnants: &[Remnant]) -> String {
+    let mut table = new_table(&["HOST", "ROLE", "PORT", "PID", "PROCESS"]);
+    for remnant in remnants {
+        // role-host-port, or the role alone.
+        let mut parts = remnant.id.as_str().splitn(2, '-');
+        let role = parts.next().unwrap_or_default();
+        let (host, port) = parts.next().and_then(|rest| rest.rsplit_once('-')).unwrap_or(("-", "-"));
+        let pid = remnant.pid.map_or_else(none, |pid| pid.to_string());
+        table.add_row([host, role, port, &pid, if remnant.is_alive { "alive" } else { "dead" }]);
+    }
+    narrow(&mut table);
+    align_right(&mut table, &[2, 3]);
+    finish(table) + "\n"
+}
+
+/// The document of `status --json` where no supervisor answers: no figures, but why there are none.
+pub(crate) fn no_status(cluster: &str, state: &str, reason: &str) -> String {
+    let document = serde_json::json!({
+        "schema": SCHEMA, "cluster": cluster, "state": state, "reason": reason, "units": [], "streams": [],
+    });
+    format!("{document:#}\n")
 }
 
 fn summary(status: &Status) -> String {

@@ -148,6 +148,14 @@ fn logs_show_the_workers_that_are_asked_for() {
     assert!(!edge.stdout.is_empty() && edge.stdout.lines().count() < all.stdout.lines().count(), "{all:?}");
     let _ = cluster.run(&["logs", "origin"]).expect_code(0).expect_words(&[&cluster.net.host(5).to_string()]);
 
+    let supervisor = cluster.run(&["logs", "supervisor"]).expect_code(0);
+    assert!(supervisor.stdout.lines().all(|line| line.starts_with("supervisor | ")), "{supervisor:?}");
+    let edge = format!("edge-{}", cluster.net.edges()[0].to_string().replace(':', "-"));
+    cluster
+        .run(&["logs", "edge", "1999"])
+        .expect_code(1)
+        .expect_words(&["there is no edge on port 1999; there are: ", &edge]);
+
     // A log that was rotated lately is short; what is missing is in the one before. This one has no process.
     let log = std::path::PathBuf::from(cluster.unit(cluster.net.origin()).log).with_file_name("encoder.log");
     fs::write(log.with_extension("log.1"), "one\ntwo\n").unwrap();
@@ -225,6 +233,11 @@ fn down_of_a_cluster_that_is_not_up_says_so() {
     let cluster = TestCluster::guide();
     cluster.run(&["down"]).expect_code(0).expect_words(&[&cluster.net.cluster_name()]);
     cluster.run(&["status"]).expect_words(&["not"]);
+    cluster.run(&["logs"]).expect_code(1).expect_words(&["never started"]);
+    let document = cluster.run(&["status", "--json"]).expect_code(3).stdout;
+    let document: serde_json::Value = serde_json::from_str(&document).unwrap();
+    assert_eq!((&document["schema"], &document["state"]), (&SCHEMA.into(), &"not-running".into()));
+    assert_eq!(document["units"], serde_json::json!([]));
     assert_ne!(cluster.run(&["status"]).code, 0);
 }
 

@@ -121,7 +121,16 @@ fn a_frozen_worker_that_is_taken_over_is_told_to_be_unknown_until_it_is_replaced
 #[test]
 fn down_after_the_supervisor_was_killed_stops_its_workers() {
     let cluster = TestCluster::up_guide();
+    let pids = cluster.pids();
     signal(cluster.status().supervisor_pid, SIGKILL);
+    wait_until("status to fail without a supervisor", SOON, || cluster.run(&["status"]).code == 4);
+    let told = cluster.run(&["status"]).expect_code(4).expect_words(&["no supervisor runs", "alive"]).stdout;
+    for (id, pid) in pids {
+        let port = id.rsplit('-').next().unwrap();
+        assert!(told.lines().any(|l| l.contains(&pid.to_string()) && l.contains(port)), "{id}: {told}");
+    }
+    let json = cluster.run(&["status", "--json"]).expect_code(4).expect_words(&["unsupervised"]).stdout;
+    assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
     cluster.down();
 }
 

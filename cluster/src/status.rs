@@ -1,4 +1,6 @@
-//! What `srsctl status --json` prints: one document, `srsctl/status/v1`; changes only add.
+//! What `srsctl status --json` prints: one document, `srsctl/status/v1`; changes only add. Where no
+//! supervisor answers it has `schema`, `cluster`, empty `units` and `streams`, and beside them `state` (`not-running`;
+//! `unsupervised`: workers go on without a supervisor; `unknown`) and `reason`, for a person.
 
 use serde::{Deserialize, Serialize};
 

@@ -50,18 +50,37 @@ pub fn are_there(dirs: &ClusterDirs) -> bool {
     dirs.run().exists()
 }
 
+/// A unit on record, looked at without a supervisor.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remnant {
+    /// The unit.
+    pub id: UnitId,
+    /// The process that was started last, if it is on record.
+    pub pid: Option<u32>,
+    /// Whether a process holds the unit's lock.
+    pub is_alive: bool,
+}
+
+/// The units of the cluster that are on record, sorted by id.
+#[must_use]
+pub fn remnants(dirs: &ClusterDirs) -> Vec<Remnant> {
+    let mut ids = crate::agent::recorded(dirs);
+    ids.sort();
+    let look = |id: UnitId| {
+        let files = UnitFiles::new(dirs.unit(&id));
+        let is_alive = std::fs::File::open(files.alive_lock()).is_ok_and(|lock| {
+            let operation = rustix::fs::FlockOperation::NonBlockingLockShared;
+            rustix::fs::flock(&lock, operation) == Err(rustix::io::Errno::WOULDBLOCK)
+        });
+        Remnant { pid: files.read(&id).map(|record| record.process.pid), id, is_alive }
+    };
+    ids.into_iter().map(look).collect()
+}
+
 /// How many processes of the cluster live, by the locks that they hold.
 #[must_use]
 pub fn living(dirs: &ClusterDirs) -> usize {
-    let Ok(units) = std::fs::read_dir(dirs.units()) else { return 0 };
-    let is_held = |unit: std::fs::DirEntry| {
-        let files = UnitFiles::new(unit.path());
-        std::fs::File::open(files.alive_lock()).is_ok_and(|lock| {
-            let operation = rustix::fs::FlockOperation::NonBlockingLockShared;
-            rustix::fs::flock(&lock, operation) == Err(rustix::io::Errno::WOULDBLOCK)
-        })
-    };
-    units.flatten().map(is_held).filter(|held| *held).count()
+    remnants(dirs).into_iter().filter(|remnant| remnant.is_alive).count()
 }
 
 /// Stops every process of the cluster that can be proved to be its own: encoder, then edges, then origin; and removes
