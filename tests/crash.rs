@@ -12,6 +12,7 @@ use crate::support::clients::{Recorder, ffmpeg_encoder_loop, ffmpeg_publisher};
 use crate::support::cluster::{TestCluster, finish, signal, spawn};
 use crate::support::flv::assert_same;
 use crate::support::net::url;
+use crate::support::raw::{Raw, message};
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
 
 #[test]
@@ -75,6 +76,32 @@ fn a_killed_origin_comes_back_and_the_encoders_reconnect_reaches_every_edge() {
     }
     let now: Vec<_> = cluster.net.edges().iter().map(|addr| cluster.pid(*addr)).collect();
     assert_eq!(edges, now, "an edge was restarted because its origin died");
+}
+
+#[test]
+fn an_origin_that_starts_anew_behind_the_streams_clock_is_played_at_once() {
+    let cluster = TestCluster::up_guide();
+    let (origin, edge) = (cluster.net.origin(), cluster.net.edges()[1]);
+    let player = rml::play(edge, STREAM).unwrap();
+    // 100 s of stream time at once: so far is the edges' clock ahead of what the next process of the origin starts with.
+    let mut fast =
+        Raw::dial(origin).handshake().connect("live", &[]).publish("livestream", "NetStream.Publish.Start");
+    for n in 0..2_500_u32 {
+        fast.send(&message(6, n * 40, 9, 1, &[0x17, 1, 0, 0, 0, 0xEE, (n >> 8) as u8, n as u8]));
+    }
+    wait_for("the end of it at an edge", SOON, || {
+        let last = player.tags().pop();
+        let is_last = last.as_ref().is_some_and(|tag| tag.payload.ends_with(&2_499_u16.to_be_bytes()));
+        if is_last { Ok(()) } else { Err(format!("{last:?}")) }
+    });
+
+    let old = cluster.pid(origin);
+    signal(old, SIGKILL);
+    cluster.await_successor(origin, old);
+    let mark = player.mark();
+    let _encoder = rml::publish(origin, STREAM, card(), Some(CARD_MS));
+    assert_same("the player that stayed", &player.record_after(mark, 2.0), &looped_card(), 2.0);
+    assert!(player.tags().iter().filter(|tag| tag.kind == 9).is_sorted_by_key(|tag| tag.timestamp));
 }
 
 #[test]

@@ -139,6 +139,19 @@ const GUESTS: &[Attack] = &[
         let play = command("play", 4.0, &[&amf::NULL[..], &amf::string("livestream")].concat(), 1);
         one(connected(a), &[&command("createStream", 2.0, &amf::NULL, 0), &play.repeat(5000)])
     }),
+    ("pauses without end", |a| {
+        let play = command("play", 4.0, &[&amf::NULL[..], &amf::string("livestream")].concat(), 1);
+        let pause = |on| command("pause", 0.0, &[&amf::NULL[..], &[1, on], &amf::number(0.0)].concat(), 1);
+        let toggles = [pause(1), pause(0)].concat().repeat(20_000);
+        one(connected(a), &[&command("createStream", 2.0, &amf::NULL, 0), &play, &toggles])
+    }),
+    ("plays, pauses and closes without end", |a| {
+        let play = command("play", 0.0, &[&amf::NULL[..], &amf::string("livestream")].concat(), 1);
+        let pause = command("pause", 0.0, &[&amf::NULL[..], &[1, 1], &amf::number(0.0)].concat(), 1);
+        let close = command("closeStream", 0.0, &amf::NULL, 1);
+        let cycles = [play, pause, close].concat().repeat(20_000);
+        one(connected(a), &[&command("createStream", 2.0, &amf::NULL, 0), &cycles])
+    }),
     ("16 million nulls", |a| {
         one(
             connected(a),

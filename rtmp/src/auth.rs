@@ -8,6 +8,17 @@ use sha2::Sha256;
 /// Bytes of the tag before it is written as hexadecimal digits.
 const TAG: usize = 32;
 
+/// What a forwarder says of itself in its `connect`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// The cluster's secret.
+    pub secret: Vec<u8>,
+    /// Id of the worker meant.
+    pub target: String,
+    /// Names the clock of the times it sends, at most 256 bytes: another process has another.
+    pub clock: String,
+}
+
 /// Lower-case hexadecimal HMAC-SHA256 (RFC 2104) of `s1 ‖ target` under `secret`.
 pub fn tag(secret: &[u8], s1: &[u8], target: &str) -> String {
     mac(secret, s1, target).finalize().into_bytes().iter().map(|byte| format!("{byte:02x}")).collect()

@@ -1,6 +1,7 @@
 //! One accepted connection: reads, lets the protocol machine decide, writes.
 
 use std::io;
+use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -64,7 +65,8 @@ pub(crate) async fn serve(hub: Rc<Hub>, link: Rc<Link>) {
         hub,
         link,
         session: Session::new(config),
-        trusted: false,
+        forwarder: None,
+        is_changed: false,
         out: Outbox::default(),
         role: Role::Open,
     };
@@ -123,8 +125,10 @@ struct Connection {
     hub: Rc<Hub>,
     link: Rc<Link>,
     session: Session,
-    /// A proven forwarder of the origin.
-    trusted: bool,
+    /// The clock of a proven forwarder of the origin.
+    forwarder: Option<String>,
+    /// A command has changed what the player gets: it is flushed once all of the read is taken.
+    is_changed: bool,
     out: Outbox,
     role: Role,
 }
@@ -135,8 +139,9 @@ impl Connection {
         let mut turns = 0;
         loop {
             if turns == TURNS {
-                // A peer that sends or takes without end lets the others have their turn.
-                cx.waker().wake_by_ref();
+                // A peer that sends or takes without end lets the others have their turn: timers and other sockets too, so
+                // not by waking itself, which they would have to wait for many times.
+                let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
             turns += 1;
@@ -226,7 +231,10 @@ impl Connection {
         let mut got_media = false;
         let result = loop {
             match self.session.handle_input(&mut input) {
-                Ok(Some(event)) => got_media |= self.handle_event(event),
+                Ok(Some(event)) => match self.handle_event(event) {
+                    Ok(media) => got_media |= media,
+                    Err(end) => break Err(end),
+                },
                 Ok(None) => break Ok(()),
                 Err(e) => break Err(e.into()),
             }
@@ -238,7 +246,7 @@ impl Connection {
         if let Role::Publishing(publisher) = &self.role
             && got_media
         {
-            let limit = if self.trusted { FORWARDER_SILENT_TIMEOUT } else { SILENT_TIMEOUT };
+            let limit = if self.forwarder.is_some() { FORWARDER_SILENT_TIMEOUT } else { SILENT_TIMEOUT };
             self.link.set_deadline(Some((hub.now() + limit, Cut::Silent)));
             publisher.commit();
             hub.mark_dirty(publisher.stream());
@@ -249,8 +257,9 @@ impl Connection {
 
     /// Hands the session's replies to whoever writes to the socket.
     fn collect_output(&mut self) -> Result<(), End> {
+        let is_changed = std::mem::take(&mut self.is_changed);
         let output = self.session.output();
-        if output.is_empty() {
+        if output.is_empty() && !is_changed {
             return Ok(());
         }
         if let Role::Playing(playing) = &self.role {
@@ -263,40 +272,42 @@ impl Connection {
     }
 
     /// True for media of the publisher.
-    fn handle_event(&mut self, event: Event) -> bool {
+    fn handle_event(&mut self, event: Event) -> Result<bool, End> {
         match event {
             Event::Connected { auth, .. } => {
-                self.trusted = auth.is_some_and(|auth| {
+                let proven = auth.filter(|auth| {
                     let spec = self.hub.spec.borrow();
                     let s1 = self.session.s1().unwrap_or(&[]);
                     spec.role == cluster::Role::Edge
                         && auth.target == spec.id.as_str()
                         && rtmp::auth::verify(&self.hub.secret, s1, &auth.target, &auth.tag)
                 });
+                self.forwarder = proven.map(|auth| auth.clock);
             }
-            Event::Publish { stream, .. } => match self.hub.publish(&stream, self.trusted, &self.link) {
-                Ok(publisher) => {
-                    info!(peer = %self.link.peer, %stream, forwarder = self.trusted, "publishing");
-                    self.session.accept_publish();
-                    self.hub.set_open(&self.link, false);
-                    self.link.set_deadline(Some((self.hub.now() + FIRST_MEDIA_TIMEOUT, Cut::Silent)));
-                    self.role = Role::Publishing(publisher);
+            Event::Publish { stream, .. } => {
+                match self.hub.publish(&stream, self.forwarder.as_deref(), &self.link) {
+                    Ok(publisher) => {
+                        info!(peer = %self.link.peer, %stream, forwarder = self.forwarder.is_some(), "publishing");
+                        self.session.accept_publish();
+                        self.hub.set_open(&self.link, false);
+                        self.link.set_deadline(Some((self.hub.now() + FIRST_MEDIA_TIMEOUT, Cut::Silent)));
+                        self.role = Role::Publishing(publisher);
+                    }
+                    Err(Refusal { code, description }) => {
+                        info!(peer = %self.link.peer, %stream, %code, %description, "publish refused");
+                        self.session.reject_publish(code, &description);
+                        self.refuse();
+                    }
                 }
-                Err(Refusal { code, description }) => {
-                    info!(peer = %self.link.peer, %stream, %code, %description, "publish refused");
-                    self.session.reject_publish(code, &description);
-                    self.refuse();
-                }
-            },
+            }
             Event::Play { msid, stream } => match self.hub.play(&stream, msid, &self.link) {
                 Ok(playing) => {
                     debug!(peer = %self.link.peer, %stream, "playing");
                     self.session.accept_play();
                     self.hub.set_open(&self.link, false);
                     self.link.set_deadline(None);
-                    let mut rest = self.out.take();
-                    // Far below the bound: the replies to connect and createStream.
-                    let _ = playing.player.cursor.borrow_mut().push_control(&mut rest);
+                    // The replies so far, and what is half sent of an earlier play.
+                    playing.player.cursor.borrow_mut().owe(self.out.take());
                     self.role = Role::Playing(playing);
                 }
                 Err(Refusal { code, description }) => {
@@ -307,10 +318,10 @@ impl Connection {
             },
             Event::Media(message) => {
                 if let Role::Publishing(publisher) = &self.role {
-                    return publisher.ingest(message, self.hub.now());
+                    return Ok(publisher.ingest(message, self.hub.now()));
                 }
             }
-            Event::Unpublish | Event::StopPlay => self.reopen(),
+            Event::Unpublish | Event::StopPlay => self.reopen()?,
             Event::Pause(pause) => {
                 self.with_cursor(|cursor| if pause { cursor.pause() } else { cursor.resume() })
             }
@@ -318,18 +329,13 @@ impl Connection {
             Event::ReceiveVideo(on) => self.with_cursor(|cursor| cursor.mute(Lane::Video, !on)),
             Event::Pong { .. } => {}
         }
-        false
+        Ok(false)
     }
 
     fn with_cursor(&mut self, change: impl FnOnce(&mut crate::cursor::Cursor)) {
         if let Role::Playing(playing) = &self.role {
-            {
-                let mut cursor = playing.player.cursor.borrow_mut();
-                // First the replies to what came before; how many there are is asked behind this read.
-                let _ = cursor.push_control(self.session.output());
-                change(&mut cursor);
-            }
-            playing.player.flush(&playing.stream.log(), &self.hub.counters, self.hub.now());
+            change(&mut playing.player.cursor.borrow_mut());
+            self.is_changed = true;
         }
     }
 
@@ -339,20 +345,25 @@ impl Connection {
     }
 
     /// The connection may publish or play again.
-    fn reopen(&mut self) {
+    fn reopen(&mut self) -> Result<(), End> {
         match std::mem::replace(&mut self.role, Role::Open) {
             Role::Publishing(publisher) => {
                 info!(peer = %self.link.peer, stream = %publisher.stream().key, "unpublished");
                 publisher.finish();
             }
             Role::Playing(playing) => {
-                let rest = playing.player.cursor.borrow_mut().take_rest();
-                self.out.owed += rest.len();
-                self.out.bytes.extend(rest);
+                let mut cursor = playing.player.cursor.borrow_mut();
+                let owed = cursor.half_sent();
+                let rest = cursor.take_rest();
+                if rest.len() > CONTROL_MAX + owed {
+                    return Err(End::Flood);
+                }
+                self.out = Outbox { bytes: rest, sent: 0, owed };
             }
-            Role::Open | Role::Refused => return,
+            Role::Open | Role::Refused => return Ok(()),
         }
         self.hub.set_open(&self.link, true);
         self.link.set_deadline(Some((self.hub.now() + OPEN_TIMEOUT, Cut::Idle)));
+        Ok(())
     }
 }

@@ -153,6 +153,16 @@ impl Cursor {
         matches!(self.place, Place::Waiting(_))
     }
 
+    /// Bytes that go out before all others; only for a cursor that has none yet.
+    pub(crate) fn owe(&mut self, bytes: Vec<u8>) {
+        (self.private, self.sent) = (bytes, 0);
+    }
+
+    /// How many bytes are left of a message that is half sent.
+    pub(crate) fn half_sent(&self) -> usize {
+        self.tail.as_ref().map_or(0, |(_, from, to)| usize::try_from(to - from).unwrap_or(usize::MAX))
+    }
+
     /// Takes the bytes that must still be sent before anything else may be: the rest of what is half sent, private and control
     /// bytes.
     pub(crate) fn take_rest(&mut self) -> Vec<u8> {

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use cluster::Target;
 use cluster::control::{ForwardState, ForwardStats};
+use rtmp::auth::Claim;
 use rtmp::chunk;
 use rtmp::client::{self, Event, Session};
 use tokio::net::{TcpSocket, TcpStream};
@@ -249,7 +250,11 @@ async fn connect(hub: &Hub, stream: &Stream, target: &Target) -> Result<(TcpStre
                     tc_url,
                     chunk_size: CHUNK_SIZE,
                     limits: chunk::Limits::default(),
-                    auth: Some((hub.secret.clone(), target.id.as_str().to_owned())),
+                    auth: Some(Claim {
+                        secret: hub.secret.clone(),
+                        target: target.id.as_str().to_owned(),
+                        clock: hub.clock.clone(),
+                    }),
                     window_ack: WINDOW_ACK,
                 };
                 let session = start(&socket, Session::new(config)?, hub).await?;

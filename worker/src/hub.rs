@@ -94,6 +94,8 @@ pub(crate) struct Refusal {
 pub(crate) struct Hub {
     pub(crate) spec: RefCell<WorkerSpec>,
     pub(crate) secret: Vec<u8>,
+    /// Names the clocks of this process's streams to the edges.
+    pub(crate) clock: String,
     pub(crate) epoch: Instant,
     pub(crate) counters: Counters,
     pub(crate) lag: Lag,
@@ -117,6 +119,7 @@ impl Hub {
         Rc::new(Self {
             spec: RefCell::new(spec),
             secret,
+            clock: format!("{:016x}", getrandom::u64().unwrap_or_else(|_| wall_clock())),
             epoch: Instant::now(),
             counters: Counters::default(),
             lag: Lag::default(),
@@ -184,13 +187,14 @@ impl Hub {
         }
     }
 
-    /// Makes `link` the publisher of `key`, if the rules allow it; `trusted` is a proven forwarder of the origin.
+    /// Makes `link` the publisher of `key`, if the rules allow it; `forwarder` is the clock of a proven forwarder of the origin.
     pub(crate) fn publish(
         self: &Rc<Self>,
         key: &StreamKey,
-        trusted: bool,
+        forwarder: Option<&str>,
         link: &Rc<Link>,
     ) -> Result<Publisher, Refusal> {
+        let trusted = forwarder.is_some();
         let role = self.spec.borrow().role;
         if role == Role::Edge && !trusted {
             return Err(Refusal {
@@ -215,8 +219,10 @@ impl Hub {
         }
         // Waiting players cannot use up the names: publishers have their own limit.
         let stream = self.stream(key, usize::MAX).ok_or_else(too_many_names)?;
-        let start = if trusted { Start::AsSent } else { Start::At(wall_clock()) };
-        let publisher = stream.publish(Rc::clone(link), start);
+        let publisher = match forwarder {
+            Some(clock) => stream.publish_forwarded(Rc::clone(link), clock),
+            None => stream.publish(Rc::clone(link), Start::At(wall_clock())),
+        };
         self.sync_forwarders(&stream);
         Ok(publisher)
     }

@@ -64,6 +64,8 @@ struct State {
     next_metadata: Option<Bytes>,
     /// Stream time of the last change of metadata, ms.
     metadata_at: u64,
+    /// Whose clock a forwarded stream is on.
+    sender: Option<String>,
     /// Whether the last publication was ended by its publisher, not broken off.
     ended: bool,
     /// Whether the publication does not go on with the last one's group of pictures.
@@ -105,6 +107,7 @@ impl Stream {
                 idle_since: now,
                 next_metadata: None,
                 metadata_at: 0,
+                sender: None,
                 ended: false,
                 is_new: true,
                 have: [None; 3],
@@ -142,6 +145,15 @@ impl Stream {
         let state = self.state.borrow();
         (state.publication.is_none() && self.players.borrow().is_empty())
             .then(|| now.saturating_sub(state.idle_since))
+    }
+
+    /// Makes `link`, a forwarder that sends the times of `clock`, the publisher. Those of another clock, the origin's next
+    /// process, may be near the last one's and are others all the same.
+    pub(crate) fn publish_forwarded(self: &Rc<Self>, link: Rc<Link>, clock: &str) -> Publisher {
+        let sender = self.state.borrow_mut().sender.replace(clock.to_owned());
+        let is_other = sender.is_some_and(|sender| sender != clock);
+        // Not the first publication: it goes on at the newest time, whatever start is given.
+        self.publish(link, if is_other { Start::At(0) } else { Start::AsSent })
     }
 
     /// Makes `link` the publisher. One that publishes already is cut: whoever may not replace it asks
@@ -297,13 +309,6 @@ impl State {
             }
             Lane::Data => {}
         }
-        if lane != Lane::Data {
-            self.stats.last_frame = Some(now);
-        }
-        if kind == Kind::Keyframe {
-            self.stats.last_key = Some(now);
-        }
-
         let resumes = self.clock.resumes(message.timestamp, now);
         let goes_on = resumes.map(|resumes| resumes && !self.is_new);
         if goes_on == Some(true) {
@@ -334,6 +339,13 @@ impl State {
         }
         if kind == Kind::Video && self.key_wait.is_some() {
             return true;
+        }
+        // Counted here, so that what is left out is not reported as live.
+        if lane != Lane::Data {
+            self.stats.last_frame = Some(now);
+        }
+        if kind == Kind::Keyframe {
+            self.stats.last_key = Some(now);
         }
         self.keep_header(kind, &message.payload);
         let time = time.max(self.log.last(lane).unwrap_or(0));

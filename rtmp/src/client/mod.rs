@@ -4,6 +4,7 @@ mod session;
 #[cfg(test)]
 mod tests;
 
+use crate::auth::Claim;
 use crate::chunk::{Limits, Message, ReadError};
 use crate::handshake::HandshakeError;
 
@@ -36,8 +37,8 @@ pub struct Config {
     pub chunk_size: u32,
     /// What the server may make us hold.
     pub limits: Limits,
-    /// Shared secret and id of the worker meant, when it belongs to the cluster; see [`crate::auth`].
-    pub auth: Option<(Vec<u8>, String)>,
+    /// When the server is a worker of the cluster; see [`crate::auth`].
+    pub auth: Option<Claim>,
     /// Window announced to the server, bytes: it acknowledges what it received at least twice per window.
     pub window_ack: u32,
 }

@@ -1,6 +1,6 @@
 use super::{Config, Error, Event, MAX_OUTPUT, Mode};
 use crate::amf0::Value;
-use crate::auth;
+use crate::auth::{self, Claim};
 use crate::chunk::Message;
 use crate::handshake::Progress;
 use crate::link::{self, Command, Link, user_control};
@@ -156,9 +156,13 @@ impl Session {
                 ("videoFunction", 1.0.into()),
             ]),
         }
-        if let Some((secret, target)) = auth {
+        if let Some(Claim { secret, target, clock }) = auth {
             let tag = auth::tag(secret, s1, target);
-            fields.extend([("srsctlTarget", target.as_str().into()), ("srsctlTag", tag.as_str().into())]);
+            fields.extend([
+                ("srsctlTarget", target.as_str().into()),
+                ("srsctlTag", tag.as_str().into()),
+                ("srsctlClock", clock.as_str().into()),
+            ]);
         }
         let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
         self.link.output.command(0, "connect", transaction::CONNECT, &[Value::Object(fields)]);

@@ -44,6 +44,8 @@ pub struct Auth {
     pub target: String,
     /// Property `srsctlTag`: not verified yet.
     pub tag: String,
+    /// Property `srsctlClock`: names the clock of the times it sends; may be empty.
+    pub clock: String,
 }
 
 /// What the client did.

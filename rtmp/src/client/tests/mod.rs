@@ -335,7 +335,8 @@ fn a_forwarder_with_the_secret_is_believed_and_another_is_not() {
     for (secret, target, believed) in
         [(SECRET, "edge-1", true), (&b"guess"[..], "edge-1", false), (SECRET, "edge-2", false)]
     {
-        let auth = Some((secret.to_vec(), target.to_owned()));
+        let auth =
+            Some(auth::Claim { secret: secret.to_vec(), target: target.to_owned(), clock: "c".into() });
         let mut both = Both::new(Config { auth, ..config(Mode::Publish) });
         both.run(usize::MAX);
         assert_eq!(both.verified, Some(believed));

@@ -105,10 +105,13 @@ impl Session {
             reply::connect_refused(&mut self.link.output, command.transaction, code, &error.to_string());
             return Err(error.into());
         }
-        let auth = match (text("srsctlTarget"), text("srsctlTag")) {
-            ("", _) | (_, "") => None,
-            (target, tag) if target.len() > MAX_AUTH || tag.len() > MAX_AUTH => None,
-            (target, tag) => Some(Auth { target: target.to_owned(), tag: tag.to_owned() }),
+        let auth = match [text("srsctlTarget"), text("srsctlTag"), text("srsctlClock")] {
+            ["", _, _] | [_, "", _] => None,
+            claims if claims.iter().any(|claim| claim.len() > MAX_AUTH) => None,
+            claims => {
+                let [target, tag, clock] = claims.map(str::to_owned);
+                Some(Auth { target, tag, clock })
+            }
         };
         let asked = Asked {
             transaction: command.transaction,

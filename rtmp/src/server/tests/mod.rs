@@ -177,7 +177,7 @@ fn the_claim_of_a_forwarder_is_passed_on_with_the_nonce_it_signed() {
     let mut pair = Pair::new();
     let properties = [("app", "live".into()), ("srsctlTarget", "edge-1".into()), ("srsctlTag", "ab".into())];
     let events = pair.events(&command(3, 0, "connect", 1.0, &[object(properties)]));
-    let auth = Some(Auth { target: "edge-1".into(), tag: "ab".into() });
+    let auth = Some(Auth { target: "edge-1".into(), tag: "ab".into(), clock: String::new() });
     assert_eq!(events, [Event::Connected { app: "live".into(), auth }]);
     assert_eq!(pair.session.s1().map(<[u8]>::len), Some(1536));
     pair.events(&command(3, 1, "publish", 0.0, &[NULL, "s".into()]));
