@@ -57,8 +57,8 @@ pub(crate) struct LoadArgs {
     /// Connections begun per second, as 100 or 100/s
     #[arg(long, default_value = "100/s", value_parser = ramp)]
     ramp: f64,
-    /// Seconds to go on once all have been begun; 0: until Ctrl-C
-    #[arg(long, default_value_t = 60)]
+    /// Seconds to go on once all have been begun, as 60 or 60s; 0: until Ctrl-C
+    #[arg(long, default_value = "60", value_parser = seconds)]
     duration: u32,
     /// One JSON document, srsctl/bench/v1
     #[arg(long)]
@@ -155,6 +155,11 @@ fn ramp(text: &str) -> Result<f64, String> {
         .ok()
         .filter(|n| (0.001..=1e6).contains(n))
         .ok_or_else(|| "not a rate from 0.001/s to 1000000/s, such as 100/s".to_owned())
+}
+
+fn seconds(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('s').unwrap_or(text).parse();
+    number.map_err(|_| "not a number of seconds such as 60 or 60s".to_owned())
 }
 
 fn failure(error: LoadError) -> Failure {

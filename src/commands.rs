@@ -154,6 +154,9 @@ pub(crate) fn urls(global: &Global, stream: &str) -> Result<ExitCode, Failure> {
 pub(crate) fn check(global: &Global, path: Option<PathBuf>) -> Result<ExitCode, Failure> {
     let path = locate::required_file(path.as_deref().or(global.file.as_deref()))?;
     let cluster = locate::load(&path)?.cluster;
+    for problem in supervisor::preflight::check(&cluster, &[]) {
+        complain(&format!("{}: srsctl up would refuse it on this machine: {problem}", path.display()));
+    }
     let hosts: std::collections::BTreeSet<_> = cluster.edges.iter().map(|p| &p.host).collect();
     print(&format!(
         "{}: ok: cluster {}, origin {}, {} edge ports on {} {}\n",
@@ -193,6 +196,11 @@ pub(crate) async fn publish(test_card: bool, mut args: Vec<String>) -> Result<Ex
         (true, Some(_)) => {
             return Err(Failure::usage("either a file or --test-card, not both; see srsctl publish --help"));
         }
+        (false, None) if !url.contains("://") => {
+            return Err(Failure::usage(format!(
+                "where to? srsctl publish {url} rtmp://HOST[:PORT]/APP/STREAM"
+            )));
+        }
         (false, None) => {
             return Err(Failure::usage(
                 "what to publish? srsctl publish FILE.flv URL, or srsctl publish --test-card URL",
@@ -204,7 +212,7 @@ pub(crate) async fn publish(test_card: bool, mut args: Vec<String>) -> Result<Ex
         Progress::Publishing => complain(&format!("publishing to {url}")),
         Progress::Retrying(error, delay) => {
             complain(&format!(
-                "not publishing: {error}; trying again in {}",
+                "{url}: not publishing: {error}; trying again in {}",
                 output::duration(millis(delay))
             ));
         }

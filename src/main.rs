@@ -15,18 +15,35 @@ mod up;
 use std::process::ExitCode;
 
 use clap::Parser;
+use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
 use crate::failure::Failure;
 
 fn main() -> ExitCode {
-    match run(Cli::parse()) {
+    match run(parse()) {
         Ok(code) => code,
         Err(failure) => {
             commands::complain(&failure.to_string());
             failure.code()
         }
     }
+}
+
+/// The command line; where a command is missing, the help instead of a list that has the internal ones.
+fn parse() -> Cli {
+    let arguments = || std::env::args_os();
+    let error = match Cli::try_parse_from(arguments()) {
+        Ok(cli) => return cli,
+        Err(error) => error,
+    };
+    if error.kind() == ErrorKind::MissingSubcommand
+        && let Err(help) = Cli::try_parse_from(arguments().chain(["--help".into()]))
+    {
+        commands::complain(help.render().to_string().trim_end());
+        std::process::exit(i32::from(failure::code::USAGE));
+    }
+    error.exit()
 }
 
 fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {

@@ -141,6 +141,12 @@ fn diagnostic(error: &Error, text: &str) -> Diagnostic {
             "is a space missing after the `:` of a line above, or is this line indented too far? Text with `: ` in it needs quotes",
         );
     }
+    if message.starts_with("simple key expected ':'") {
+        return help("expected `key: value`", "is a space missing after the `:`, or the `:` itself?");
+    }
+    if message.starts_with("illegal placement of ':'") {
+        return help("this `:` does not belong here", "is a bracket or a quote of a line above still open?");
+    }
     if message.contains("did not find expected key") {
         return help(
             "expected a `key: value` in the column of the keys above, or the end of the block",

@@ -294,7 +294,7 @@ impl Agent {
             progress.say(format!("{id} is ready after {:.1} s", begin.elapsed().as_secs_f32())).await;
             let Some(port) = port else { continue };
             let end = Instant::now() + KEYFRAME_LIMIT;
-            for stream in live.iter().filter(|stream| stream.has_video).map(|stream| &stream.name) {
+            for stream in live.iter().filter(|stream| stream.has_keyframes).map(|stream| &stream.name) {
                 match (self.until_keyframe(id, &port.url(stream), stream, end).await?, port.role) {
                     (Ok(()), _) => progress.say(format!("{id} plays {stream}")).await,
                     // Its encoder has left meanwhile.

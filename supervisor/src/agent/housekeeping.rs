@@ -23,7 +23,7 @@ pub(super) struct LiveStream {
     /// `app/stream`.
     pub(super) name: String,
     /// Without video there is no keyframe to wait for.
-    pub(super) has_video: bool,
+    pub(super) has_keyframes: bool,
 }
 
 impl Agent {
@@ -50,7 +50,7 @@ impl Agent {
             .filter(|stream| stream.last_frame_age_ms.is_some_and(|age| Duration::from_millis(age) <= STALE))
             .map(|stream| LiveStream {
                 name: stream.stream.clone(),
-                has_video: stream.video_codec.is_some() || stream.video_frames > 0,
+                has_keyframes: stream.keyframe_age_ms.is_some(),
             })
             .collect()
     }
