@@ -11,6 +11,7 @@
 //!   all, alone and beside 300 that read half and 30 that read nothing;
 //! - `SERVERS`: some of `loop srsctl nginx` (the default is all);
 //! - `MERGES`: some of `350 40 0 auto`, how long ours and the loop hold media back, ms (the default is all);
+//! - `RAMP`: joins per second until the row's players are there (the default is 500; SRS takes 100);
 //! - `SECONDS`: how long is measured (the default is 12);
 //! - `SRS`: servers that run already, `[NAME[@350|@40|@0]=]rtmp://HOST[:PORT]/APP/STREAM,PID` with spaces; each is
 //!   published to and played from. NAME is shown; the number says how long it holds media back, and so what it is compared
@@ -28,7 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::measure::Cell;
+use crate::measure::{Cell, Pace};
 use crate::servers::Server;
 
 pub(crate) type Result<T> = std::result::Result<T, Box<dyn Error>>;
@@ -114,8 +115,13 @@ fn compare() -> Result<()> {
         |name, known: &'static str| chosen(name, &env::var(name).unwrap_or_default(), known, known);
     let kinds = variable("SERVERS", "loop srsctl nginx")?;
     let merges = variable("MERGES", "350 40 0 auto")?;
-    let window =
-        env::var("SECONDS").map_or(Ok(measure::WINDOW), |text| text.parse().map(Duration::from_secs))?;
+    let number = |name, usual: u32| match env::var(name).ok().map(|text| text.parse()) {
+        None => Ok(usual),
+        Some(Ok(number)) if number > 0 => Ok(number),
+        Some(_) => Err(format!("{name}: not a number above 0")),
+    };
+    let pace =
+        Pace { ramp: number("RAMP", 500)?, window: Duration::from_secs(number("SECONDS", 12)?.into()) };
     let srsctl = env::var("SRSCTL").unwrap_or_else(|_| "target/release/srsctl".to_owned());
     let others = servers::others(&env::var("SRS").unwrap_or_default())?;
     let cores = measure::Cores::of_this_machine()?;
@@ -125,7 +131,7 @@ fn compare() -> Result<()> {
         let file = stream(row.stream, &directory)?;
         for server in Server::all(&kinds, &merges, &others) {
             eprintln!("{} players, {} ...", row.name, server.title());
-            match measure::cell(row, &server, &file, Path::new(&srsctl), &cores, window) {
+            match measure::cell(row, &server, &file, Path::new(&srsctl), &cores, pace) {
                 Ok(cell) => {
                     eprintln!("{}", table::summary(&cell));
                     cells.push(cell);

@@ -14,12 +14,17 @@ use serde::Serialize;
 use crate::servers::{self, Merge, SEND_LOOP, Server};
 use crate::{Result, Row};
 
-/// Joins per second until the row's players are there.
-const RAMP: u32 = 500;
 /// Behind the last join, until buffers and caches are as they stay.
 const SETTLE: Duration = Duration::from_secs(3);
-/// CPU is measured for this long: 0.1 % of a core is one clock tick.
-pub(crate) const WINDOW: Duration = Duration::from_secs(12);
+/// How fast players come, and how long is measured.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Pace {
+    /// Joins per second until the row's players are there.
+    pub(crate) ramp: u32,
+    /// CPU is measured for this long: over 12 s, 0.1 % of a core is one clock tick.
+    pub(crate) window: Duration,
+}
+
 /// Of the guide's stream, bit/s.
 const BITRATE: u32 = 220_000;
 /// Players that join while the row's are served, at 100 per second.
@@ -141,7 +146,7 @@ pub(crate) fn cell(
     file: &Path,
     srsctl: &Path,
     cores: &Cores,
-    window: Duration,
+    pace: Pace,
 ) -> Result<Cell> {
     pin(std::process::id(), &cores.others)?;
     let running = servers::start(server, row, file, srsctl)?;
@@ -169,13 +174,13 @@ pub(crate) fn cell(
         Server::Other(other) => other.idle_kib,
         _ => rss_kib(running.pid)?,
     };
-    let mut load = Attached::new(row.players, &play, is_rtmp, &[], srsctl)?;
+    let mut load = Attached::new(row.players, pace.ramp, &play, is_rtmp, &[], srsctl)?;
     let connected = load.wait(row.players)?;
     let half = (BITRATE / 8 / 2).to_string();
     let mut slow = Vec::new();
     for (players, rate) in row.slow.into_iter().zip([&*half, "0"]).filter(|(players, _)| *players > 0) {
-        let pace = ["--read-rate", rate, "--receive-buffer", "16384"];
-        let mut attached = Attached::new(players, &play, is_rtmp, &pace, srsctl)?;
+        let reads = ["--read-rate", rate, "--receive-buffer", "16384"];
+        let mut attached = Attached::new(players, pace.ramp, &play, is_rtmp, &reads, srsctl)?;
         attached.wait(players)?;
         slow.push(attached);
     }
@@ -188,7 +193,7 @@ pub(crate) fn cell(
     let rss = rss_kib(running.pid)?;
     let (before, waited_before) = (ticks(running.pid)?, waited(running.pid)?);
     let start = Instant::now();
-    sleep(window);
+    sleep(pace.window);
     let (after, waited) = (ticks(running.pid)?, waited(running.pid)?.saturating_sub(waited_before));
     let seconds = start.elapsed().as_secs_f64();
     let joiners = if is_rtmp { Some(join(srsctl, &play)?) } else { None };
@@ -228,12 +233,22 @@ struct Attached {
     child: Helper,
     /// Players connected and refused so far.
     counts: Receiver<(u32, u32)>,
+    /// For all to begin.
+    time: Duration,
     is_rtmp: bool,
 }
 
 impl Attached {
-    fn new(players: u32, urls: &[String], is_rtmp: bool, more: &[&str], srsctl: &Path) -> Result<Self> {
-        let (players, ramp) = (players.to_string(), RAMP.to_string());
+    fn new(
+        players: u32,
+        per_second: u32,
+        urls: &[String],
+        is_rtmp: bool,
+        more: &[&str],
+        srsctl: &Path,
+    ) -> Result<Self> {
+        let time = Duration::from_secs(u64::from(players / per_second));
+        let (players, ramp) = (players.to_string(), per_second.to_string());
         let mut command = if is_rtmp {
             let mut command = Command::new(srsctl);
             command.args(["bench", "play", "--json", "--duration", "0", "--ramp", &ramp, "-c", &players]);
@@ -261,12 +276,12 @@ impl Attached {
                 }
             });
         }
-        Ok(Self { child: Helper(child), counts, is_rtmp })
+        Ok(Self { child: Helper(child), counts, time, is_rtmp })
     }
 
     /// Waits until the server has taken or refused all `players`; returns how many it took.
     fn wait(&mut self, players: u32) -> Result<u32> {
-        let deadline = Instant::now() + Duration::from_secs(u64::from(players / RAMP)) + ATTACH_TIMEOUT;
+        let deadline = Instant::now() + self.time + ATTACH_TIMEOUT;
         let mut connected = 0;
         loop {
             match self.counts.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
