@@ -92,7 +92,7 @@ fn main() -> ExitCode {
         ["bench", "part"] => bench::part().map_err(Into::into),
         [] => compare(),
         _ => Err(
-            "takes no arguments; what it does is set by the environment, see bench/examples/compare/main.rs"
+            "takes no arguments; what it does is set by the environment, see crates/bench/examples/compare/main.rs"
                 .into(),
         ),
     };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use cluster::file::{FileError, load};
 
 fn directory() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/broken")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/broken")
 }
 
 /// What /etc/hosts says on any machine, and nothing else.

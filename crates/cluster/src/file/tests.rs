@@ -23,7 +23,7 @@ const GUIDE: &str =
 
 #[test]
 fn the_shipped_examples_are_the_guides_cluster() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (file, net) in [("cluster.yaml", "127.0.0"), ("deploy/examples/guide.yaml", "192.168.1")] {
         let loaded = load(&root.join(file), &no_names).unwrap_or_else(|e| panic!("{e}"));
         let ports: Vec<_> = loaded.cluster.ports().map(|p| (p.role, p.listen_addr().to_string())).collect();
@@ -44,7 +44,7 @@ fn the_shipped_examples_are_the_guides_cluster() {
 
 #[test]
 fn the_encoder_shown_as_a_comment_works_when_it_is_uncommented() {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for file in ["cluster.yaml", "deploy/examples/guide.yaml"] {
         let text = std::fs::read_to_string(root.join(file)).unwrap();
         let with = text.replace("#encoder:", "encoder:");
