@@ -90,7 +90,12 @@ impl ProbeError {
 /// When that does not succeed within `limit`.
 pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<Duration, ProbeError> {
     let start = Instant::now();
-    let mut client = Client::new(host, port, PROBE_APP, "probe");
+    let mut client = Client::new(Url {
+        host: host.to_owned(),
+        port,
+        app: PROBE_APP.to_owned(),
+        stream: "probe".to_owned(),
+    });
     let outcome = tokio::time::timeout(limit, async {
         client.open().await?;
         loop {
@@ -108,7 +113,7 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<Duration,
 /// When none is there within `limit`, and why.
 pub async fn play(url: &str, limit: Duration) -> Result<ProbeReport, ProbeError> {
     let url: Url = url.parse()?;
-    let mut client = Client::new(&url.host, url.port, &url.app, &url.stream);
+    let mut client = Client::new(url.clone());
     let start = Instant::now();
     let outcome = tokio::time::timeout(limit, async {
         let mut report = ProbeReport {
@@ -171,9 +176,7 @@ fn without_parameters(stream: &str) -> &str {
 
 /// One connection as a player.
 struct Client {
-    host: String,
-    port: u16,
-    config: Config,
+    url: Url,
     stream: Option<(TcpStream, Session)>,
     buffer: Vec<u8>,
     /// The part of `buffer` that the session has not taken yet.
@@ -182,21 +185,9 @@ struct Client {
 }
 
 impl Client {
-    fn new(host: &str, port: u16, app: &str, stream: &str) -> Self {
-        let config = Config {
-            mode: Mode::Play,
-            app: app.to_owned(),
-            stream: stream.to_owned(),
-            tc_url: format!("rtmp://{}/{app}", cluster::spec::host_port(host, port)),
-            chunk_size: 60_000,
-            limits: rtmp::chunk::Limits::default(),
-            auth: None,
-            window_ack: 2_500_000,
-        };
+    fn new(url: Url) -> Self {
         Self {
-            host: host.to_owned(),
-            port,
-            config,
+            url,
             stream: None,
             buffer: vec![0; READ_BUFFER],
             pending: 0..0,
@@ -206,8 +197,8 @@ impl Client {
 
     /// What is being reached: the URL that is played, or the port alone.
     fn address(&self) -> String {
-        let address = cluster::spec::host_port(&self.host, self.port);
-        let Config { app, stream, .. } = &self.config;
+        let Url { host, port, app, stream } = &self.url;
+        let address = cluster::spec::host_port(host, *port);
         if app == PROBE_APP {
             address
         } else {
@@ -224,10 +215,10 @@ impl Client {
     }
 
     async fn open(&mut self) -> Result<(), ProbeError> {
-        let stream = TcpStream::connect((self.host.as_str(), self.port))
+        let stream = TcpStream::connect((self.url.host.as_str(), self.url.port))
             .await
             .map_err(|source| ProbeError::Connect { address: self.address(), source })?;
-        let session = Session::new(self.config.clone())
+        let session = Session::new(Config::new(Mode::Play, &self.url))
             .map_err(|source| ProbeError::Rtmp { address: self.address(), source })?;
         self.stream = Some((stream, session));
         "no RTMP handshake".clone_into(&mut self.waiting_for);

@@ -5,12 +5,11 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use rtmp::chunk;
 use rtmp::server::{self, Event, Session};
 use tracing::{debug, info};
 
 use crate::cursor::CONTROL_MAX;
-use crate::hub::{CHUNK_SIZE, Hub, Playing, Refusal, count};
+use crate::hub::{Hub, Playing, Refusal, count};
 use crate::link::{Cut, Link};
 use crate::log::Lane;
 use crate::stream::Publisher;
@@ -57,14 +56,13 @@ impl End {
 
 /// Serves `link` to its end.
 pub(crate) async fn serve(hub: Rc<Hub>, link: Rc<Link>) {
-    let config = server::Config { chunk_size: CHUNK_SIZE, limits: chunk::Limits::default() };
     let _place = Place(Rc::clone(&hub), Rc::clone(&link));
     hub.set_open(&link, true);
     link.set_deadline(Some((hub.now() + OPEN_TIMEOUT, Cut::Idle)));
     let mut connection = Connection {
         hub,
         link,
-        session: Session::new(config),
+        session: Session::new(server::Config::default()),
         forwarder: None,
         is_changed: false,
         out: Outbox::default(),

@@ -15,8 +15,8 @@ use std::time::Duration;
 use cluster::Target;
 use cluster::control::{ForwardState, ForwardStats};
 use rtmp::auth::Claim;
-use rtmp::chunk;
 use rtmp::client::{self, Event, Session};
+use rtmp::url::Url;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
@@ -24,7 +24,7 @@ use tracing::{info, warn};
 
 use crate::backoff::Backoff;
 use crate::cursor::{Cursor, Reader};
-use crate::hub::{CHUNK_SIZE, Hub, WINDOW_ACK, count};
+use crate::hub::{Hub, count};
 use crate::stream::Stream;
 
 /// TCP connect to the target's Publish.Start at most.
@@ -229,12 +229,12 @@ async fn forward(
 
 /// Connects from the worker's own address, by which the target keeps a slot for us, and publishes.
 async fn connect(hub: &Hub, stream: &Stream, target: &Target) -> Result<(TcpStream, Session), ForwardError> {
-    let (own, tc_url) = {
-        let spec = hub.spec.borrow();
-        (
-            spec.listen.ip(),
-            format!("rtmp://{}/{}", cluster::spec::host_port(&target.host, target.port), stream.key.app()),
-        )
+    let own = hub.spec.borrow().listen.ip();
+    let url = Url {
+        host: target.host.clone(),
+        port: target.port,
+        app: stream.key.app().to_owned(),
+        stream: stream.key.name().to_owned(),
     };
     let lookup = |source| ForwardError::Lookup { host: target.host.clone(), source };
     let addresses = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(lookup)?;
@@ -244,18 +244,12 @@ async fn connect(hub: &Hub, stream: &Stream, target: &Target) -> Result<(TcpStre
             Ok(socket) => {
                 socket.set_nodelay(true)?;
                 let config = client::Config {
-                    mode: client::Mode::Publish,
-                    app: stream.key.app().to_owned(),
-                    stream: stream.key.name().to_owned(),
-                    tc_url,
-                    chunk_size: CHUNK_SIZE,
-                    limits: chunk::Limits::default(),
                     auth: Some(Claim {
                         secret: hub.secret.clone(),
                         target: target.id.as_str().to_owned(),
                         clock: hub.clock.clone(),
                     }),
-                    window_ack: WINDOW_ACK,
+                    ..client::Config::new(client::Mode::Publish, &url)
                 };
                 let session = start(&socket, Session::new(config)?, hub).await?;
                 return Ok((socket, session));

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use cluster::control::{ProcessStats, StreamStats};
 use cluster::{Role, WorkerSpec};
 use rtmp::server::StreamKey;
+use rtmp::wire::CHUNK_SIZE;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::{info, warn};
@@ -23,10 +24,6 @@ use crate::stream::{Publisher, Stream};
 /// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read. The
 /// smallest messages of one read take about 2 ms.
 const READ_BUFFER: usize = 32 * 1024;
-/// Chunk size of everything this worker sends, bytes: as SRS; a 60 kB frame is one chunk. Announced on every connection.
-pub(crate) const CHUNK_SIZE: u32 = 60_000;
-/// How often a server we publish to acknowledges at least, bytes: the field's usual window.
-pub(crate) const WINDOW_ACK: u32 = 2_500_000;
 /// Names that players may wait for or play at once: each costs memory, and a line of every report.
 const NAMES_MAX: usize = 1_024;
 /// Streams in one report, published ones first.

@@ -18,7 +18,7 @@ impl Fanout {
     #[must_use]
     pub fn new(players: usize) -> Self {
         let cursors = (0..players).map(|_| Cursor::new(Reader::Player, 1, 0)).collect();
-        Self { log: Log::new(crate::hub::CHUNK_SIZE, 30_000), cursors, time: 0 }
+        Self { log: Log::new(rtmp::wire::CHUNK_SIZE, 30_000), cursors, time: 0 }
     }
 
     /// Appends a frame of `size` bytes, 40 ms after the last; each 50th is a keyframe.

@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use rtmp::chunk;
+use rtmp::wire::csid;
 
 /// Capacity of a segment, bytes. Small enough that a quiet stream costs little, large enough that a flush rarely meets two.
 const SEGMENT: usize = 256 * 1024;
@@ -45,9 +46,9 @@ impl Lane {
     /// The chunk stream id, part of every stored header.
     pub(crate) fn csid(self) -> u8 {
         match self {
-            Self::Video => 4,
-            Self::Audio => 5,
-            Self::Data => 7,
+            Self::Video => csid::VIDEO,
+            Self::Audio => csid::AUDIO,
+            Self::Data => csid::DATA,
         }
     }
 }

@@ -15,6 +15,7 @@ use rtmp::client::{self, Event, Session};
 use rtmp::flv::{FlvError, Reader, Tag, Timeline};
 use rtmp::media::{self, Kind};
 use rtmp::url::Url;
+use rtmp::wire::csid;
 use rtmp::{chunk, message_type};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -26,7 +27,7 @@ use crate::RunError;
 use crate::backoff::Backoff;
 use crate::control::{Control, Controlled};
 use crate::fds::Lent;
-use crate::hub::{CHUNK_SIZE, WINDOW_ACK, count};
+use crate::hub::count;
 
 /// The built-in picture and tone; `worker/assets/make-test-card.sh` makes it.
 static TEST_CARD: &[u8] = include_bytes!("../assets/test-card.flv");
@@ -218,16 +219,7 @@ impl Length {
 async fn connect(url: &Url) -> Result<(TcpStream, Session), PublishError> {
     let socket = TcpStream::connect((url.host.as_str(), url.port)).await?;
     socket.set_nodelay(true)?;
-    let mut session = Session::new(client::Config {
-        mode: client::Mode::Publish,
-        app: url.app.clone(),
-        stream: url.stream.clone(),
-        tc_url: url.tc_url(),
-        chunk_size: CHUNK_SIZE,
-        limits: chunk::Limits::default(),
-        auth: None,
-        window_ack: WINDOW_ACK,
-    })?;
+    let mut session = Session::new(client::Config::new(client::Mode::Publish, url))?;
     loop {
         write(&socket, &mut session).await?;
         socket.readable().await?;
@@ -283,12 +275,12 @@ fn put(session: &mut Session, tag: &Tag, timestamp: u32) {
         return;
     }
     let (csid, payload) = match tag.type_id {
-        message_type::AUDIO => (5, tag.payload.clone()),
-        message_type::VIDEO => (4, tag.payload.clone()),
+        message_type::AUDIO => (csid::AUDIO, tag.payload.clone()),
+        message_type::VIDEO => (csid::VIDEO, tag.payload.clone()),
         _ if media::classify(tag.type_id, &tag.payload).kind == Kind::Metadata => {
-            (7, Bytes::from(media::metadata_for_publish(&media::metadata_for_players(&tag.payload))))
+            (csid::DATA, Bytes::from(media::metadata_for_publish(&media::metadata_for_players(&tag.payload))))
         }
-        _ => (7, tag.payload.clone()),
+        _ => (csid::DATA, tag.payload.clone()),
     };
     let (chunk_size, msid) = (session.chunk_size(), session.msid());
     chunk::put_full(session.output(), chunk_size, csid, timestamp, tag.type_id, msid, &payload);
@@ -425,8 +417,7 @@ mod tests {
             for is_taken in [false, true, false] {
                 let (socket, _) = listener.accept().await.unwrap();
                 assert_eq!(publishers(), 0);
-                let mut session =
-                    Session::new(Config { chunk_size: 60_000, limits: chunk::Limits::default() });
+                let mut session = Session::new(Config::default());
                 while encoder.sent.messages.get() == 0 || !is_taken {
                     let mut buffer = [0; 4096];
                     socket.readable().await.unwrap();

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rtmp::amf0::{self, Value};
 use rtmp::client::{Config, Event, Mode, Session};
 use rtmp::media::{Kind, classify};
+use rtmp::wire::{WINDOW, csid};
 use rtmp::{chunk, message_type};
 
 use crate::engine::{Client, Now};
@@ -15,8 +16,6 @@ use crate::stamp;
 
 /// S0, S1 and S2 (RTMP 1.0, section 5.2), bytes.
 const HANDSHAKE: usize = 1 + 2 * 1536;
-/// Window assumed until the server announces one, and the one announced to it, bytes.
-const WINDOW: u32 = 2_500_000;
 /// Without media for this long a player counts as stalled.
 const STALL: Duration = Duration::from_secs(3);
 /// Media of this long after the first is the burst of a GOP cache and tells nothing about the rate.
@@ -278,17 +277,7 @@ impl Client for Drain {
 
 /// What client `index` asks of `target`.
 pub(crate) fn config(mode: Mode, load: &Load, target: &Target, index: u32) -> Config {
-    Config {
-        mode,
-        app: target.url.app.clone(),
-        stream: load.stream(&target.url, index),
-        tc_url: target.url.tc_url(),
-        // The largest that every server takes.
-        chunk_size: 60_000,
-        limits: chunk::Limits::default(),
-        auth: None,
-        window_ack: WINDOW,
-    }
+    Config { stream: load.stream(&target.url, index), ..Config::new(mode, &target.url) }
 }
 
 /// For counting: the same for all clients that were refused alike.
@@ -318,5 +307,5 @@ fn refusal(command: &[u8]) -> Result<(), String> {
 
 /// A control message stands in one chunk of any size that a server can expect: 128 is never shrunk by a player.
 fn put_control(output: &mut Vec<u8>, type_id: u8, payload: &[u8]) {
-    chunk::put_full(output, chunk::DEFAULT_CHUNK_SIZE, 2, 0, type_id, 0, payload);
+    chunk::put_full(output, chunk::DEFAULT_CHUNK_SIZE, csid::CONTROL, 0, type_id, 0, payload);
 }

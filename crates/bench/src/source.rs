@@ -7,6 +7,7 @@ use bytes::Bytes;
 use rtmp::flv::{FlvError, Reader, Timeline};
 use rtmp::media::{self, Kind};
 use rtmp::message_type;
+use rtmp::wire::csid;
 
 use crate::stamp;
 
@@ -52,7 +53,7 @@ pub struct Source {
 /// A message to send.
 #[derive(Clone, Debug)]
 pub struct Frame {
-    /// Chunk stream: 4 video, 5 audio, 7 data.
+    /// Chunk stream; see [`csid`].
     pub csid: u8,
     /// See [`rtmp::message_type`].
     pub type_id: u8,
@@ -108,13 +109,13 @@ fn frames(bytes: &[u8]) -> Result<Vec<Frame>, FlvError> {
         let (csid, payload) = match tag.type_id {
             message_type::VIDEO => {
                 length_size = stamp::length_size(&tag.payload).or(length_size);
-                (4, tag.payload)
+                (csid::VIDEO, tag.payload)
             }
-            message_type::AUDIO => (5, tag.payload),
+            message_type::AUDIO => (csid::AUDIO, tag.payload),
             _ if media::classify(tag.type_id, &tag.payload).kind == Kind::Metadata => {
-                (7, media::metadata_for_publish(&media::metadata_for_players(&tag.payload)).into())
+                (csid::DATA, media::metadata_for_publish(&media::metadata_for_players(&tag.payload)).into())
             }
-            _ => (7, tag.payload),
+            _ => (csid::DATA, tag.payload),
         };
         let length_size = length_size.filter(|_| tag.type_id == message_type::VIDEO);
         frames.push(Frame { csid, type_id: tag.type_id, time, payload, length_size });

@@ -14,9 +14,7 @@
 //! connection and nothing else. No input can make this crate panic, recurse without bound, or allocate from a length a
 //! peer merely announced.
 //!
-//! **Chunk streams on the way out.** csid 2 carries protocol control, 3 commands, 6 `|RtmpSampleAccess`: always as
-//! stateless fmt-0 messages with time stamp 0, so that they can be put between any two messages. csid 4 (video),
-//! 5 (audio) and 7 (data) belong to the media log of the caller.
+//! **On the way out** chunk streams, chunk size and windows are those of [`wire`], on every connection.
 //!
 //! Sources: Adobe's RTMP specification 1.0, AMF0 specification, FLV 10.1 annex E, Enhanced RTMP v1 and v2.
 
@@ -35,5 +33,6 @@ pub mod server;
 #[cfg(test)]
 mod testing;
 pub mod url;
+pub mod wire;
 
 pub use handshake::HandshakeError;

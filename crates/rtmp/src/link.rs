@@ -5,9 +5,7 @@ use crate::amf0::{self, Value};
 use crate::chunk::{self, Limits, Message, ReadError, Reader};
 use crate::media::strip_amf3;
 use crate::message_type;
-
-/// Window assumed until the peer announces one, bytes. The value FMS and SRS use.
-pub(crate) const DEFAULT_WINDOW: u32 = 2_500_000;
+use crate::wire::{WINDOW, csid};
 
 /// Fewest bytes between two acknowledgements: a window of 0 or 1 would make us answer every read.
 const MIN_ACK_INTERVAL: u64 = 1024;
@@ -15,13 +13,6 @@ const MIN_ACK_INTERVAL: u64 = 1024;
 /// An output buffer that is empty and larger than this is given back, so that a connection that merely watches costs
 /// little. Bytes.
 const KEPT_OUTPUT: usize = 256;
-
-/// Chunk streams of what we send; 4, 5 and 7 belong to the media log.
-mod csid {
-    pub(super) const CONTROL: u8 = 2;
-    pub(super) const COMMAND: u8 = 3;
-    pub(super) const DATA: u8 = 6;
-}
 
 /// User control events (RTMP 1.0, section 7.1.7).
 pub(crate) mod user_control {
@@ -51,7 +42,7 @@ impl Link {
             output: Output { bytes: Vec::new(), chunk_size: chunk::DEFAULT_CHUNK_SIZE },
             received: 0,
             acknowledged: 0,
-            window: DEFAULT_WINDOW,
+            window: WINDOW,
         }
     }
 
@@ -200,7 +191,15 @@ impl Output {
     pub(crate) fn data(&mut self, msid: u32, values: &[Value]) {
         let mut payload = Vec::new();
         values.iter().for_each(|value| amf0::write(&mut payload, value));
-        chunk::put_full(&mut self.bytes, self.chunk_size, csid::DATA, 0, message_type::DATA, msid, &payload);
+        chunk::put_full(
+            &mut self.bytes,
+            self.chunk_size,
+            csid::COMMAND_DATA,
+            0,
+            message_type::DATA,
+            msid,
+            &payload,
+        );
     }
 
     /// Gives the memory of a past burst of replies back.

@@ -148,8 +148,8 @@ impl Fake {
 
     fn serve_rtmp(&self, mut stream: std::net::TcpStream) {
         use rtmp::server::{Config, Event, Session};
-        let config = Config { chunk_size: 60_000, limits: rtmp::chunk::Limits::default() };
-        let mut session = Session::new(config);
+        use rtmp::wire::csid;
+        let mut session = Session::new(Config::default());
         let mut buffer = [0; 4096];
         while let Ok(length @ 1..) = stream.read(&mut buffer) {
             let mut input = &buffer[..length];
@@ -165,7 +165,7 @@ impl Fake {
                     session.accept_play();
                     let keyframe = [0x17, 1, 0, 0, 0, 0, 0, 0, 1, 0x65];
                     let chunk_size = session.chunk_size();
-                    rtmp::chunk::put_full(session.output(), chunk_size, 4, 0, 9, msid, &keyframe);
+                    rtmp::chunk::put_full(session.output(), chunk_size, csid::VIDEO, 0, 9, msid, &keyframe);
                 }
             }
             if stream.write_all(&std::mem::take(session.output())).is_err() {

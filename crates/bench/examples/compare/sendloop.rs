@@ -23,7 +23,14 @@ pub(crate) fn serve(address: &str, tick: &str, players: &str, file: &Path) -> Re
     for frame in source.frames() {
         let delta = frame.time.saturating_sub(last);
         last = frame.time;
-        rtmp::chunk::put_delta(&mut bytes, 60_000, frame.csid, delta, frame.type_id, &frame.payload);
+        rtmp::chunk::put_delta(
+            &mut bytes,
+            rtmp::wire::CHUNK_SIZE,
+            frame.csid,
+            delta,
+            frame.type_id,
+            &frame.payload,
+        );
         ends.push((u64::from(frame.time), bytes.len()));
     }
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);

@@ -7,6 +7,8 @@ mod tests;
 use crate::auth::Claim;
 use crate::chunk::{Limits, Message, ReadError};
 use crate::handshake::HandshakeError;
+use crate::url::Url;
+use crate::wire;
 
 pub use session::Session;
 
@@ -41,6 +43,23 @@ pub struct Config {
     pub auth: Option<Claim>,
     /// Window announced to the server, bytes: it acknowledges what it received at least twice per window.
     pub window_ack: u32,
+}
+
+impl Config {
+    /// To publish or play `url` with the chunk size and window of [`wire`], without a proof.
+    #[must_use]
+    pub fn new(mode: Mode, url: &Url) -> Self {
+        Self {
+            mode,
+            app: url.app.clone(),
+            stream: url.stream.clone(),
+            tc_url: url.tc_url(),
+            chunk_size: wire::CHUNK_SIZE,
+            limits: Limits::default(),
+            auth: None,
+            window_ack: wire::WINDOW,
+        }
+    }
 }
 
 /// What the server did.

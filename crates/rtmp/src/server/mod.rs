@@ -8,6 +8,7 @@ mod tests;
 
 use crate::chunk::{self, Limits, Message, ReadError};
 use crate::handshake::HandshakeError;
+use crate::wire;
 
 pub use key::{KeyError, StreamKey};
 pub use session::Session;
@@ -33,7 +34,7 @@ pub struct Config {
 
 impl Default for Config {
     fn default() -> Self {
-        Self { chunk_size: 60_000, limits: chunk::Limits::default() }
+        Self { chunk_size: wire::CHUNK_SIZE, limits: chunk::Limits::default() }
     }
 }
 

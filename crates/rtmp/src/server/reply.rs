@@ -1,11 +1,9 @@
 //! What the server says.
 
 use crate::amf0::Value;
-use crate::link::{DEFAULT_WINDOW, Output, object, user_control};
+use crate::link::{Output, object, user_control};
 use crate::message_type;
-
-/// Window announced to a player, bytes. Large, because each acknowledgement of each player wakes the worker.
-const PLAYER_WINDOW: u32 = 1 << 30;
+use crate::wire::{PLAYER_WINDOW, WINDOW};
 
 /// `SetPeerBandwidth` limit type "dynamic" (RTMP 1.0, section 5.4.5).
 const DYNAMIC: u8 = 2;
@@ -26,8 +24,8 @@ pub(super) struct Asked {
 
 /// The answer to `connect`, chunk size first of what is long.
 pub(super) fn connected(output: &mut Output, asked: &Asked, chunk_size: u32) {
-    output.control(message_type::WINDOW_ACK_SIZE, &DEFAULT_WINDOW.to_be_bytes());
-    let [a, b, c, d] = DEFAULT_WINDOW.to_be_bytes();
+    output.control(message_type::WINDOW_ACK_SIZE, &WINDOW.to_be_bytes());
+    let [a, b, c, d] = WINDOW.to_be_bytes();
     output.control(message_type::SET_PEER_BANDWIDTH, &[a, b, c, d, DYNAMIC]);
     output.set_chunk_size(chunk_size);
     let mut properties =

@@ -11,16 +11,7 @@ use proptest::prelude::*;
 const NULL: Value = Value::Null;
 
 fn config(mode: Mode) -> Config {
-    Config {
-        mode,
-        app: "live".into(),
-        stream: "s?token=1".into(),
-        tc_url: "rtmp://127.0.0.6/live".into(),
-        chunk_size: 60_000,
-        limits: Limits::default(),
-        auth: None,
-        window_ack: 2_500_000,
-    }
+    Config::new(mode, &"rtmp://127.0.0.6/live/s?token=1".parse().unwrap())
 }
 
 /// A session whose server is the test.

@@ -215,7 +215,7 @@ proptest! {
         let bytes = ffmpeg_publisher();
         let mut whole = Pair::new();
         let expected = whole.events(&bytes[3073..]);
-        let session = Session::new(Config { chunk_size: 60_000, ..Config::default() });
+        let session = Session::new(Config::default());
         let mut cut = Pair { session, ear: Ear::new(), accept: true };
         let mut events = Vec::new();
         let mut rest = &bytes[..];

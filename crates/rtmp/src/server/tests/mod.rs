@@ -20,7 +20,7 @@ struct Pair {
 impl Pair {
     /// Behind the handshake.
     fn new() -> Self {
-        let session = Session::new(Config { chunk_size: 60_000, ..Config::default() });
+        let session = Session::new(Config::default());
         let mut pair = Self { session, ear: Ear::new(), accept: true };
         assert_eq!(pair.send(&simple_handshake()), Ok(vec![]));
         assert_eq!(pair.heard(), [""; 0]);
