@@ -11,8 +11,8 @@
 //! ```
 //!
 //! **One loop.** [`agent`] waits for whatever happens (a process ends, answers, is due; a client asks; a signal) and
-//! feeds it into the machine of the process concerned, [`unit`]. The machine answers with one action at most, and the
-//! loop carries it out. Machines, back-off ([`backoff`]), health ([`health`]) and plan ([`plan`]) are pure: time and
+//! feeds it into the machine of the process concerned, `machine`. The machine answers with one action at most, and the
+//! loop carries it out. The machine with its back-off and health, and the plan ([`plan`]), are pure: time and
 //! chance are arguments.
 //!
 //! **A process outlives its supervisor.** It is a session of its own, writes to a file and not to a pipe, and holds the
@@ -31,14 +31,13 @@
 pub mod adopt;
 pub mod agent;
 pub mod api;
-pub mod backoff;
 pub mod client;
 pub mod control;
 pub mod dirs;
 pub mod files;
-pub mod health;
 pub mod listeners;
 pub mod logs;
+mod machine;
 pub mod orphans;
 pub mod owner;
 pub mod plan;
@@ -48,7 +47,6 @@ pub mod process;
 pub mod procfs;
 pub mod record;
 pub mod sock;
-pub mod unit;
 
 pub use agent::{AgentConfig, AgentError, StartupEvent, run};
 pub use client::{Client, ClientError};

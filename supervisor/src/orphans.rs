@@ -10,10 +10,10 @@ use crate::adopt::{self, Found};
 use crate::control::ask_once;
 use crate::dirs::ClusterDirs;
 use crate::files::StateError;
+use crate::machine::state::STOP_STEP;
 use crate::process::Process;
 use crate::procfs;
 use crate::record::UnitFiles;
-use crate::unit::STOP_STEP;
 
 /// How long the kernel may take to end a process that was sent SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(10);

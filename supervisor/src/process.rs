@@ -19,9 +19,9 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::machine::exit::Exit;
 use crate::procfs;
 use crate::record::Identity;
-use crate::unit::Exit;
 
 /// The path of this program, to start others of the same build.
 ///
@@ -231,7 +231,7 @@ impl Process {
     }
 
     /// Waits for its end, and reaps it if it is a child.
-    pub async fn wait(&self) -> Exit {
+    pub(crate) async fn wait(&self) -> Exit {
         // An error here is of the runtime, not of the process; the state of the process is asked below.
         let _ = self.pidfd.readable().await;
         if !self.child {

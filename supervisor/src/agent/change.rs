@@ -13,9 +13,9 @@ use super::supervised::{self, Supervised};
 use crate::api::{Apply, Command, Progress, Restart};
 use crate::control::ask_once;
 use crate::files::write_atomic;
+use crate::machine::state::{Event, KILL_REPEAT, START_LIMIT, STOP_STEP, State, Wanted};
 use crate::plan::Plan;
 use crate::process::Process;
-use crate::unit::{Event, KILL_REPEAT, START_LIMIT, STOP_STEP, State, Wanted};
 use crate::{listeners, preflight, probe};
 
 /// How long a process may take to take a new config.

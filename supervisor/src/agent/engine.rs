@@ -16,11 +16,11 @@ use super::supervised::{Report, Supervised};
 use super::{Parse, random};
 use crate::adopt::Found;
 use crate::api::{Command, Progress};
-use crate::backoff::Spacing;
 use crate::control::ask_once;
 use crate::dirs::ClusterDirs;
+use crate::machine::backoff::Spacing;
+use crate::machine::state::{Action, Event, STOP_STEP, State};
 use crate::process::Spawner;
-use crate::unit::{Action, Event, STOP_STEP, State};
 
 /// Between two looks at logs, unknown processes and missing streams.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);

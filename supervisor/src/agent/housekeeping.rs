@@ -10,9 +10,9 @@ use super::engine::Agent;
 use super::monitor::{Signal, What};
 use crate::adopt::{self, Found};
 use crate::control::ask_once;
-use crate::health::STALE;
 use crate::logs;
-use crate::unit::State;
+use crate::machine::health::STALE;
+use crate::machine::state::State;
 
 /// How long a process may take to open its new log.
 const REOPEN_LIMIT: Duration = Duration::from_secs(5);

@@ -12,9 +12,9 @@ use tokio::time::MissedTickBehavior;
 
 use crate::adopt::Found;
 use crate::control::{Answer, Connection, ControlError};
-use crate::health::{Heartbeat, Ladder};
+use crate::machine::health::{Heartbeat, Ladder};
+use crate::machine::state::Event;
 use crate::process::Process;
-use crate::unit::Event;
 
 /// Between two tries of a process that is not ready yet.
 const READY_RETRY: Duration = Duration::from_millis(25);

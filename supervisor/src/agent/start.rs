@@ -15,11 +15,11 @@ use crate::adopt::{self, Found};
 use crate::api::Progress;
 use crate::dirs::{ClusterDirs, Created, Lock};
 use crate::files::StateError;
+use crate::machine::state::{Event, START_LIMIT, State, Wanted};
 use crate::plan::{Action, Kind, Plan};
 use crate::preflight::Problem;
 use crate::process::Spawner;
 use crate::record::UnitFiles;
-use crate::unit::{Event, START_LIMIT, State, Wanted};
 use crate::{api, listeners, logs, preflight, procfs, sock};
 
 /// Commands that wait for the loop.

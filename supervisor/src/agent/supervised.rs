@@ -14,10 +14,11 @@ use tokio::task::JoinSet;
 use super::monitor::{Signal, Watched};
 use crate::dirs::ClusterDirs;
 use crate::files::write_atomic;
-use crate::health::Ladder;
+use crate::machine::health::Ladder;
+use crate::machine::state::{Event, State};
+use crate::machine::unit::Unit;
 use crate::process::{Given, Process, Spawner};
 use crate::record::{AliveLock, Record, SCHEMA, UnitFiles};
-use crate::unit::{Event, State, Unit};
 use crate::{listeners, logs, procfs, sock};
 
 /// Descriptors that the encoder uses at most.

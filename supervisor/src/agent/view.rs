@@ -8,8 +8,8 @@ use cluster::status::{Health, LastExit, SCHEMA, Status, StreamRow, UnitStatus};
 
 use super::engine::Agent;
 use super::supervised::Supervised;
-use crate::health::{Facts, assess};
-use crate::unit::{State, Stop};
+use crate::machine::health::{Facts, assess};
+use crate::machine::state::{State, Stop};
 
 impl Agent {
     /// The whole cluster as it is now.
@@ -42,7 +42,7 @@ fn unit_status(unit: &Supervised, now: Instant) -> UnitStatus {
         uptime_ms: unit.live.as_ref().map(|live| millis(now - live.started)),
         restarts: unit.machine.restarts(),
         last_exit: unit.machine.last_end().map(|(at, how)| LastExit {
-            how: how.clone(),
+            how: how.to_string(),
             ago_ms: millis(now.saturating_duration_since(*at)),
         }),
         stats: unit.report.as_ref().map(|report| report.process.clone()),
@@ -78,7 +78,7 @@ fn verdict(unit: &Supervised, now: Instant) -> (Health, String) {
         State::Killing { why, .. } => (Health::Critical, format!("sent SIGKILL: {why}")),
         State::Backoff { until } => {
             let wait = until.saturating_duration_since(now).as_secs_f32();
-            let how = unit.machine.last_end().map_or("", |(_, how)| how.as_str());
+            let how = unit.machine.last_end().map_or_else(String::new, |(_, how)| how.to_string());
             (Health::Critical, format!("{how}; starts again in {wait:.1} s"))
         }
         State::Failed { why } => (Health::Critical, why.clone()),

@@ -12,7 +12,7 @@ use cluster::status::Health;
 
 /// Judges signs of life, once a [`Heartbeat::PERIOD`].
 #[derive(Clone, Debug, Default)]
-pub struct Heartbeat {
+pub(crate) struct Heartbeat {
     beats: Option<u64>,
     silent: u32,
     answered: bool,
@@ -20,16 +20,16 @@ pub struct Heartbeat {
 
 impl Heartbeat {
     /// Time between two samples.
-    pub const PERIOD: Duration = Duration::from_secs(1);
+    pub(crate) const PERIOD: Duration = Duration::from_secs(1);
     /// Samples in a row without a sign of life that make a process frozen: 5 s. Fewer would kill a process that a
     /// loaded machine let wait; more would let its players wait.
-    pub const LIMIT: u32 = 5;
+    pub(crate) const LIMIT: u32 = 5;
     /// A sample that is this late says more about the sampler (stopped, starved) than about the process.
-    pub const LATE: Duration = Duration::from_secs(1);
+    pub(crate) const LATE: Duration = Duration::from_secs(1);
 
     /// Takes one sample: `elapsed` since the one before, and the newest count of beats, if an answer came since.
     /// Returns why the process is to be killed, if it is frozen.
-    pub fn handle_sample(&mut self, elapsed: Duration, beats: Option<u64>) -> Option<&'static str> {
+    pub(crate) fn handle_sample(&mut self, elapsed: Duration, beats: Option<u64>) -> Option<&'static str> {
         let alive = match (beats, self.beats) {
             (Some(now), Some(before)) => now != before,
             (Some(_), None) => true,
@@ -52,7 +52,7 @@ impl Heartbeat {
 
 /// A probe with hysteresis.
 #[derive(Clone, Debug, Default)]
-pub struct Ladder {
+pub(crate) struct Ladder {
     failing: bool,
     /// Results in a row that speak against the verdict.
     against: u32,
@@ -61,12 +61,12 @@ pub struct Ladder {
 
 impl Ladder {
     /// Failures in a row that turn it.
-    pub const FALL: u32 = 3;
+    pub(crate) const FALL: u32 = 3;
     /// Successes in a row that turn it back.
-    pub const RISE: u32 = 2;
+    pub(crate) const RISE: u32 = 2;
 
-    /// Takes one result; [`crate::agent`] asks for the next one sooner while failures are counted.
-    pub fn handle_result(&mut self, result: Result<(), String>) {
+    /// Takes one result. Whoever asks does so sooner while failures are counted.
+    pub(crate) fn handle_result(&mut self, result: Result<(), String>) {
         let failed = result.is_err();
         if let Err(error) = result {
             self.error = error;
@@ -83,8 +83,7 @@ impl Ladder {
     }
 
     /// The newest error with its weight: a warning while failures are counted, critical once they are enough.
-    #[must_use]
-    pub fn failure(&self) -> Option<(Health, &str)> {
+    pub(crate) fn failure(&self) -> Option<(Health, &str)> {
         match (self.failing, self.against) {
             (true, _) => Some((Health::Critical, &self.error)),
             (false, 1..) => Some((Health::Warning, &self.error)),
@@ -94,36 +93,35 @@ impl Ladder {
 }
 
 /// A published stream without a frame for longer than this is stale.
-pub const STALE: Duration = Duration::from_secs(5);
+pub(crate) const STALE: Duration = Duration::from_secs(5);
 /// An edge may lack a stream of the origin for this long: forwarders connect.
-pub const MISSING_WARNING: Duration = Duration::from_secs(3);
+pub(crate) const MISSING_WARNING: Duration = Duration::from_secs(3);
 /// From here on the edge does not do what it exists for.
-pub const MISSING_CRITICAL: Duration = Duration::from_secs(10);
+pub(crate) const MISSING_CRITICAL: Duration = Duration::from_secs(10);
 
 /// All that is known of a running process.
 #[derive(Clone, Copy, Debug)]
-pub struct Facts<'a> {
+pub(crate) struct Facts<'a> {
     /// What it is for.
-    pub role: Role,
+    pub(crate) role: Role,
     /// It was restarted again and again.
-    pub flapping: bool,
+    pub(crate) flapping: bool,
     /// The newest report.
-    pub process: Option<&'a ProcessStats>,
+    pub(crate) process: Option<&'a ProcessStats>,
     /// The streams of the newest report.
-    pub streams: &'a [StreamStats],
+    pub(crate) streams: &'a [StreamStats],
     /// Age of that report.
-    pub report_age: Option<Duration>,
+    pub(crate) report_age: Option<Duration>,
     /// Players it may serve.
-    pub max_connections: u32,
+    pub(crate) max_connections: u32,
     /// What the RTMP probe fails with; see [`Ladder::failure`].
-    pub probe: Option<(Health, &'a str)>,
+    pub(crate) probe: Option<(Health, &'a str)>,
     /// A stream that is live at the origin and not here, and for how long.
-    pub missing: Option<(&'a str, Duration)>,
+    pub(crate) missing: Option<(&'a str, Duration)>,
 }
 
 /// The verdict on a running process, and why.
-#[must_use]
-pub fn assess(facts: &Facts<'_>) -> (Health, String) {
+pub(crate) fn assess(facts: &Facts<'_>) -> (Health, String) {
     if let Some((Health::Critical, error)) = facts.probe {
         return (Health::Critical, format!("RTMP connect fails: {error}"));
     }

@@ -7,19 +7,19 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 /// Readiness after which a death counts as the first one again.
-pub const STABLE: Duration = Duration::from_secs(60);
+pub(crate) const STABLE: Duration = Duration::from_secs(60);
 /// The shortest wait before a restart that is not immediate.
-pub const SHORTEST: Duration = Duration::from_millis(200);
+pub(crate) const SHORTEST: Duration = Duration::from_millis(200);
 /// The longest wait before a restart.
-pub const LONGEST: Duration = Duration::from_secs(30);
+pub(crate) const LONGEST: Duration = Duration::from_secs(30);
 /// This many deaths within [`FLAPPING_WINDOW`] are flapping.
-pub const FLAPPING_DEATHS: usize = 5;
+pub(crate) const FLAPPING_DEATHS: usize = 5;
 /// See [`FLAPPING_DEATHS`].
-pub const FLAPPING_WINDOW: Duration = Duration::from_secs(60);
+pub(crate) const FLAPPING_WINDOW: Duration = Duration::from_secs(60);
 
 /// The deaths of one unit, as far as they decide its next start.
 #[derive(Clone, Debug, Default)]
-pub struct Backoff {
+pub(crate) struct Backoff {
     /// Deaths since the last stable run; doubles the longest wait.
     young_deaths: u32,
     /// The newest deaths, at most [`FLAPPING_DEATHS`].
@@ -30,7 +30,12 @@ pub struct Backoff {
 impl Backoff {
     /// Records a death at `now` of a process that had been ready for `ready_for` (`None`: never), and returns how long
     /// to wait before the next start. `jitter` is in 0..1; siblings that die together must not pass the same value.
-    pub fn handle_death(&mut self, now: Instant, ready_for: Option<Duration>, jitter: f64) -> Duration {
+    pub(crate) fn handle_death(
+        &mut self,
+        now: Instant,
+        ready_for: Option<Duration>,
+        jitter: f64,
+    ) -> Duration {
         if ready_for.is_some_and(|ready| ready >= STABLE) {
             *self = Self::default();
             self.recent.push_back(now);
@@ -56,35 +61,33 @@ impl Backoff {
 
     /// Whether the unit has died so often that a person should look. Holds until a process has been ready for
     /// [`STABLE`] (see [`Backoff::handle_stable`]).
-    #[must_use]
-    pub fn is_flapping(&self) -> bool {
+    pub(crate) fn is_flapping(&self) -> bool {
         self.flapping
     }
 
     /// A process has been ready for [`STABLE`]: all is forgotten.
-    pub fn handle_stable(&mut self) {
+    pub(crate) fn handle_stable(&mut self) {
         *self = Self::default();
     }
 }
 
 /// Keeps automatic restarts of siblings apart, so that a cause common to all does not also make them start together.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Spacing {
+pub(crate) struct Spacing {
     last: Option<Instant>,
 }
 
 impl Spacing {
     /// Least time between two automatic restarts. A single restart never waits for it.
-    pub const GAP: Duration = Duration::from_millis(100);
+    pub(crate) const GAP: Duration = Duration::from_millis(100);
 
     /// The earliest moment for the next automatic restart.
-    #[must_use]
-    pub fn earliest(&self, now: Instant) -> Instant {
+    pub(crate) fn earliest(&self, now: Instant) -> Instant {
         self.last.map_or(now, |last| (last + Self::GAP).max(now))
     }
 
     /// An automatic restart happens now.
-    pub fn handle_restart(&mut self, now: Instant) {
+    pub(crate) fn handle_restart(&mut self, now: Instant) {
         self.last = Some(now);
     }
 }

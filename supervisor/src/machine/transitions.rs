@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Action, Event, Exit, KILL_REPEAT, STOP_STEP, State, Stop, Unit, Wanted};
+use super::exit::{Doing, Exit, Last, Meaning, judge};
+use super::state::{Action, Event, KILL_REPEAT, STOP_STEP, State, Stop, Wanted};
+use super::unit::Unit;
 
 impl Unit {
     pub(super) fn handle_stopped(&mut self, now: Instant, event: Event, jitter: f64) -> Option<Action> {
@@ -47,7 +49,7 @@ impl Unit {
                 None
             }
             Event::Frozen { why } => self.kill(now, why, None),
-            Event::Exited(exit) => self.died(now, exit, exit.to_string(), None, jitter),
+            Event::Exited(exit) => self.exited(now, exit, Doing::Work, None, jitter),
             Event::Unproven { why } => self.unknown(why),
             Event::Want(Wanted::Up) | Event::AskFailed | Event::Freed => None,
         }
@@ -64,7 +66,7 @@ impl Unit {
         match event {
             Event::Want(Wanted::Down) | Event::Restart => self.ask_stop(now),
             Event::Frozen { why } => self.kill(now, why, ready_for),
-            Event::Exited(exit) => self.died(now, exit, exit.to_string(), ready_for, jitter),
+            Event::Exited(exit) => self.exited(now, exit, Doing::Work, ready_for, jitter),
             Event::Want(Wanted::Up)
             | Event::Deadline
             | Event::SpawnFailed { .. }
@@ -76,7 +78,13 @@ impl Unit {
         }
     }
 
-    pub(super) fn handle_stopping(&mut self, now: Instant, event: Event, step: Stop) -> Option<Action> {
+    pub(super) fn handle_stopping(
+        &mut self,
+        now: Instant,
+        event: Event,
+        step: Stop,
+        jitter: f64,
+    ) -> Option<Action> {
         match event {
             Event::Deadline => match step {
                 Stop::Asked => self.stop_step(now, Stop::Terminated),
@@ -91,10 +99,7 @@ impl Unit {
                 Stop::Asked | Stop::Terminated => self.stop_step(now, Stop::Killed),
                 Stop::Killed => None,
             },
-            Event::Exited(exit) => {
-                self.last_end = Some((now, format!("{exit}, as asked")));
-                self.ended(now)
-            }
+            Event::Exited(exit) => self.exited(now, exit, Doing::Stop, None, jitter),
             Event::Want(_)
             | Event::Restart
             | Event::SpawnFailed { .. }
@@ -119,13 +124,7 @@ impl Unit {
                 None
             }
             Event::Deadline => self.kill(now, why.to_owned(), ready_for),
-            Event::Exited(exit) => match self.wanted {
-                Wanted::Up => self.died(now, exit, format!("{exit}: {why}"), ready_for, jitter),
-                Wanted::Down => {
-                    self.last_end = Some((now, format!("{exit}: {why}")));
-                    self.ended(now)
-                }
-            },
+            Event::Exited(exit) => self.exited(now, exit, Doing::Die { why }, ready_for, jitter),
             Event::Want(_)
             | Event::SpawnFailed { .. }
             | Event::Ready
@@ -208,7 +207,7 @@ impl Unit {
     }
 
     fn spawn_failed(&mut self, now: Instant, fatal: bool, why: String, jitter: f64) -> Option<Action> {
-        self.last_end = Some((now, format!("not started: {why}")));
+        self.last_end = Some((now, Last::NotStarted { why: why.clone() }));
         self.state = if fatal {
             State::Failed { why }
         } else {
@@ -237,20 +236,28 @@ impl Unit {
         Some(Action::Kill)
     }
 
-    fn died(
+    fn exited(
         &mut self,
         now: Instant,
         exit: Exit,
-        how: String,
+        doing: Doing<'_>,
         ready_for: Option<Duration>,
         jitter: f64,
     ) -> Option<Action> {
-        self.state = if exit.is_final() {
-            State::Failed { why: format!("{how}: it refuses its config; its log says why") }
-        } else {
-            State::Backoff { until: now + self.backoff.handle_death(now, ready_for, jitter) }
-        };
-        self.last_end = Some((now, how));
+        let end = judge(exit, doing);
+        let (meaning, how) = (end.meaning, end.to_string());
+        self.last_end = Some((now, Last::Ended(end)));
+        match (meaning, self.wanted) {
+            (Meaning::Asked, _) | (_, Wanted::Down) => return self.ended(now),
+            (Meaning::Refusal, Wanted::Up) => {
+                let why = format!("{how}: it refuses its config; its log says why");
+                self.state = State::Failed { why };
+            }
+            (Meaning::Crash | Meaning::Failure, Wanted::Up) => {
+                let wait = self.backoff.handle_death(now, ready_for, jitter);
+                self.state = State::Backoff { until: now + wait };
+            }
+        }
         None
     }
 

@@ -1,4 +1,12 @@
-use super::*;
+//! Every state × event pair of a unit, and what follows from several.
+
+use std::time::{Duration, Instant};
+
+use cluster::status::UnitState;
+
+use super::exit::Exit;
+use super::state::{Action, Event, State, Stop, Wanted};
+use super::unit::Unit;
 
 const EVENTS: [&str; 15] = [
     "up",
@@ -90,9 +98,11 @@ const TABLE: [(&str, [&str; 15]); 10] = [
 
 /// What differs for a unit that is not wanted any more.
 #[rustfmt::skip]
-const UNWANTED: [(&str, &str, &str); 23] = [
+const UNWANTED: [(&str, &str, &str); 29] = [
     ("Stopped", "fails", "-"),
     ("Stopped", "no binary", "-"),
+    ("Starting", "killed", "Stopped"), ("Starting", "exit 78", "Stopped"), ("Starting", "exit 0", "Stopped"),
+    ("Running", "killed", "Stopped"), ("Running", "exit 78", "Stopped"), ("Running", "exit 0", "Stopped"),
     ("Asked", "killed", "Stopped"), ("Asked", "exit 78", "Stopped"), ("Asked", "exit 0", "Stopped"),
     ("Terminated", "killed", "Stopped"), ("Terminated", "exit 78", "Stopped"), ("Terminated", "exit 0", "Stopped"),
     ("Killed", "killed", "Stopped"), ("Killed", "exit 78", "Stopped"), ("Killed", "exit 0", "Stopped"),
@@ -204,7 +214,7 @@ fn the_end_of_a_frozen_process_says_so() {
     let mut unit = unit("Running", Wanted::Up, now);
     unit.handle(now, Event::Frozen { why: "no heartbeat for 5 s".into() }, 0.0);
     unit.handle(now, Event::Exited(Exit::Signal(9)), 0.0);
-    assert_eq!(unit.last_end().unwrap().1, "killed by SIGKILL: no heartbeat for 5 s");
+    assert_eq!(unit.last_end().unwrap().1.to_string(), "killed by SIGKILL: no heartbeat for 5 s");
 }
 
 #[test]
@@ -216,5 +226,5 @@ fn a_start_that_never_gets_ready_is_killed_after_30_s() {
     assert_eq!(late - start, Duration::from_secs(30));
     assert_eq!(unit.handle(late, Event::Deadline, 0.0), Some(Action::Kill));
     unit.handle(late, Event::Exited(Exit::Signal(9)), 0.0);
-    assert_eq!(unit.last_end().unwrap().1, "killed by SIGKILL: not ready within 30 s");
+    assert_eq!(unit.last_end().unwrap().1.to_string(), "killed by SIGKILL: not ready within 30 s");
 }

@@ -1,0 +1,11 @@
+//! What a unit is and what becomes of it. Pure: events, time and chance are arguments, actions are answers.
+
+pub(crate) mod backoff;
+pub(crate) mod exit;
+pub(crate) mod health;
+pub(crate) mod state;
+mod transitions;
+pub(crate) mod unit;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,141 @@
+//! What the end of a process means. [`judge`] is the one place that decides it: the machine acts on the [`Meaning`],
+//! `status` and the log show the [`End`].
+
+use std::fmt;
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Its exit code.
+    Code(i32),
+    /// The signal that ended it.
+    Signal(i32),
+    /// It was no child of this supervisor, so that the kernel does not tell.
+    Unobserved,
+}
+
+/// EX_USAGE and EX_CONFIG of sysexits.h: the same start would end the same way.
+const FINAL: [i32; 2] = [64, 78];
+
+/// What a process was about when it ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Doing<'a> {
+    /// It was to start, or to serve.
+    Work,
+    /// It was to stop, as a person wished.
+    Stop,
+    /// It was sent SIGKILL because it did not do its work.
+    Die {
+        /// What it failed to do.
+        why: &'a str,
+    },
+}
+
+/// What an end means for the next start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Meaning {
+    /// It was wished for, so it is no death: what is wanted starts at once.
+    Asked,
+    /// A crash, a kill by somebody else, or an exit with 0 that nobody asked for: a death; the next start is backed off.
+    Crash,
+    /// We killed it for what it did not do: a death too.
+    Failure,
+    /// It refuses its arguments or its config: no next start without a change.
+    Refusal,
+}
+
+/// The end of a process and what it means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct End {
+    /// How it ended.
+    pub(crate) exit: Exit,
+    /// What that means.
+    pub(crate) meaning: Meaning,
+    /// Of a [`Meaning::Failure`]: what it failed to do.
+    why: String,
+}
+
+/// What became of the newest start of a unit that has no process any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Last {
+    /// It gave a process, which has ended.
+    Ended(End),
+    /// It gave none.
+    NotStarted {
+        /// Why, for a person.
+        why: String,
+    },
+}
+
+/// What it means that a process ended with `exit` while it was about `doing`.
+pub(crate) fn judge(exit: Exit, doing: Doing<'_>) -> End {
+    let is_final = matches!(exit, Exit::Code(code) if FINAL.contains(&code));
+    let (meaning, why) = match (doing, is_final) {
+        // It may have refused anything while it stopped: it is asked again when it is started again.
+        (Doing::Stop, _) => (Meaning::Asked, ""),
+        (Doing::Work, true) => (Meaning::Refusal, ""),
+        // It ended by itself before the signal came.
+        (Doing::Die { why }, true) => (Meaning::Refusal, why),
+        (Doing::Work, false) => (Meaning::Crash, ""),
+        (Doing::Die { why }, false) => (Meaning::Failure, why),
+    };
+    End { exit, meaning, why: why.to_owned() }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.exit.fmt(f)?;
+        match self.meaning {
+            Meaning::Asked => f.write_str(", as asked"),
+            Meaning::Crash | Meaning::Failure | Meaning::Refusal if self.why.is_empty() => Ok(()),
+            Meaning::Crash | Meaning::Failure | Meaning::Refusal => write!(f, ": {}", self.why),
+        }
+    }
+}
+
+impl fmt::Display for Last {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ended(end) => end.fmt(f),
+            Self::NotStarted { why } => write!(f, "not started: {why}"),
+        }
+    }
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Code(code) => write!(f, "exit {code}"),
+            Self::Signal(number) => match nix::sys::signal::Signal::try_from(number) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+            Self::Unobserved => f.write_str("ended (adopted, so its exit code is not known)"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_end_means_what_the_table_says() {
+        let frozen = Doing::Die { why: "frozen" };
+        for (exit, doing, meaning, text) in [
+            (Exit::Code(0), Doing::Work, Meaning::Crash, "exit 0"),
+            (Exit::Code(1), Doing::Work, Meaning::Crash, "exit 1"),
+            (Exit::Code(64), Doing::Work, Meaning::Refusal, "exit 64"),
+            (Exit::Code(78), Doing::Work, Meaning::Refusal, "exit 78"),
+            (Exit::Signal(11), Doing::Work, Meaning::Crash, "killed by SIGSEGV"),
+            (Exit::Signal(9), frozen, Meaning::Failure, "killed by SIGKILL: frozen"),
+            (Exit::Code(78), frozen, Meaning::Refusal, "exit 78: frozen"),
+            (Exit::Code(78), Doing::Stop, Meaning::Asked, "exit 78, as asked"),
+            (Exit::Signal(9), Doing::Stop, Meaning::Asked, "killed by SIGKILL, as asked"),
+            (Exit::Unobserved, Doing::Work, Meaning::Crash, "ended (adopted, so its exit code is not known)"),
+        ] {
+            let end = judge(exit, doing);
+            assert_eq!((end.meaning, end.to_string().as_str()), (meaning, text), "{exit:?} {doing:?}");
+        }
+    }
+}
