@@ -157,12 +157,12 @@ pub(crate) fn check(global: &Global, path: Option<PathBuf>) -> Result<ExitCode, 
     for problem in supervisor::preflight::check(&cluster, &[]) {
         complain(&format!("{}: srsctl up would refuse it on this machine: {problem}", path.display()));
     }
-    let hosts: std::collections::BTreeSet<_> = cluster.edges.iter().map(|p| &p.host).collect();
+    let (origins, hosts) = (cluster.origins.iter().map(ToString::to_string), cluster::hosts(&cluster.edges));
     print(&format!(
         "{}: ok: cluster {}, origin {}, {} edge ports on {} {}\n",
         path.display(),
         cluster.name,
-        cluster::spec::host_port(&cluster.origin.host, cluster.origin.port),
+        origins.collect::<Vec<_>>().join(", "),
         cluster.edges.len(),
         hosts.len(),
         if hosts.len() == 1 { "host" } else { "hosts" },

@@ -165,7 +165,10 @@ fn forward_table(status: &Status, forwards: &[(&StreamRow, &ForwardStats)]) -> S
 
 /// Where to publish and where to play `stream`.
 pub(crate) fn urls(cluster: &cluster::Cluster, stream: &str) -> String {
-    let mut text = format!("publish  {}\n", cluster.origin.url(stream));
+    let mut text = String::new();
+    for origin in &cluster.origins {
+        let _ = writeln!(text, "publish  {}", origin.url(stream));
+    }
     for edge in &cluster.edges {
         let _ = writeln!(text, "play     {}", edge.url(stream));
     }

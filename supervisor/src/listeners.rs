@@ -106,7 +106,7 @@ impl LocalAddresses {
     /// [`ListenError::NotLocal`].
     pub fn check(&self, port: &Port) -> Result<(), ListenError> {
         // Bound to all addresses, only `host` tells which machine is meant.
-        let address = if port.listen.is_unspecified() { port.address } else { port.listen };
+        let address = port.source_address();
         if self.contains(address) {
             return Ok(());
         }
@@ -114,7 +114,7 @@ impl LocalAddresses {
             self.0.iter().filter(|a| a.is_ipv4()).map(ToString::to_string).collect::<Vec<_>>().join(", ");
         Err(ListenError::NotLocal {
             unit: port.id(),
-            host: port.host.clone(),
+            host: port.host.name.clone(),
             address,
             here: if here.is_empty() { "127.0.0.1".to_owned() } else { here },
         })
@@ -150,7 +150,7 @@ pub fn bind(port: &Port) -> Result<OwnedFd, ListenError> {
         Errno::ADDRINUSE => ListenError::Taken { unit, address, owner: owner::listening_on(address) },
         Errno::ADDRNOTAVAIL => ListenError::NotLocal {
             unit,
-            host: port.host.clone(),
+            host: port.host.name.clone(),
             address: address.ip(),
             here: "see: ip address".to_owned(),
         },
@@ -188,14 +188,13 @@ pub fn is_bound_to(listener: &OwnedFd, port: &Port) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::{Role, WorkerOptions};
+    use cluster::{Host, Role, WorkerOptions};
 
     fn port(host: &str, number: u16) -> Port {
         Port {
             role: Role::Edge,
-            host: host.to_owned(),
+            host: Host { name: host.to_owned(), address: host.parse().unwrap() },
             port: number,
-            address: host.parse().unwrap(),
             listen: host.parse().unwrap(),
             options: WorkerOptions::default(),
         }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cluster::{Cluster, Port, UnitId};
+use cluster::{Cluster, Host, Port, UnitId};
 use serde::{Deserialize, Serialize};
 
 /// One step, with its reason.
@@ -22,7 +22,7 @@ pub struct Action {
 pub enum Kind {
     /// Start the worker of an added edge port.
     Start,
-    /// Give the running origin its new forward targets; no connection is dropped.
+    /// Give a running origin its new forward targets; no connection is dropped.
     Configure,
     /// Cannot be done to a running cluster: it would take `down` and `up`.
     Refuse,
@@ -43,7 +43,13 @@ impl Plan {
         if current.name != new.name {
             actions.push(refuse(None, format!("cluster: {} → {}", current.name, new.name)));
         }
-        compare_port(&current.origin, &new.origin, &mut actions);
+        for (origin, other) in current.origins.iter().zip(&new.origins) {
+            compare_port(origin, other, &mut actions);
+        }
+        if current.origins.len() != new.origins.len() {
+            let reason = format!("origins: {} → {}", current.origins.len(), new.origins.len());
+            actions.push(refuse(None, reason));
+        }
         for edge in &current.edges {
             match new.edges.iter().find(|other| same_place(edge, other)) {
                 Some(other) => compare_port(edge, other, &mut actions),
@@ -75,7 +81,11 @@ impl Plan {
                 1 => "1 more forward target".to_owned(),
                 more => format!("{more} more forward targets"),
             };
-            actions.push(Action { kind: Kind::Configure, unit: Some(new.origin.id()), reason: targets });
+            actions.extend(new.origins.iter().map(|origin| Action {
+                kind: Kind::Configure,
+                unit: Some(origin.id()),
+                reason: targets.clone(),
+            }));
         }
         Self { actions }
     }
@@ -119,20 +129,20 @@ fn refuse(unit: Option<UnitId>, reason: String) -> Action {
 }
 
 fn same_place(a: &Port, b: &Port) -> bool {
-    (&a.host, a.port) == (&b.host, b.port)
+    (&a.host.name, a.port) == (&b.host.name, b.port)
 }
 
 fn compare_port(current: &Port, new: &Port, actions: &mut Vec<Action>) {
     // Destructured, so that a new field cannot be forgotten here.
-    let Port { role: _, host, port, address, listen, options } = current;
+    let Port { role: _, host: Host { name, address }, port, listen, options } = current;
     let mut differ = |what: &str, from: String, to: String| {
         if from != to {
             actions.push(refuse(Some(current.id()), format!("{what}: {from} → {to}")));
         }
     };
-    differ("host", host.clone(), new.host.clone());
+    differ("host", name.clone(), new.host.name.clone());
     differ("port", port.to_string(), new.port.to_string());
-    differ("address of its host", address.to_string(), new.address.to_string());
+    differ("address of its host", address.to_string(), new.host.address.to_string());
     differ("listen", listen.to_string(), new.listen.to_string());
     let cluster::WorkerOptions { max_connections, gop_cache, latency, queue_length } = options;
     differ("max_connections", max_connections.to_string(), new.options.max_connections.to_string());
@@ -150,9 +160,8 @@ mod tests {
         let address = host.parse().unwrap();
         Port {
             role,
-            host: host.into(),
+            host: Host { name: host.into(), address },
             port: number,
-            address,
             listen: address,
             options: WorkerOptions::default(),
         }
@@ -161,7 +170,7 @@ mod tests {
     fn guide() -> Cluster {
         Cluster {
             name: "live".into(),
-            origin: port(Role::Origin, "127.0.0.5", 1935),
+            origins: vec![port(Role::Origin, "127.0.0.5", 1935)],
             edges: vec![port(Role::Edge, "127.0.0.6", 1935), port(Role::Edge, "127.0.0.6", 1936)],
             encoder: None,
         }
@@ -196,14 +205,35 @@ mod tests {
     }
 
     #[test]
+    fn every_origin_is_told_of_an_added_port_and_no_origin_is_added_itself() {
+        let mut two = guide();
+        two.origins.push(port(Role::Origin, "127.0.0.4", 1935));
+        let mut more = two.clone();
+        more.edges.push(port(Role::Edge, "127.0.0.8", 1935));
+        let steps: Vec<_> = Plan::compare(&two, &more).actions.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            steps,
+            [
+                "start edge-127.0.0.8-1935: added to the file",
+                "configure origin-127.0.0.5-1935: 1 more forward target",
+                "configure origin-127.0.0.4-1935: 1 more forward target",
+            ]
+        );
+        assert_eq!(plan(|new| *new = two), ["cannot change origins: 1 → 2"]);
+    }
+
+    #[test]
     fn any_other_change_is_refused_and_named() {
         type Change = fn(&mut Cluster);
         let cases: [(Change, &str); 9] = [
             (|new| new.name = "other".into(), "cannot change cluster: live → other"),
-            (|new| new.origin.port = 1940, "cannot change origin-127.0.0.5-1935: port: 1935 → 1940"),
-            (|new| new.origin.host = "h".into(), "cannot change origin-127.0.0.5-1935: host: 127.0.0.5 → h"),
+            (|new| new.origins[0].port = 1940, "cannot change origin-127.0.0.5-1935: port: 1935 → 1940"),
             (
-                |new| new.origin.listen = [0, 0, 0, 0].into(),
+                |new| new.origins[0].host.name = "h".into(),
+                "cannot change origin-127.0.0.5-1935: host: 127.0.0.5 → h",
+            ),
+            (
+                |new| new.origins[0].listen = [0, 0, 0, 0].into(),
                 "cannot change origin-127.0.0.5-1935: listen: 127.0.0.5 → 0.0.0.0",
             ),
             (

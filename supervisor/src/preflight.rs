@@ -154,18 +154,19 @@ fn check_encoder_file(path: &Path) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::{Encoder, Port, Role, WorkerOptions};
+    use cluster::{Encoder, Host, Port, Role, WorkerOptions};
 
     fn port(role: Role, host: &str) -> Port {
         let options = WorkerOptions { max_connections: 10, ..WorkerOptions::default() };
         let address = host.parse().unwrap();
-        Port { role, host: host.into(), port: 1935, address, listen: address, options }
+        let host = Host { name: host.into(), address };
+        Port { role, host, port: 1935, listen: address, options }
     }
 
     fn cluster() -> Cluster {
         Cluster {
             name: "live".into(),
-            origin: port(Role::Origin, "127.0.0.5"),
+            origins: vec![port(Role::Origin, "127.0.0.5")],
             edges: vec![port(Role::Edge, "127.0.0.6")],
             encoder: None,
         }
@@ -184,7 +185,7 @@ mod tests {
     #[test]
     fn all_problems_are_told_at_once() {
         let mut cluster = cluster();
-        cluster.origin = port(Role::Origin, "203.0.113.1");
+        cluster.origins = vec![port(Role::Origin, "203.0.113.1")];
         cluster.edges = vec![port(Role::Edge, "203.0.113.2")];
         cluster.edges[0].options.max_connections = u32::MAX;
         let found = problems(&cluster);

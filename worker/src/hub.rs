@@ -138,25 +138,22 @@ impl Hub {
     }
 
     /// Takes an accepted connection in, or refuses it when even the reserved slots are taken. Then the oldest connection
-    /// that has not said what it wants makes room, but never one from the origin's address: a rush of players must not
+    /// that has not said what it wants makes room, but never one from a source's address: a rush of players must not
     /// lock the origin out.
     pub(crate) fn admit(&self, socket: TcpStream, peer: SocketAddr) -> Option<Rc<Link>> {
-        let (capacity, origin) = {
-            let spec = self.spec.borrow();
-            let capacity = spec.options.max_connections.saturating_add(WorkerSpec::RESERVED_CONNECTIONS);
-            (capacity as usize, spec.origin)
-        };
-        let is_origin = |peer: SocketAddr| peer.ip().to_canonical() == origin;
+        let spec = self.spec.borrow();
+        let capacity = spec.options.max_connections.saturating_add(WorkerSpec::RESERVED_CONNECTIONS) as usize;
+        let is_source = |peer: SocketAddr| spec.sources.contains(&peer.ip().to_canonical());
         let taken = self.links.borrow().len();
         if taken >= capacity {
             let open = self.open.borrow();
-            let victim = open.values().find(|l| !is_origin(l.peer) && l.is_cut().is_none());
+            let victim = open.values().find(|l| !is_source(l.peer) && l.is_cut().is_none());
             match victim {
                 Some(link) => {
                     count(&self.counters.refused, 1);
                     link.cut(Cut::Evicted);
                 }
-                None if is_origin(peer) && taken < capacity + ORIGIN_EXTRA => {}
+                None if is_source(peer) && taken < capacity + ORIGIN_EXTRA => {}
                 None => {
                     count(&self.counters.refused, 1);
                     return None;

@@ -29,8 +29,9 @@ impl WorkerSpec {
         let _ = writeln!(out, "  # {wait}\n  latency: {latency}");
         let queue = "Media kept for slow players; one further behind skips to the newest keyframe.";
         let _ = writeln!(out, "  # {queue}\n  queue_length: {queue_length}");
-        let origin = "The origin's address: an edge keeps slots for it however many players there are.";
-        key(&mut out, origin, "origin", &quote(&self.origin.to_string()));
+        let sources = "The origins' addresses: slots are kept for them however many players there are.";
+        let addresses: Vec<_> = self.sources.iter().map(|a| quote(&a.to_string())).collect();
+        key(&mut out, sources, "sources", &format!("[{}]", addresses.join(", ")));
         let forward = "Every stream is sent to each of these edge ports; none on an edge.";
         key(&mut out, forward, "forward", if self.forward.is_empty() { "[]" } else { "" });
         for Target { id, host, port } in &self.forward {
@@ -155,7 +156,7 @@ mod tests {
             host: text.into(),
             listen: "[::1]:1936".parse().unwrap(),
             options: WorkerOptions { max_connections: 7, gop_cache: false, ..WorkerOptions::default() },
-            origin: "127.0.0.5".parse().unwrap(),
+            sources: vec!["127.0.0.5".parse().unwrap(), "::1".parse().unwrap()],
             forward: vec![
                 Target { id: UnitId::worker(Role::Edge, text, port), host: text.into(), port },
                 Target { id: UnitId::worker(Role::Edge, "::1", 1), host: "::1".into(), port: 65535 },

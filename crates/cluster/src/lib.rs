@@ -17,6 +17,6 @@ pub mod status;
 
 pub use span::{Latency, Span};
 pub use spec::{
-    Cluster, Encoder, EncoderSource, EncoderSpec, Port, ProcessSpec, Role, Target, UnitId, WorkerOptions,
-    WorkerSpec,
+    Cluster, Encoder, EncoderSource, EncoderSpec, Host, Port, ProcessSpec, Role, Target, UnitId,
+    WorkerOptions, WorkerSpec, hosts,
 };

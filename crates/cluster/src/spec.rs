@@ -108,17 +108,24 @@ impl Default for WorkerOptions {
     }
 }
 
+/// A machine of the cluster, by the name that the file has for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Host {
+    /// What others connect to: an address or a name, as written.
+    pub name: String,
+    /// The address of `name`, as it was when the file was read.
+    pub address: IpAddr,
+}
+
 /// One RTMP port of the cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Port {
     /// Origin or edge.
     pub role: Role,
-    /// What others connect to: an address or a name, as written.
-    pub host: String,
+    /// Where it is.
+    pub host: Host,
     /// 1–65535, as others connect to it.
     pub port: u16,
-    /// The address of `host`.
-    pub address: IpAddr,
     /// What is bound: `listen` if written, else the address of `host`.
     pub listen: IpAddr,
     /// The effective options.
@@ -129,7 +136,7 @@ impl Port {
     /// The id of this port's worker.
     #[must_use]
     pub fn id(&self) -> UnitId {
-        UnitId::worker(self.role, &self.host, self.port)
+        UnitId::worker(self.role, &self.host.name, self.port)
     }
 
     /// The address that is bound.
@@ -141,14 +148,32 @@ impl Port {
     /// The address that this port's own connections come from: the one it is bound to, if that is one.
     #[must_use]
     pub fn source_address(&self) -> IpAddr {
-        if self.listen.is_unspecified() { self.address } else { self.listen }
+        if self.listen.is_unspecified() { self.host.address } else { self.listen }
     }
 
     /// The play or publish URL of a stream here, e.g. `rtmp://127.0.0.6:1935/live/livestream`.
     #[must_use]
     pub fn url(&self, stream: &str) -> String {
-        format!("rtmp://{}/{stream}", host_port(&self.host, self.port))
+        format!("rtmp://{self}/{stream}")
     }
+}
+
+/// `host:port`, as others connect to it.
+impl fmt::Display for Port {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&host_port(&self.host.name, self.port))
+    }
+}
+
+/// The hosts of `ports`, each once, in the order in which they come first.
+pub fn hosts<'a>(ports: impl IntoIterator<Item = &'a Port>) -> Vec<&'a Host> {
+    let mut hosts = Vec::new();
+    for port in ports {
+        if !hosts.contains(&&port.host) {
+            hosts.push(&port.host);
+        }
+    }
+    hosts
 }
 
 /// `host:port`, with brackets around an IPv6 address.
@@ -172,17 +197,17 @@ pub enum EncoderSource {
 pub struct Encoder {
     /// What is sent, in real time, again and again.
     pub source: EncoderSource,
-    /// `app/stream` on the origin.
+    /// `app/stream` on the first origin.
     pub stream: String,
 }
 
-/// A whole cluster, checked: ports are unique, an edge is never the origin, there is at least one edge.
+/// A whole cluster, checked: ports are unique, an edge is never an origin, there is at least one of both.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
     /// Letters, digits, `-` and `_`; names the state directory.
     pub name: String,
-    /// The port that encoders publish to.
-    pub origin: Port,
+    /// The ports that encoders publish to, in the file's order. A file names one today.
+    pub origins: Vec<Port>,
     /// Every edge port, in the file's order.
     pub edges: Vec<Port>,
     /// The supervised encoder, if any.
@@ -196,15 +221,16 @@ impl Cluster {
     /// [packet](crate::control::MAX_PACKET).
     pub const MAX_EDGE_PORTS: usize = 256;
 
-    /// Origin first, then the edges in the file's order.
+    /// Origins first, then the edges, in the file's order.
     pub fn ports(&self) -> impl Iterator<Item = &Port> {
-        std::iter::once(&self.origin).chain(&self.edges)
+        self.origins.iter().chain(&self.edges)
     }
 
-    /// The forward targets of the origin, one an edge port.
+    /// The forward targets of an origin, one an edge port.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        self.edges.iter().map(|p| Target { id: p.id(), host: p.host.clone(), port: p.port }).collect()
+        let target = |p: &Port| Target { id: p.id(), host: p.host.name.clone(), port: p.port };
+        self.edges.iter().map(target).collect()
     }
 
     /// What the worker of `port` is told; `secret_file` holds the secret between origin and edges.
@@ -214,10 +240,10 @@ impl Cluster {
             id: port.id(),
             cluster: self.name.clone(),
             role: port.role,
-            host: port.host.clone(),
+            host: port.host.name.clone(),
             listen: port.listen_addr(),
             options: port.options.clone(),
-            origin: self.origin.source_address(),
+            sources: self.origins.iter().map(Port::source_address).collect(),
             forward: if port.role == Role::Origin { self.targets() } else { Vec::new() },
             secret_file,
         }
@@ -226,17 +252,17 @@ impl Cluster {
     /// What the encoder's process is told, if the cluster has an encoder.
     #[must_use]
     pub fn encoder_spec(&self) -> Option<EncoderSpec> {
-        let encoder = self.encoder.as_ref()?;
+        let (encoder, origin) = (self.encoder.as_ref()?, self.origins.first()?);
         Some(EncoderSpec {
             id: UnitId::encoder(),
             cluster: self.name.clone(),
             source: encoder.source.clone(),
-            url: self.origin.url(&encoder.stream),
+            url: origin.url(&encoder.stream),
         })
     }
 }
 
-/// Where the origin forwards to: one edge port.
+/// Where an origin forwards to: one edge port.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Target {
     /// The edge's worker; part of the proof that the forwarder belongs to the cluster.
@@ -263,8 +289,9 @@ pub struct WorkerSpec {
     pub listen: SocketAddr,
     /// Limits and behaviour.
     pub options: WorkerOptions,
-    /// The origin's address: the one an edge keeps slots for.
-    pub origin: IpAddr,
+    /// Where an edge's streams come from, the origins' addresses: slots are kept for them. The same list on an origin, whose
+    /// encoder may run beside it.
+    pub sources: Vec<IpAddr>,
     /// Where every stream is forwarded; empty on an edge.
     pub forward: Vec<Target>,
     /// Absolute path of the file, mode 0600, with the secret between origin and edges.

@@ -84,7 +84,9 @@ impl Agent {
         let ids: Vec<UnitId> = plan.started().cloned().collect();
         // What an earlier rollback had to leave alone may be gone by now.
         self.units.retain(|unit| !(ids.contains(&unit.id) && *unit.machine.state() == State::Stopped));
-        if let Some(why) = ids.iter().chain([&new.origin.id()]).find_map(|id| self.left_alone(id)) {
+        if let Some(why) =
+            ids.iter().cloned().chain(new.origins.iter().map(Port::id)).find_map(|id| self.left_alone(&id))
+        {
             return Err(format!("nothing was touched: {why}"));
         }
         let specs = supervised::specs(&new, &self.dirs);
@@ -168,9 +170,10 @@ impl Agent {
             self.until_ready(id, None).await?;
             progress.say(format!("{id} is ready")).await;
         }
-        let origin = self.cluster.origin.id();
-        self.configure_origin(new).await?;
-        progress.say(format!("{origin} forwards to {} edge ports", new.edges.len())).await;
+        self.configure_origins(new).await?;
+        for origin in &new.origins {
+            progress.say(format!("{} forwards to {} edge ports", origin.id(), new.edges.len())).await;
+        }
         self.cluster = new.clone();
         self.put_in_force(path, text)
     }
@@ -208,12 +211,28 @@ impl Agent {
         }
     }
 
-    /// Gives the running origin the targets of `new`, and its next process too.
-    async fn configure_origin(&mut self, new: &Cluster) -> Result<(), String> {
-        let origin = new.origin.id();
-        let Some(index) = self.index(&origin) else { return Err(format!("{origin} is not supervised")) };
+    /// Gives all origins the targets of `new`, or none.
+    async fn configure_origins(&mut self, new: &Cluster) -> Result<(), String> {
+        let mut taken = Vec::new();
+        for origin in &new.origins {
+            if let Err(error) = self.configure_origin(new, origin).await {
+                let current = self.cluster.clone();
+                for origin in taken {
+                    let _ = self.configure_origin(&current, origin).await;
+                }
+                return Err(error);
+            }
+            taken.push(origin);
+        }
+        Ok(())
+    }
+
+    /// Gives one running origin the targets of `new`, and its next process too.
+    async fn configure_origin(&mut self, new: &Cluster, origin: &Port) -> Result<(), String> {
+        let id = origin.id();
+        let Some(index) = self.index(&id) else { return Err(format!("{id} is not supervised")) };
         let Some(unit) = self.units.get_mut(index) else { return Ok(()) };
-        let spec = new.worker_spec(&new.origin, self.dirs.secret());
+        let spec = new.worker_spec(origin, self.dirs.secret());
         let live = unit.live.as_ref().map(|live| Arc::clone(&live.process));
         // The file first: it can be undone, what the process was told cannot.
         write_atomic(&unit.config, spec.to_file_text().as_bytes()).map_err(|error| error.to_string())?;
@@ -255,20 +274,22 @@ impl Agent {
 
     /// An origin that was found running may know fewer edges than the file has now, whatever its config says: the
     /// supervisor before may have ended between writing it and telling.
-    pub(super) async fn configure_adopted_origin(&mut self) -> Result<(), String> {
-        let origin = self.index(&self.cluster.origin.id()).and_then(|index| self.units.get(index));
-        if !origin.and_then(|unit| unit.live.as_ref()).is_some_and(|live| live.adopted) {
-            return Ok(());
-        }
+    pub(super) async fn configure_adopted_origins(&mut self) -> Result<(), String> {
         let cluster = self.cluster.clone();
-        self.configure_origin(&cluster).await
+        for origin in &cluster.origins {
+            let unit = self.index(&origin.id()).and_then(|index| self.units.get(index));
+            if unit.and_then(|unit| unit.live.as_ref()).is_some_and(|live| live.adopted) {
+                self.configure_origin(&cluster, origin).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Brings back what was in force before this supervisor, which does not come to its work.
     pub(super) async fn go_back(&mut self, Before { path, text, cluster }: Before) {
         let written = self.dirs.put_in_force(&path, &text).map_err(|error| error.to_string());
         self.cluster = cluster.clone();
-        if let Err(error) = self.configure_origin(&cluster).await.and(written) {
+        if let Err(error) = self.configure_origins(&cluster).await.and(written) {
             tracing::warn!("{error}");
         }
     }
@@ -335,7 +356,7 @@ impl Agent {
                 && restart
                     .host
                     .as_ref()
-                    .is_none_or(|host| unit.port.as_ref().is_some_and(|port| port.host == *host))
+                    .is_none_or(|host| unit.port.as_ref().is_some_and(|port| port.host.name == *host))
         };
         let ids: Vec<UnitId> = self.units.iter().filter(fits).map(|unit| unit.id.clone()).collect();
         if !ids.is_empty() {

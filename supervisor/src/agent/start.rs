@@ -301,7 +301,7 @@ impl Agent {
                 startup(StartupEvent::Started { unit: unit.id.clone(), pid });
             }
         }
-        if let Err(error) = self.configure_adopted_origin().await {
+        if let Err(error) = self.configure_adopted_origins().await {
             tracing::warn!("{error}");
         }
         let begin = Instant::now();

@@ -69,7 +69,7 @@ pub(super) struct Report {
     pub(super) streams: Vec<StreamStats>,
 }
 
-/// The specs of all processes of a cluster: origin, edges in the file's order, encoder.
+/// The specs of all processes of a cluster: origins, edges in the file's order, encoder.
 pub(super) fn specs(cluster: &Cluster, dirs: &ClusterDirs) -> Vec<(ProcessSpec, Option<Port>)> {
     let workers = cluster
         .ports()
@@ -204,7 +204,7 @@ impl Supervised {
             instance,
             process: Arc::clone(&process),
             control: self.files.control(),
-            address: self.port.as_ref().map(|port| (port.host.clone(), port.port)),
+            address: self.port.as_ref().map(|port| (port.host.name.clone(), port.port)),
             signals: signals.clone(),
             refresh: Arc::clone(&refresh),
         };

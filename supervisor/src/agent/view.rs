@@ -29,7 +29,8 @@ impl Agent {
 
 fn unit_status(unit: &Supervised, now: Instant) -> UnitStatus {
     let (health, note) = verdict(unit, now);
-    let (host, port) = unit.port.as_ref().map_or((String::new(), 0), |port| (port.host.clone(), port.port));
+    let (host, port) =
+        unit.port.as_ref().map_or((String::new(), 0), |port| (port.host.name.clone(), port.port));
     UnitStatus {
         id: unit.id.clone(),
         role: unit.role(),
@@ -95,7 +96,7 @@ fn stream_rows(unit: &Supervised, now: Instant) -> Vec<StreamRow> {
     let rows = report.streams.iter().map(|stream| StreamRow {
         unit: unit.id.clone(),
         url: port.url(&stream.stream),
-        host: port.host.clone(),
+        host: port.host.name.clone(),
         port: port.port,
         stream: stream.stream.clone(),
         publishing: stream.publishing,

@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use cluster::control::{Hello, MAX_PACKET, ProcessStats, Reply, Request, StreamStats, VERSION, fd};
 use cluster::{
-    Cluster, Encoder, EncoderSource, EncoderSpec, Port, ProcessSpec, Role, WorkerOptions, WorkerSpec,
+    Cluster, Encoder, EncoderSource, EncoderSpec, Host, Port, ProcessSpec, Role, WorkerOptions, WorkerSpec,
 };
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
@@ -49,14 +49,14 @@ fn parse(text: &str) -> Result<Cluster, String> {
         ..WorkerOptions::default()
     };
     let port = |role, last: u8, number: u16| {
-        let host = format!("{net}.{last}");
-        let address = host.parse().unwrap();
-        Port { role, host, port: number, address, listen: address, options: options.clone() }
+        let name = format!("{net}.{last}");
+        let address = name.parse().unwrap();
+        Port { role, host: Host { name, address }, port: number, listen: address, options: options.clone() }
     };
     let edges = value("edges").ok_or("no edges")?;
     Ok(Cluster {
         name: value("name").unwrap_or_else(|| "live".to_owned()),
-        origin: port(Role::Origin, 5, 1935),
+        origins: vec![port(Role::Origin, 5, 1935)],
         edges: edges.split(',').map(|number| port(Role::Edge, 6, number.parse().unwrap())).collect(),
         encoder: value("encoder")
             .map(|_| Encoder { source: EncoderSource::TestCard, stream: "live/a".into() }),

@@ -13,12 +13,12 @@ use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
 #[derive(Debug)]
 pub(super) struct Draft {
     pub(super) name: String,
-    pub(super) origin: Entry,
+    pub(super) origins: Vec<Entry>,
     pub(super) edges: Vec<Entry>,
     pub(super) encoder: Option<Encoder>,
 }
 
-/// The origin, or one entry of the edges.
+/// An origin, or one entry of the edges.
 #[derive(Debug)]
 pub(super) struct Entry {
     pub(super) role: Role,
@@ -149,7 +149,7 @@ impl<'t> Checks<'t> {
         defaults?;
         Some(Draft {
             name: name?,
-            origin: origin?,
+            origins: vec![origin?],
             edges: edges?,
             encoder: encoder.map_or(Some(None), |e| e.map(Some))?,
         })

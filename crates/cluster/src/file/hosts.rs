@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use super::check::{Draft, Entry, diagnostic};
 use super::report::{Diagnostic, quoted};
 use super::tree::Place;
-use crate::spec::{Cluster, Port, host_port};
+use crate::spec::{Cluster, Host, Port, Role, host_port};
 
 /// Longest host name (RFC 1035 §2.3.4, without the root).
 const MAX_NAME: usize = 253;
@@ -118,17 +118,16 @@ pub(super) fn settle(
 ) -> Result<Cluster, Vec<Diagnostic>> {
     let mut lookup = Lookup { resolve, known: HashMap::new(), found: Vec::new() };
     let mut ports: Vec<Settled> = Vec::new();
-    for entry in std::iter::once(&draft.origin).chain(&draft.edges) {
+    for entry in draft.origins.iter().chain(&draft.edges) {
         let Some(addresses) = lookup.addresses(entry) else { continue };
         let v4 = addresses.iter().filter(|a| a.is_ipv4()).min();
-        let Some(first) = v4.or_else(|| addresses.iter().min()) else { continue };
+        let Some(address) = v4.or_else(|| addresses.iter().min()) else { continue };
         for (port, place) in &entry.ports {
             let port = Port {
                 role: entry.role,
-                host: entry.host.clone(),
+                host: Host { name: entry.host.clone(), address: *address },
                 port: *port,
-                address: *first,
-                listen: entry.listen.unwrap_or(*first),
+                listen: entry.listen.unwrap_or(*address),
                 options: entry.options.clone(),
             };
             let settled = Settled { port, place: *place, addresses: addresses.clone() };
@@ -140,13 +139,11 @@ pub(super) fn settle(
             ports.push(settled);
         }
     }
-    let mut ports = ports.into_iter().map(|s| s.port);
-    match ports.next() {
-        Some(origin) if lookup.found.is_empty() => {
-            Ok(Cluster { name: draft.name, origin, edges: ports.collect(), encoder: draft.encoder })
-        }
-        _ => Err(lookup.found),
+    if !lookup.found.is_empty() {
+        return Err(lookup.found);
     }
+    let (origins, edges) = ports.into_iter().map(|s| s.port).partition(|p| p.role == Role::Origin);
+    Ok(Cluster { name: draft.name, origins, edges, encoder: draft.encoder })
 }
 
 struct Settled {
@@ -176,8 +173,8 @@ impl Settled {
         let listen = |it: &Self| host_port(&it.port.listen.to_string(), it.port.port);
         let message = format!(
             "{} and {} cannot both be bound: one listens on {}, the other on {}",
-            host_port(&self.port.host, self.port.port),
-            host_port(&first.port.host, first.port.port),
+            self.port,
+            first.port,
             listen(self),
             listen(first),
         );
@@ -187,8 +184,7 @@ impl Settled {
     }
 
     fn same_as(&self, first: &Self, address: IpAddr) -> Diagnostic {
-        let name = host_port(&self.port.host, self.port.port);
-        let first_name = host_port(&first.port.host, first.port.port);
+        let (name, first_name) = (self.port.to_string(), first.port.to_string());
         let is_origin = first.port.role != self.port.role;
         let message = match (is_origin, name == first_name) {
             (true, true) => format!("the edge {name} is the origin"),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::spec::{EncoderSource, Role};
+use crate::spec::{EncoderSource, Role, hosts};
 
 fn no_names(name: &str) -> io::Result<Vec<IpAddr>> {
     Err(io::Error::other(format!("{name} was looked up")))
@@ -56,9 +56,9 @@ fn the_encoder_shown_as_a_comment_works_when_it_is_uncommented() {
 
 #[test]
 fn the_origin_is_on_port_1935_unless_the_file_says_otherwise() {
-    assert_eq!(read_text(GUIDE).unwrap().origin.port, 1935);
+    assert_eq!(read_text(GUIDE).unwrap().origins[0].port, 1935);
     let text = GUIDE.replace("127.0.0.5", "127.0.0.5, port: 2000");
-    assert_eq!(read_text(&text).unwrap().origin.port, 2000);
+    assert_eq!(read_text(&text).unwrap().origins[0].port, 2000);
 }
 
 #[test]
@@ -113,7 +113,7 @@ fn ports_that_cannot_both_be_bound_are_told() {
 fn a_name_is_kept_as_written_and_bound_on_an_ipv4_address_where_it_has_one() {
     let text = GUIDE.replace("127.0.0.6", "Edge-a");
     let cluster = with_names(&text, &[("Edge-a", &["::1", "127.0.0.6"])]).unwrap();
-    assert_eq!(cluster.edges[0].host, "Edge-a");
+    assert_eq!(cluster.edges[0].host.name, "Edge-a");
     assert_eq!(cluster.edges[0].listen_addr().to_string(), "127.0.0.6:1935");
 }
 
@@ -127,6 +127,29 @@ fn a_name_is_looked_up_once() {
     let text = GUIDE.replace("127.0.0.6", "edge") + "  - { host: edge, ports: [1937] }\n";
     parse(text.into(), Path::new("c.yaml"), &resolve).unwrap();
     assert_eq!(*asked.borrow(), ["edge"]);
+}
+
+#[test]
+fn a_host_with_several_entries_is_one_host() {
+    let text =
+        GUIDE.to_owned() + "  - { host: 127.0.0.5, ports: [1936] }\n  - { host: 127.0.0.6, ports: [1] }\n";
+    let cluster = read_text(&text).unwrap();
+    let names: Vec<_> = hosts(cluster.ports()).into_iter().map(|host| host.name.as_str()).collect();
+    assert_eq!(names, ["127.0.0.5", "127.0.0.6"]);
+    assert_eq!(hosts(&cluster.edges).len(), 2);
+}
+
+#[test]
+fn every_worker_knows_the_addresses_that_the_origins_connections_come_from() {
+    let text = GUIDE.replace("host: 127.0.0.5", "host: 10.0.0.5, listen: 127.0.0.5");
+    let mut cluster = read_text(&text).unwrap();
+    let mut other = cluster.origins[0].clone();
+    (other.host.address, other.listen) = ([10, 0, 0, 4].into(), [0, 0, 0, 0].into());
+    cluster.origins.push(other);
+    for port in cluster.ports() {
+        let sources = cluster.worker_spec(port, "/s".into()).sources;
+        assert_eq!(sources, ["127.0.0.5", "10.0.0.4"].map(|a| a.parse::<IpAddr>().unwrap()));
+    }
 }
 
 #[test]
