@@ -3,117 +3,15 @@
 //! The reader is bounded in depth and number of values, and never allocates from a count on the wire. It is lenient
 //! where senders differ: text that is not UTF-8 is kept as well as it can be, an ECMA array may lack its end.
 
+mod marker;
 mod read;
+mod value;
 mod write;
 
 pub(crate) use read::leading_string;
 pub use read::{Amf0Error, MAX_DEPTH, MAX_VALUES, read_all, read_prefix};
+pub use value::Value;
 pub use write::{write, write_str};
-
-/// A value; the comments give its marker on the wire.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Value {
-    /// 0x00
-    Number(f64),
-    /// 0x01
-    Boolean(bool),
-    /// 0x02, or 0x0C (long) from 64 KiB on.
-    String(String),
-    /// 0x03, properties in order.
-    Object(Vec<(String, Value)>),
-    /// 0x05
-    Null,
-    /// 0x06
-    Undefined,
-    /// 0x07, index of an earlier object; not resolved.
-    Reference(u16),
-    /// 0x08, an associative array, entries in order.
-    EcmaArray(Vec<(String, Value)>),
-    /// 0x0A
-    StrictArray(Vec<Value>),
-    /// 0x0B, milliseconds since 1970 in UTC and the reserved time zone, minutes.
-    Date(f64, i16),
-    /// 0x0D
-    Unsupported,
-    /// 0x0F
-    Xml(String),
-    /// 0x10, class name and properties.
-    TypedObject(String, Vec<(String, Value)>),
-}
-
-impl Value {
-    /// Text of a string.
-    pub fn as_str(&self) -> Option<&str> {
-        match self {
-            Self::String(text) => Some(text),
-            _ => None,
-        }
-    }
-
-    /// Value of a number.
-    pub fn as_number(&self) -> Option<f64> {
-        match self {
-            Self::Number(number) => Some(*number),
-            _ => None,
-        }
-    }
-
-    /// Value of a boolean; a number counts as one, since some clients send 0 and 1.
-    pub fn as_bool(&self) -> Option<bool> {
-        match self {
-            Self::Boolean(value) => Some(*value),
-            Self::Number(number) => Some(*number != 0.0),
-            _ => None,
-        }
-    }
-
-    /// Property `name` of an object of any kind or of an ECMA array.
-    pub fn field(&self, name: &str) -> Option<&Value> {
-        match self {
-            Self::Object(fields) | Self::EcmaArray(fields) | Self::TypedObject(_, fields) => {
-                fields.iter().find(|(key, _)| key == name).map(|(_, value)| value)
-            }
-            _ => None,
-        }
-    }
-}
-
-impl From<&str> for Value {
-    fn from(text: &str) -> Self {
-        Self::String(text.to_owned())
-    }
-}
-
-impl From<f64> for Value {
-    fn from(number: f64) -> Self {
-        Self::Number(number)
-    }
-}
-
-impl From<bool> for Value {
-    fn from(value: bool) -> Self {
-        Self::Boolean(value)
-    }
-}
-
-/// Markers on the wire.
-mod marker {
-    pub(super) const NUMBER: u8 = 0x00;
-    pub(super) const BOOLEAN: u8 = 0x01;
-    pub(super) const STRING: u8 = 0x02;
-    pub(super) const OBJECT: u8 = 0x03;
-    pub(super) const NULL: u8 = 0x05;
-    pub(super) const UNDEFINED: u8 = 0x06;
-    pub(super) const REFERENCE: u8 = 0x07;
-    pub(super) const ECMA_ARRAY: u8 = 0x08;
-    pub(super) const OBJECT_END: u8 = 0x09;
-    pub(super) const STRICT_ARRAY: u8 = 0x0A;
-    pub(super) const DATE: u8 = 0x0B;
-    pub(super) const LONG_STRING: u8 = 0x0C;
-    pub(super) const UNSUPPORTED: u8 = 0x0D;
-    pub(super) const XML: u8 = 0x0F;
-    pub(super) const TYPED_OBJECT: u8 = 0x10;
-}
 
 #[cfg(test)]
 mod tests {

@@ -1,4 +1,5 @@
-use super::{Value, marker};
+use super::marker;
+use super::value::Value;
 
 /// Deepest nesting that is read. Metadata uses 3; each level costs stack.
 pub const MAX_DEPTH: usize = 32;

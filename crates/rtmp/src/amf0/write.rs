@@ -1,4 +1,5 @@
-use super::{Value, marker};
+use super::marker;
+use super::value::Value;
 
 /// Appends `value`. Property and class names beyond 65535 bytes are cut: the wire cannot carry them.
 pub fn write(out: &mut Vec<u8>, value: &Value) {

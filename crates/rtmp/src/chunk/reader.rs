@@ -1,7 +1,10 @@
 use super::header::{self, Header, Held, Kind, Known};
-use super::{DEFAULT_CHUNK_SIZE, Limits, Message};
+use super::message::{Limits, Message, ReadError};
 use crate::message_type;
 use bytes::Bytes;
+
+/// Chunk size of both directions until a `SetChunkSize` (RTMP 1.0, section 5.4.1), bytes.
+pub const DEFAULT_CHUNK_SIZE: u32 = 128;
 
 /// First allocation for a message, bytes. The announced length is only a claim; more is allocated as bytes arrive.
 const FIRST_ALLOCATION: usize = 16 << 10;
@@ -9,47 +12,6 @@ const FIRST_ALLOCATION: usize = 16 << 10;
 /// A fmt-3 chunk that starts a message repeats the last delta; after a fmt-0 chunk the specification names that chunk's
 /// absolute time as the delta. Senders that mean "same time" exist as well, so a jump of more than this (ms) is read as 0.
 const MAX_IMPLIED_DELTA: u32 = 10_000;
-
-/// A peer broke the chunk layer; the connection cannot go on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum ReadError {
-    /// A compressed header needs an earlier message on its chunk stream.
-    #[error("chunk stream {csid} begins with a fmt-{fmt} header")]
-    NoHeader {
-        /// Chunk stream.
-        csid: u32,
-        /// Header format, 2 or 3.
-        fmt: u8,
-    },
-    /// The message before has not ended.
-    #[error("chunk stream {csid}: a new message begins inside another one")]
-    MidMessage {
-        /// Chunk stream.
-        csid: u32,
-    },
-    /// See [`Limits::message`] and [`Limits::command`].
-    #[error("a message of type {type_id} announces {length} bytes, the limit is {limit}")]
-    TooLong {
-        /// Message type.
-        type_id: u8,
-        /// Announced length, bytes.
-        length: usize,
-        /// Limit in force, bytes.
-        limit: usize,
-    },
-    /// See [`Limits::chunk_streams`].
-    #[error("more than {0} chunk streams")]
-    TooManyChunkStreams(usize),
-    /// See [`Limits::partial`].
-    #[error("more than {0} bytes in unfinished messages")]
-    TooMuchPartial(usize),
-    /// `SetChunkSize` of 0, or with bit 31 set (RTMP 1.0, section 5.4.1).
-    #[error("chunk size {0} is outside 1..2^31")]
-    ChunkSize(u32),
-    /// A protocol control message shorter than its field.
-    #[error("protocol control message {0} is shorter than 4 bytes")]
-    ShortControl(u8),
-}
 
 /// Inbound half of a connection: reassembles messages from any cut of the byte stream.
 ///

@@ -1,5 +1,7 @@
+use super::header::EXTENDED;
 use super::*;
 use crate::message_type::{ABORT, AGGREGATE, AUDIO, COMMAND, DATA, SET_CHUNK_SIZE, VIDEO};
+use bytes::Bytes;
 use proptest::prelude::*;
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-use super::EXTENDED;
+use super::header::EXTENDED;
 
 /// The largest message a chunk header can announce, bytes.
 const MAX_MESSAGE: usize = 0xFF_FFFF;

@@ -1,5 +1,6 @@
+use super::class::{Class, Kind};
+use super::codec::Codec;
 use super::video::{Packet, Track};
-use super::{Class, Codec, Kind};
 
 /// SoundFormat that announces an Enhanced RTMP header.
 const EX_HEADER: u8 = 9;

@@ -1,4 +1,4 @@
-use super::Kind;
+use super::class::Kind;
 use crate::amf0::{self, Amf0Error};
 use bytes::Bytes;
 

@@ -2,6 +2,7 @@
 //! RTMP v1 and v2). Payloads stay opaque; an unknown codec is relayed like a known one.
 
 mod audio;
+mod class;
 mod codec;
 mod data;
 mod video;
@@ -10,48 +11,12 @@ use crate::chunk::Message;
 use crate::message_type;
 use bytes::Bytes;
 
+pub use class::{Class, Kind};
 pub use codec::Codec;
 pub use data::{metadata_for_players, metadata_for_publish};
 
 /// Sub-messages taken from one aggregate. Encoders put fewer than 20 into one; more is an attempt to make us work.
 const MAX_AGGREGATE: usize = 1024;
-
-/// What a payload is to a relay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// Decoder configuration, needed before any other video.
-    VideoHeader,
-    /// Decoding can start here.
-    Keyframe,
-    /// Any other video, including further tracks of Enhanced RTMP: relayed, not cached.
-    Video,
-    /// Enhanced RTMP colour information: a late player needs the last one, behind the header.
-    VideoMetadata,
-    /// Decoder configuration, needed before any other audio.
-    AudioHeader,
-    /// Any other audio.
-    Audio,
-    /// `onMetaData`, with or without `@setDataFrame`.
-    Metadata,
-    /// Other data: cue points, text.
-    Data,
-    /// Not to be relayed: empty, cut short, meant for a player's own control (seek marks, `onStatus`,
-    /// `|RtmpSampleAccess`), the time code bytes FFmpeg sends as data, or metadata no bounded reader takes.
-    Ignore,
-}
-
-/// Kind and codec of a payload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Class {
-    /// What it is to a relay.
-    pub kind: Kind,
-    /// `None` for data, and where the payload does not tell.
-    pub codec: Option<Codec>,
-}
-
-impl Class {
-    const IGNORE: Self = Self { kind: Kind::Ignore, codec: None };
-}
 
 /// Looks at the first bytes of an audio (8), video (9) or data (18, 15) message; other types are [`Kind::Ignore`].
 pub fn classify(type_id: u8, payload: &[u8]) -> Class {

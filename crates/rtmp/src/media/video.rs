@@ -1,4 +1,5 @@
-use super::{Class, Codec, Kind};
+use super::class::{Class, Kind};
+use super::codec::Codec;
 
 const KEY: u8 = 1;
 const GENERATED_KEY: u8 = 4;

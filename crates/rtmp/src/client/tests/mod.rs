@@ -2,6 +2,7 @@ mod peer;
 
 use super::*;
 use crate::amf0::Value;
+use crate::chunk::Message;
 use crate::link::object;
 use crate::message_type::{AUDIO, DATA, DATA_AMF3, VIDEO};
 use crate::testing::{Ear, command, control, message, simple_handshake, user_control, values};

@@ -4,6 +4,8 @@ mod peer;
 
 use super::*;
 use crate::amf0::Value;
+use crate::chunk::Message;
+use crate::handshake::HandshakeError;
 use crate::link::object;
 use crate::message_type::{AUDIO, COMMAND_AMF3, DATA, DATA_AMF3, VIDEO};
 use crate::testing::{Ear, command, control, message, simple_handshake, user_control, values};

@@ -1,0 +1,38 @@
+use super::codec::Codec;
+
+/// What a payload is to a relay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Kind {
+    /// Decoder configuration, needed before any other video.
+    VideoHeader,
+    /// Decoding can start here.
+    Keyframe,
+    /// Any other video, including further tracks of Enhanced RTMP: relayed, not cached.
+    Video,
+    /// Enhanced RTMP colour information: a late player needs the last one, behind the header.
+    VideoMetadata,
+    /// Decoder configuration, needed before any other audio.
+    AudioHeader,
+    /// Any other audio.
+    Audio,
+    /// `onMetaData`, with or without `@setDataFrame`.
+    Metadata,
+    /// Other data: cue points, text.
+    Data,
+    /// Not to be relayed: empty, cut short, meant for a player's own control (seek marks, `onStatus`,
+    /// `|RtmpSampleAccess`), the time code bytes FFmpeg sends as data, or metadata no bounded reader takes.
+    Ignore,
+}
+
+/// Kind and codec of a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Class {
+    /// What it is to a relay.
+    pub kind: Kind,
+    /// `None` for data, and where the payload does not tell.
+    pub codec: Option<Codec>,
+}
+
+impl Class {
+    pub(super) const IGNORE: Self = Self { kind: Kind::Ignore, codec: None };
+}
