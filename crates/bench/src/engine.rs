@@ -37,6 +37,10 @@ pub(crate) struct Now {
     pub(crate) all_begun: Option<u64>,
 }
 
+pub(crate) fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// What a connection does with bytes and time. Errors are reasons, for counting.
 pub(crate) trait Client {
     /// TCP is connected.
@@ -121,7 +125,7 @@ impl<C: Client> Engine<C> {
             live: 0,
             timeouts: BinaryHeap::new(),
             tally: Tally::default(),
-            epoch: (start, crate::play::micros(wall)),
+            epoch: (start, micros(wall)),
             all_begun: None,
             read_rate: load.read_rate,
         };
@@ -170,7 +174,7 @@ impl<C: Client> Engine<C> {
 
     fn now(&self) -> Now {
         let mono = Instant::now();
-        let wall = self.epoch.1 + crate::play::micros(mono.duration_since(self.epoch.0));
+        let wall = self.epoch.1 + micros(mono.duration_since(self.epoch.0));
         Now { mono, wall, all_begun: self.all_begun }
     }
 

@@ -8,7 +8,7 @@ use rtmp::media::{Kind, classify};
 use rtmp::wire::{WINDOW, csid};
 use rtmp::{chunk, message_type};
 
-use crate::engine::{Client, Now};
+use crate::engine::{Client, Now, micros};
 use crate::load::{Load, Target};
 use crate::report::Tally;
 use crate::scan::{Scanned, Scanner};
@@ -290,10 +290,6 @@ pub(crate) fn reason(error: &rtmp::client::Error) -> String {
         rtmp::client::Error::Rejected { code, description } => format!("{code}: {description}"),
         other => other.to_string(),
     }
-}
-
-pub(crate) fn micros(duration: Duration) -> u64 {
-    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// An `onStatus` of level error, or `_error`, ends a player.

@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use rtmp::chunk;
 use rtmp::client::{Event, Mode, Session};
 
-use crate::engine::{Client, Now};
+use crate::engine::{Client, Now, micros};
 use crate::load::{Load, Target};
-use crate::play::{Meter, config, micros, reason};
+use crate::play::{Meter, config, reason};
 use crate::report::Tally;
 use crate::source::Source;
 use crate::stamp;

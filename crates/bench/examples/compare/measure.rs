@@ -11,8 +11,9 @@ use std::time::{Duration, Instant};
 use bench::{Quantiles, Report};
 use serde::Serialize;
 
+use crate::processes::{pin, rss_kib, ticks, waited};
+use crate::rows::{Result, Row};
 use crate::servers::{self, Merge, SEND_LOOP, Server};
-use crate::{Result, Row};
 
 /// Behind the last join, until buffers and caches are as they stay.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -344,40 +345,4 @@ fn join(srsctl: &Path, urls: &[String]) -> Result<Report> {
         .stderr(Stdio::null())
         .output()?;
     Ok(serde_json::from_slice(&output.stdout)?)
-}
-
-/// All threads of process `pid`, and what it starts from now on.
-fn pin(pid: u32, cores: &str) -> Result<()> {
-    let pinned = Command::new("taskset").args(["-a", "-p", "-c", cores, &pid.to_string()]).output()?;
-    if !pinned.status.success() {
-        return Err(format!("taskset: {}", String::from_utf8_lossy(&pinned.stderr).trim()).into());
-    }
-    Ok(())
-}
-
-/// CPU time of the process in user and in system mode, clock ticks (proc(5)).
-fn ticks(pid: u32) -> Result<(u64, u64)> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    // The second field, a name in brackets, may hold anything.
-    let fields: Vec<&str> = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace().collect();
-    let field = |index: usize| fields.get(index).and_then(|field| field.parse().ok());
-    field(11).zip(field(12)).ok_or_else(|| format!("/proc/{pid}/stat cannot be read").into())
-}
-
-/// Time the threads of the process could have run and did not.
-fn waited(pid: u32) -> Result<Duration> {
-    let mut sum = Duration::ZERO;
-    for thread in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let text = fs::read_to_string(thread?.path().join("schedstat"))?;
-        let nanos = text.split_whitespace().nth(1).and_then(|nanos| nanos.parse().ok());
-        sum += nanos.map_or(Duration::ZERO, Duration::from_nanos);
-    }
-    Ok(sum)
-}
-
-pub(crate) fn rss_kib(pid: u32) -> Result<u64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let number = line.and_then(|line| line.split_whitespace().next()).and_then(|number| number.parse().ok());
-    number.ok_or_else(|| format!("/proc/{pid}/status shows no VmRSS").into())
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use bench::{Load, Source, Work};
 use rustix::net::{SendFlags, send};
 
-use crate::Result;
+use crate::rows::Result;
 
 /// Serves `file` on `address` to whoever connects, `players` of them, every `tick` ms, until it is killed. A `tick` of 0
 /// is every message at its time.

@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::{Result, Row};
+use crate::processes::rss_kib;
+use crate::rows::{Result, Row};
 
 /// Loopback addresses of the servers this program starts.
 const ORIGIN: &str = "127.210.53.1";
@@ -140,7 +141,7 @@ pub(crate) fn others(text: &str) -> Result<Vec<Other>> {
                 }
                 None => (name, Merge::Usual),
             };
-            let idle_kib = crate::measure::rss_kib(pid).map_err(|_| format!("SRS: no process {pid}"))?;
+            let idle_kib = rss_kib(pid).map_err(|_| format!("SRS: no process {pid}"))?;
             Ok(Other { name: name.to_owned(), merge, url: url.to_owned(), pid, idle_kib })
         })
         .collect()
