@@ -128,14 +128,15 @@ pub(crate) fn log() {
 }
 
 /// Serves one port.
-pub(crate) async fn worker(config: &Path) -> Result<ExitCode, Failure> {
+pub(crate) fn worker(config: &Path) -> Result<ExitCode, Failure> {
     log();
-    worker::run(config).await.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))
+    worker::run(config).map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))
 }
 
 /// Publishes what the config says.
-pub(crate) async fn encoder(config: &Path) -> Result<ExitCode, Failure> {
+pub(crate) fn encoder(config: &Path) -> Result<ExitCode, Failure> {
     log();
-    let ended = worker::publish::run_encoder(config).await;
-    ended.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))
+    worker::publish::run_encoder(config)
+        .map(|()| ExitCode::SUCCESS)
+        .map_err(|e| Failure::new(e.exit_code(), e))
 }

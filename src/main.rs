@@ -47,27 +47,30 @@ fn parse() -> Cli {
 }
 
 fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
+    match command {
+        Command::Up { path, foreground } => block_on(up::up(&global, path, foreground)),
+        Command::Status { json } => block_on(commands::status(&global, json)),
+        Command::Restart { role, port, host } => block_on(commands::restart(&global, role, port, host)),
+        Command::Down { purge } => block_on(commands::down(&global, purge)),
+        Command::Logs { role, port, lines, follow } => {
+            block_on(logs::logs(&global, role, port, lines, follow))
+        }
+        Command::Urls { stream } => commands::urls(&global, &stream),
+        Command::Check { path } => commands::check(&global, path),
+        Command::Probe { url, timeout } => block_on(commands::probe(&url, timeout)),
+        Command::Publish { test_card, args } => block_on(commands::publish(test_card, args)),
+        Command::Bench(command) => bench::bench(command),
+        Command::Agent { path } => block_on(agent::agent(&global, &path)),
+        // They take their descriptors over before a runtime exists.
+        Command::Worker { config } => agent::worker(&config),
+        Command::Encoder { config } => agent::encoder(&config),
+    }
+}
+
+fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
-    let outcome = runtime.block_on(async {
-        match command {
-            Command::Up { path, foreground } => up::up(&global, path, foreground).await,
-            Command::Status { json } => commands::status(&global, json).await,
-            Command::Restart { role, port, host } => commands::restart(&global, role, port, host).await,
-            Command::Down { purge } => commands::down(&global, purge).await,
-            Command::Logs { role, port, lines, follow } => {
-                logs::logs(&global, role, port, lines, follow).await
-            }
-            Command::Urls { stream } => commands::urls(&global, &stream),
-            Command::Check { path } => commands::check(&global, path),
-            Command::Probe { url, timeout } => commands::probe(&url, timeout).await,
-            Command::Publish { test_card, args } => commands::publish(test_card, args).await,
-            Command::Bench(command) => bench::bench(command),
-            Command::Agent { path } => agent::agent(&global, &path).await,
-            Command::Worker { config } => agent::worker(&config).await,
-            Command::Encoder { config } => agent::encoder(&config).await,
-        }
-    });
+    let outcome = runtime.block_on(command);
     // Without waiting for threads that still look names up.
     runtime.shutdown_background();
     outcome

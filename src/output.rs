@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::time::Duration;
 
 use cluster::Role;
-use cluster::control::{ForwardState, ForwardStats};
+use cluster::stats::{ForwardState, ForwardStats};
 use cluster::status::{Health, SCHEMA, Status, StreamRow, UnitState, UnitStatus};
 use comfy_table::presets::NOTHING;
 use comfy_table::{CellAlignment, ContentArrangement, Table};

@@ -420,3 +420,25 @@ fn a_token_in_the_encoders_address_is_written_nowhere() {
     }
     assert!(seen > 10, "logs, configs and records were read: {seen}");
 }
+
+#[test]
+fn a_worker_that_is_started_by_hand_touches_nothing_and_says_who_starts_it() {
+    for command in ["worker", "encoder"] {
+        for (lent, why) in [
+            (None, "SRSCTL_FDS is not set"),
+            (Some("listener:999,control:4,lock:5"), "listener, descriptor 999, is not open"),
+            (Some("control:1"), "SRSCTL_FDS=\"control:1\" is not understood"),
+        ] {
+            let mut by_hand = Command::new(SRSCTL);
+            by_hand.args([command, "--config", "/nowhere"]).envs(lent.map(|lent| ("SRSCTL_FDS", lent)));
+            let done = by_hand.output().unwrap();
+            assert_eq!(done.status.code(), Some(64), "{done:?}");
+            let said = String::from_utf8(done.stderr).unwrap();
+            assert_eq!(
+                said,
+                format!("this command is started by the supervisor; use: srsctl up ({why})\n"),
+                "{command} {lent:?}"
+            );
+        }
+    }
+}

@@ -9,9 +9,8 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use cluster::UnitId;
-use cluster::control::{Request, VERSION, fd};
+use control::{AskError, Connection, Request, VERSION, fds};
 
-use crate::control::{Connection, ControlError};
 use crate::files::StateError;
 use crate::process::Process;
 use crate::procfs;
@@ -129,6 +128,7 @@ pub async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Fou
         return Ok(Found::Nothing);
     }
     let record = files.read(unit);
+    let listener_fd = record.as_ref().and_then(|record| record.listener_fd);
     let mut connection = None;
     let answer = match hello(files).await {
         Ok((opened, answered)) => {
@@ -171,28 +171,21 @@ pub async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Fou
                 return Ok(Found::Unknown { why: format!("pid {pid} answered first, then another") });
             }
             Ok(answer) => listener = answer.fds.into_iter().next(),
-            Err(ControlError::Refused(_)) => {}
+            Err(AskError::Refused(_)) => {}
             Err(error) => tracing::info!(%unit, %error, "listener not lent back"),
         }
     }
     if listener.is_none() {
-        listener = process.duplicate_fd(fd::LISTENER).ok();
+        listener = listener_fd.and_then(|number| process.duplicate_fd(number).ok());
     }
-    Ok(Found::Process { process, listener: listener.filter(is_tcp_listener), silent })
+    Ok(Found::Process { process, listener: listener.filter(fds::is_tcp_listener), silent })
 }
 
-async fn hello(files: &UnitFiles) -> Result<(Connection, Answered), ControlError> {
+async fn hello(files: &UnitFiles) -> Result<(Connection, Answered), AskError> {
     let mut connection = Connection::open(&files.control())?;
     let (hello, sender) = connection.hello(ANSWER_LIMIT).await?;
     let answered = Answered { version: hello.version, id: hello.id, token: hello.token, sender };
     Ok((connection, answered))
-}
-
-/// Descriptor 3 of an encoder is no listener.
-fn is_tcp_listener(listener: &OwnedFd) -> bool {
-    rustix::net::sockopt::socket_acceptconn(listener) == Ok(true)
-        && rustix::net::getsockname(listener)
-            .is_ok_and(|address| std::net::SocketAddr::try_from(address).is_ok())
 }
 
 #[cfg(test)]

@@ -229,7 +229,7 @@ impl Client {
     async fn connect(&self) -> Result<std::os::unix::net::UnixStream, ClientError> {
         let end = Instant::now() + SOCKET_LIMIT;
         loop {
-            match crate::sock::connect_stream(&self.dirs.agent_socket()) {
+            match control::unix::connect_stream(&self.dirs.agent_socket()) {
                 Ok(stream) => return Ok(stream),
                 Err(error)
                     if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {
@@ -277,7 +277,7 @@ mod tests {
             let error = Client::new(dirs.clone()).status().await.unwrap_err().to_string();
             assert_eq!(error, "cluster live is not supervised: no supervisor runs; start it with: srsctl up");
             dirs.create().unwrap().keep();
-            drop(crate::sock::listen_stream(&dirs.agent_socket(), 0o660).unwrap());
+            drop(control::unix::listen_stream(&dirs.agent_socket(), 0o660).unwrap());
         }
     }
 

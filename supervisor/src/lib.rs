@@ -32,7 +32,6 @@ pub mod adopt;
 pub mod agent;
 pub mod api;
 pub mod client;
-pub mod control;
 pub mod dirs;
 pub mod files;
 pub mod listeners;
@@ -46,7 +45,6 @@ pub mod probe;
 pub mod process;
 pub mod procfs;
 pub mod record;
-pub mod sock;
 
 pub use agent::{AgentConfig, AgentError, StartupEvent, run};
 pub use client::{Client, ClientError};

@@ -3,11 +3,10 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cluster::control::Request;
 use cluster::{Role, UnitId};
+use control::{Request, ask_once};
 
 use crate::adopt::{self, Found};
-use crate::control::ask_once;
 use crate::dirs::ClusterDirs;
 use crate::files::StateError;
 use crate::machine::state::STOP_STEP;

@@ -1,19 +1,17 @@
-//! Processes: spawned with exactly the descriptors of the table in [`cluster::control`], watched and signalled by
+//! Processes: spawned with exactly the descriptors that are lent to them ([`control::fds`]), watched and signalled by
 //! pidfd, children or not.
 //!
-//! The one file of this crate with `unsafe`: the code between fork and exec has no safe form, and neither has tokio's
-//! registration of a descriptor.
+//! The one file of this crate with `unsafe`: the code between fork and exec has no safe form.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cluster::control::fd;
+use control::fds::{self, Lent};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
@@ -45,12 +43,8 @@ pub struct Given<'a> {
     pub config: &'a Path,
     /// Descriptors 1 and 2.
     pub log: File,
-    /// Descriptor 3; without one, /dev/null.
-    pub listener: Option<BorrowedFd<'a>>,
-    /// Descriptor 4.
-    pub control: OwnedFd,
-    /// Descriptor 5.
-    pub lock: File,
+    /// All its other descriptors.
+    pub lent: Lent,
     /// It must be able to open this many.
     pub descriptors: u64,
 }
@@ -103,9 +97,6 @@ pub struct Spawner {
     binary: PathBuf,
     /// As this process was given it; its own is raised.
     soft_limit: Option<u64>,
-    /// Occupies descriptors 3–5: between fork and exec nothing but what is put there may have these numbers, least of
-    /// all the pipe on which exec's failure is told.
-    _reserved: Vec<OwnedFd>,
 }
 
 impl Spawner {
@@ -121,14 +112,7 @@ impl Spawner {
         // A supervisor of many ports needs more descriptors than the usual 1024.
         let limit = rustix::process::getrlimit(Resource::Nofile);
         rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
-        let mut reserved = Vec::new();
-        loop {
-            let null = OwnedFd::from(File::open("/dev/null")?);
-            if null.as_raw_fd() > fd::LOCK {
-                return Ok(Self { binary, soft_limit: limit.current, _reserved: reserved });
-            }
-            reserved.push(null);
-        }
+        Ok(Self { binary, soft_limit: limit.current })
     }
 
     /// Starts a process in a session of its own. Must be called in a tokio runtime.
@@ -137,34 +121,23 @@ impl Spawner {
     /// When there is no process afterwards.
     pub fn spawn(&self, given: Given<'_>) -> Result<Process, SpawnError> {
         let fail = |source| SpawnError { binary: self.binary.clone(), source };
-        let null = File::open("/dev/null").map_err(fail)?;
         let limit = fd_limit_for(self.soft_limit, given.descriptors);
-        let sources = [
-            given.listener.unwrap_or_else(|| null.as_fd()).as_raw_fd(),
-            given.control.as_raw_fd(),
-            given.lock.as_raw_fd(),
-        ];
         let mut command = Command::new(&self.binary);
         command
             .args([given.subcommand, "--config"])
             .arg(given.config)
+            .env(fds::VARIABLE, given.lent.variable())
             .current_dir("/")
             .stdin(Stdio::null())
             .stdout(given.log.try_clone().map_err(fail)?)
             .stderr(given.log);
         // SAFETY: the closure runs between fork and exec; it makes system calls only, allocates nothing and takes no
-        // lock. `sources` stay open until `spawn` returns: `given` and `null` live as long.
+        // lock.
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
                 rustix::process::setrlimit(Resource::Nofile, limit)?;
-                for (source, target) in sources.into_iter().zip([fd::LISTENER, fd::CONTROL, fd::LOCK]) {
-                    // Numbers 3–5 are reserved, so that a source is never a target. dup2 clears close-on-exec.
-                    let source = BorrowedFd::borrow_raw(source);
-                    let mut target = ManuallyDrop::new(OwnedFd::from_raw_fd(target));
-                    rustix::io::dup2(source, &mut target)?;
-                }
-                Ok(())
+                given.lent.pass_on()
             });
         }
         let mut child = command.spawn().map_err(fail)?;
@@ -176,15 +149,6 @@ impl Spawner {
             fail(error)
         })
     }
-}
-
-/// Has the runtime watch a descriptor.
-///
-/// # Errors
-/// When the descriptor is of a kind that cannot be watched.
-pub(crate) fn watch(fd: OwnedFd, interest: Interest) -> io::Result<AsyncFd<OwnedFd>> {
-    // SAFETY: an `OwnedFd` is one open descriptor for its whole life, and nobody replaces it in its `AsyncFd`.
-    unsafe { AsyncFd::register_with_interest(fd, interest) }.map_err(|error| error.into_parts().1)
 }
 
 /// The limit under which `needed` descriptors can be open, and no fewer than `soft`.
@@ -220,7 +184,7 @@ impl Process {
             None if child => 0,
             None => return Err(Errno::SRCH.into()),
         };
-        let pidfd = watch(pidfd, Interest::READABLE)?;
+        let pidfd = control::watch(pidfd, Interest::READABLE)?;
         Ok(Self { identity: Identity { pid, start_ticks }, pidfd, child })
     }
 
@@ -303,9 +267,7 @@ mod tests {
                 subcommand: "worker",
                 config: Path::new("/nowhere"),
                 log: File::create(dir.join("log")).unwrap(),
-                listener: None,
-                control: File::open("/dev/null").unwrap().into(),
-                lock: File::open("/dev/null").unwrap(),
+                lent: Lent::default(),
                 descriptors: 16,
             });
             match spawned {

@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
+use std::os::fd::RawFd;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -28,6 +29,9 @@ pub struct Record {
     pub boot_id: String,
     /// The process.
     pub process: Identity,
+    /// The number of its RTMP listener; none of an encoder.
+    #[serde(default)]
+    pub listener_fd: Option<RawFd>,
 }
 
 /// A pid, and what makes it one process for good.
@@ -196,6 +200,7 @@ mod tests {
             token: files.begin(&lock).unwrap(),
             boot_id: "boot".to_owned(),
             process: Identity { pid: 42, start_ticks: 4711 },
+            listener_fd: Some(9),
         };
         files.write(&record).unwrap();
         record

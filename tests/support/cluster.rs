@@ -11,8 +11,8 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cluster::control::ForwardState;
 use cluster::spec::Role;
+use cluster::stats::ForwardState;
 use cluster::status::{Status, UnitState, UnitStatus};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;

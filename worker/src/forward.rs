@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use cluster::Target;
-use cluster::control::{ForwardState, ForwardStats};
+use cluster::stats::{ForwardState, ForwardStats};
 use rtmp::auth::Claim;
 use rtmp::client::{self, Event, Session};
 use rtmp::url::Url;

@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use cluster::control::{ProcessStats, StreamStats};
+use cluster::stats::{ProcessStats, StreamStats};
 use cluster::{Role, WorkerSpec};
+use control::{Code, Error};
 use rtmp::server::StreamKey;
 use rtmp::wire::CHUNK_SIZE;
 use tokio::net::TcpStream;
@@ -255,13 +256,14 @@ impl Hub {
     ///
     /// # Errors
     /// When the difference needs a restart.
-    pub(crate) fn configure(self: &Rc<Self>, new: WorkerSpec) -> Result<(), String> {
+    pub(crate) fn configure(self: &Rc<Self>, new: WorkerSpec) -> Result<(), Error> {
         {
             let old = self.spec.borrow();
             let changed =
                 WorkerSpec { options: new.options.clone(), forward: new.forward.clone(), ..old.clone() };
             if changed != new {
-                return Err("only options and forward targets change without a restart".to_owned());
+                let why = "only options and forward targets change without a restart";
+                return Err(Error::new(Code::NeedsRestart, why));
             }
         }
         info!(targets = new.forward.len(), "configured");

@@ -3,14 +3,14 @@
 use std::cell::Cell;
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use cluster::control::{ProcessStats, StreamStats};
-use cluster::spec::{EncoderSource, EncoderSpec, Role, WorkerSpec};
+use cluster::spec::{EncoderSource, EncoderSpec, Role};
+use cluster::stats::ProcessStats;
+use control::{Inherited, RunError, Seat, Service};
 use rtmp::client::{self, Event, Session};
 use rtmp::flv::{FlvError, Reader, Tag, Timeline};
 use rtmp::media::{self, Kind};
@@ -18,15 +18,10 @@ use rtmp::url::Url;
 use rtmp::wire::csid;
 use rtmp::{chunk, message_type};
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
-use tokio::task::LocalSet;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::info;
 
-use crate::RunError;
 use crate::backoff::Backoff;
-use crate::control::{Control, Controlled};
-use crate::fds::Lent;
 use crate::hub::count;
 
 /// The built-in picture and tone; `worker/assets/make-test-card.sh` makes it.
@@ -323,37 +318,28 @@ impl Tags {
     }
 }
 
-/// Runs the encoder of the config file `config` under a supervisor, until told to stop.
+/// Runs the encoder of the config file `config` under a supervisor, until told to stop. To be called before a thread or a
+/// runtime exists.
 ///
 /// # Errors
 /// See [`RunError`].
-pub async fn run_encoder(config: &Path) -> Result<(), RunError> {
-    let mut lent = Lent::take().map_err(RunError::system("taking the supervisor's descriptors"))?;
+pub fn run_encoder(config: &Path) -> Result<(), RunError> {
+    let Inherited { listener: _, control, lock } = Inherited::take()?;
     let spec = EncoderSpec::from_file(config)?;
     let url: Url = spec.url.parse().map_err(|e| RunError::Config(format!("{}: {e}", spec.url)))?;
-    let token = lent.token().map_err(RunError::system("reading the token"))?;
     info!(id = %spec.id, %url, "starting");
-
-    let sent = Rc::new(Sent::default());
-    let stop = Rc::new(Notify::new());
-    let controlled = Rc::new(Encoder { sent: Rc::clone(&sent) });
-    let control = Rc::new(Control {
-        hello: crate::hello(spec.id, Role::Encoder, token),
-        controlled,
-        stop: Rc::clone(&stop),
-    });
-    LocalSet::new()
-        .run_until(async move {
-            tokio::task::spawn_local(beat(Rc::clone(&sent)));
-            let mut log = |progress: Progress<'_>| log_progress(&progress);
-            tokio::select! {
-                ended = publish(&spec.source, &url, &sent, &mut log) => {
-                    ended.map_err(|e| RunError::System { what: "encoder", source: io::Error::other(e) })
-                }
-                served = crate::serve_until_stopped(control, lent.control, &stop) => served,
+    control::block_on(async move {
+        let sent = Rc::new(Sent::default());
+        let seat = Seat { id: spec.id, role: Role::Encoder, control, lock };
+        tokio::task::spawn_local(beat(Rc::clone(&sent)));
+        let mut log = |progress: Progress<'_>| log_progress(&progress);
+        tokio::select! {
+            ended = publish(&spec.source, &url, &sent, &mut log) => {
+                ended.map_err(|e| RunError::System { what: "encoder", source: io::Error::other(e) })
             }
-        })
-        .await
+            served = control::serve(seat, Rc::new(Encoder { sent: Rc::clone(&sent) })) => served,
+        }
+    })
 }
 
 /// Shows the supervisor that the loop turns, whatever the server does.
@@ -379,7 +365,7 @@ struct Encoder {
     sent: Rc<Sent>,
 }
 
-impl Controlled for Encoder {
+impl Service for Encoder {
     fn process_stats(&self) -> ProcessStats {
         ProcessStats {
             beats: self.sent.beats.get(),
@@ -387,18 +373,6 @@ impl Controlled for Encoder {
             publishers: self.sent.publishing.get().into(),
             ..ProcessStats::default()
         }
-    }
-
-    fn stream_stats(&self) -> Vec<StreamStats> {
-        Vec::new()
-    }
-
-    fn configure(&self, _: WorkerSpec) -> Result<(), String> {
-        Err("an encoder is configured by a restart".to_owned())
-    }
-
-    fn listener(&self) -> Option<BorrowedFd<'_>> {
-        None
     }
 }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use cluster::control::StreamStats;
+use cluster::stats::StreamStats;
 use rtmp::chunk::Message;
 use rtmp::media::{self, Class, Kind};
 use rtmp::message_type;

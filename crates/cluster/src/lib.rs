@@ -3,16 +3,16 @@
 //! * [`file`]: cluster.yaml as written → [`Cluster`], or a [`file::FileError`] that shows the line.
 //! * `config`: the generated file that tells one process what it is.
 //! * [`spec`]: [`Cluster`] and what one process of it is told, [`WorkerSpec`] and [`EncoderSpec`]; valid by construction.
-//! * [`control`]: messages between the supervisor and a process it runs.
+//! * [`stats`]: what a process reports.
 //! * [`status`]: what `srsctl status --json` prints.
 //!
 //! No sockets and no clock here. This crate alone names the YAML library.
 
 mod config;
-pub mod control;
 pub mod file;
 pub mod span;
 pub mod spec;
+pub mod stats;
 pub mod status;
 
 pub use span::{Latency, Span};

@@ -218,7 +218,7 @@ impl Cluster {
     /// The origin's port where the file names none: RTMP's own (IANA `macromedia-fcs`).
     pub const ORIGIN_PORT: u16 = 1935;
     /// Most edge ports: the origin sends every stream once to each, and its report of them has to fit one
-    /// [packet](crate::control::MAX_PACKET).
+    /// packet of the control socket.
     pub const MAX_EDGE_PORTS: usize = 256;
 
     /// Origins first, then the edges, in the file's order.
@@ -273,7 +273,7 @@ pub struct Target {
     pub port: u16,
 }
 
-/// All that one worker is told: its generated config file, and the body of a [`control::Request::Configure`](crate::control::Request::Configure).
+/// All that one worker is told: its generated config file, and what it is told when that changes while it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct WorkerSpec {

@@ -4,8 +4,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::control::{ForwardStats, ProcessStats};
 use crate::spec::{Role, UnitId};
+use crate::stats::{ForwardStats, ProcessStats};
 
 /// The name of the document's schema.
 pub const SCHEMA: &str = "srsctl/status/v1";

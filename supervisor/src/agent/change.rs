@@ -4,14 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::control::{Request, StreamStats};
+use cluster::stats::StreamStats;
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
+use control::{Request, ask_once};
 
 use super::engine::{Agent, Cut, Interrupt};
 use super::start::Before;
 use super::supervised::{self, Supervised};
 use crate::api::{Apply, Command, Progress, Restart};
-use crate::control::ask_once;
 use crate::files::write_atomic;
 use crate::machine::state::{Event, KILL_REPEAT, START_LIMIT, STOP_STEP, State, Wanted};
 use crate::plan::Plan;

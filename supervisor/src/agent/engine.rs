@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use cluster::control::Request;
 use cluster::status::Status;
 use cluster::{Cluster, UnitId};
+use control::{Request, ask_once};
 use tokio::signal::unix;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -16,7 +16,6 @@ use super::supervised::{Report, Supervised};
 use super::{Parse, random};
 use crate::adopt::Found;
 use crate::api::{Command, Progress};
-use crate::control::ask_once;
 use crate::dirs::ClusterDirs;
 use crate::machine::backoff::Spacing;
 use crate::machine::state::{Action, Event, STOP_STEP, State};

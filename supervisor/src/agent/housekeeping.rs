@@ -4,12 +4,11 @@ use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
 use cluster::Role;
-use cluster::control::Request;
+use control::{Request, ask_once};
 
 use super::engine::Agent;
 use super::monitor::{Signal, What};
 use crate::adopt::{self, Found};
-use crate::control::ask_once;
 use crate::logs;
 use crate::machine::health::STALE;
 use crate::machine::state::State;

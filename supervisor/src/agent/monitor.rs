@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::UnitId;
-use cluster::control::{ProcessStats, Reply, Request, StreamStats};
+use cluster::stats::{ProcessStats, StreamStats};
+use control::{Answer, AskError, Connection, Reply, Request};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::adopt::Found;
-use crate::control::{Answer, Connection, ControlError};
 use crate::machine::health::{Heartbeat, Ladder};
 use crate::machine::state::Event;
 use crate::process::Process;
@@ -113,11 +113,11 @@ impl Watched {
         tokio::time::sleep(READY_RETRY).await;
     }
 
-    async fn hello(&self) -> Result<Connection, ControlError> {
+    async fn hello(&self) -> Result<Connection, AskError> {
         let mut connection = Connection::open(&self.control)?;
         let (hello, sender) = connection.hello(HELLO_LIMIT).await?;
         if hello.id != self.unit || sender != Some(self.process.identity().pid) {
-            return Err(ControlError::Malformed(format!("{} (pid {sender:?}) answers for it", hello.id)));
+            return Err(AskError::Unexpected(format!("{} (pid {sender:?}) answers for it", hello.id)));
         }
         Ok(connection)
     }
@@ -211,7 +211,7 @@ fn report(answer: Answer) -> Option<(ProcessStats, Vec<StreamStats>)> {
         match reply {
             Reply::Process(stats) => process = Some(stats),
             Reply::Stream(stats) => streams.push(stats),
-            Reply::Hello(_) | Reply::Done | Reply::Error { .. } => {}
+            Reply::Hello(_) | Reply::Done | Reply::Error(_) | Reply::Unknown => {}
         }
     }
     Some((process?, streams))

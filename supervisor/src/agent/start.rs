@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, ProcessSpec, UnitId};
+use control::unix;
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
@@ -20,7 +21,7 @@ use crate::plan::{Action, Kind, Plan};
 use crate::preflight::Problem;
 use crate::process::Spawner;
 use crate::record::UnitFiles;
-use crate::{api, listeners, logs, preflight, procfs, sock};
+use crate::{api, listeners, logs, preflight, procfs};
 
 /// Commands that wait for the loop.
 const COMMANDS: usize = 16;
@@ -139,7 +140,7 @@ async fn assemble(
     let mut listeners = listeners::bind_all(missing)
         .map_err(|errors| AgentError::Preflight(errors.into_iter().map(Problem::from).collect()))?;
     let socket = dirs.agent_socket();
-    let listener = sock::listen_stream(&socket, 0o660)
+    let listener = unix::listen_stream(&socket, 0o660)
         .and_then(tokio::net::UnixListener::from_std)
         .map_err(|source| StateError { what: "cannot listen on", path: socket, source })?;
     let committed = dirs.ensure_secret().and_then(|_| {

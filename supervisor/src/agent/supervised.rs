@@ -1,13 +1,15 @@
 //! One supervised process with all that belongs to it: machine, listener, process, reports.
 
 use std::collections::BTreeMap;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::control::{ProcessStats, StreamStats};
+use cluster::stats::{ProcessStats, StreamStats};
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId};
+use control::fds::{Lent, Name};
+use control::packet;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -19,7 +21,7 @@ use crate::machine::state::{Event, State};
 use crate::machine::unit::Unit;
 use crate::process::{Given, Process, Spawner};
 use crate::record::{AliveLock, Record, SCHEMA, UnitFiles};
-use crate::{listeners, logs, procfs, sock};
+use crate::{listeners, logs, procfs};
 
 /// Descriptors that the encoder uses at most.
 const ENCODER_FDS: u64 = 64;
@@ -136,7 +138,7 @@ impl Supervised {
             self.listener = Some(listeners::bind(port).map_err(|error| fail(error.to_string()))?);
         }
         write_atomic(&self.config, self.config_text().as_bytes()).map_err(|error| fail(error.to_string()))?;
-        let control = sock::listen_control(&self.files.control())
+        let control = packet::Listener::bind(&self.files.control())
             .map_err(|error| fail(format!("control socket {}: {error}", self.files.control().display())))?;
         if logs::is_full(&self.log)
             && let Err(error) = logs::rotate(&self.log)
@@ -145,14 +147,19 @@ impl Supervised {
         }
         let log = logs::open(&self.log).map_err(|error| fail(format!("{}: {error}", self.log.display())))?;
         let token = self.files.begin(&lock).map_err(|error| fail(error.to_string()))?;
+        let mut lent = Lent::default();
+        if let Some(listener) = &self.listener {
+            lent.add(Name::Listener, listener.try_clone().map_err(|error| fail(error.to_string()))?);
+        }
+        lent.add(Name::Control, control);
+        lent.add(Name::Lock, lock);
+        let listener_fd = lent.number(Name::Listener);
         let process = spawner
             .spawn(Given {
                 subcommand: if self.role() == Role::Encoder { "encoder" } else { "worker" },
                 config: &self.config,
                 log,
-                listener: self.listener.as_ref().map(|listener| listener.as_fd()),
-                control,
-                lock,
+                lent,
                 descriptors: match &self.spec {
                     ProcessSpec::Worker(spec) => spec.fds_needed(),
                     ProcessSpec::Encoder(_) => ENCODER_FDS,
@@ -168,6 +175,7 @@ impl Supervised {
             token,
             boot_id: boot_id.to_owned(),
             process: process.identity(),
+            listener_fd,
         };
         if let Err(error) = self.files.write(&record) {
             // The token in the lock file is proof enough.

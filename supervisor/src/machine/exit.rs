@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use control::service::{EX_CONFIG, EX_USAGE};
+
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Exit {
@@ -14,8 +16,8 @@ pub(crate) enum Exit {
     Unobserved,
 }
 
-/// EX_USAGE and EX_CONFIG of sysexits.h: the same start would end the same way.
-const FINAL: [i32; 2] = [64, 78];
+/// The same start would end the same way.
+const FINAL: [i32; 2] = [EX_USAGE as i32, EX_CONFIG as i32];
 
 /// What a process was about when it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

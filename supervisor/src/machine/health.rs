@@ -7,7 +7,7 @@
 use std::time::Duration;
 
 use cluster::Role;
-use cluster::control::{ForwardState, ProcessStats, StreamStats};
+use cluster::stats::{ForwardState, ProcessStats, StreamStats};
 use cluster::status::Health;
 
 /// Judges signs of life, once a [`Heartbeat::PERIOD`].
@@ -179,7 +179,7 @@ pub(crate) fn assess(facts: &Facts<'_>) -> (Health, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::control::ForwardStats;
+    use cluster::stats::ForwardStats;
     use cluster::{Target, UnitId};
 
     const TICK: Duration = Heartbeat::PERIOD;

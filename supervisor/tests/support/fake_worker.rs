@@ -2,35 +2,33 @@
 //! supervisor.
 //!
 //! How a process misbehaves is read from `ID.fake` beside its config: words, see [`Fake`].
-#![allow(unsafe_code, clippy::unwrap_used)]
+#![allow(clippy::unwrap_used)]
 
-use std::fs::File;
-use std::io::{IoSlice, IoSliceMut, Read as _, Write as _};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd as _, OwnedFd};
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use cluster::control::{Hello, MAX_PACKET, ProcessStats, Reply, Request, StreamStats, VERSION, fd};
+use cluster::stats::{ProcessStats, StreamStats};
 use cluster::{
     Cluster, Encoder, EncoderSource, EncoderSpec, Host, Port, ProcessSpec, Role, WorkerOptions, WorkerSpec,
 };
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
+use control::fds::Lock;
+use control::packet::{Listener, Socket};
+use control::{Code, Error, Hello, Inherited, Reply, Request, VERSION};
 
 fn main() {
     let arguments: Vec<String> = std::env::args().collect();
     match arguments.iter().map(String::as_str).collect::<Vec<_>>()[1..] {
         ["worker", "--config", config] => {
             let spec = WorkerSpec::from_file(Path::new(config)).unwrap();
-            Fake::new(ProcessSpec::Worker(spec), Path::new(config)).run();
+            run(ProcessSpec::Worker(spec), Path::new(config));
         }
         ["encoder", "--config", config] => {
             let spec = EncoderSpec::from_file(Path::new(config)).unwrap();
-            Fake::new(ProcessSpec::Encoder(spec), Path::new(config)).run();
+            run(ProcessSpec::Encoder(spec), Path::new(config));
         }
         ["supervise", state, file] => supervise(Path::new(state), Path::new(file)),
         _ => panic!("{arguments:?}"),
@@ -88,62 +86,58 @@ fn supervise(state: &Path, file: &Path) {
 
 struct Fake {
     spec: ProcessSpec,
-    token: String,
+    lock: Lock,
+    listener: Option<TcpListener>,
     words: String,
     words_file: PathBuf,
     beats: AtomicU64,
 }
 
-impl Fake {
-    fn new(spec: ProcessSpec, config: &Path) -> Self {
-        let fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-        println!("descriptors {} limit {:?}", fds.join(" "), limit.current);
-        let mut token = String::new();
-        // SAFETY: the descriptors of the table in `cluster::control`, taken once.
-        let mut lock = unsafe { File::from_raw_fd(fd::LOCK) };
-        lock.read_to_string(&mut token).unwrap();
-        std::mem::forget(lock);
-        let words_file: PathBuf = config.with_extension("fake");
-        let words = std::fs::read_to_string(&words_file).unwrap_or_default();
-        Self { spec, token, words, words_file, beats: AtomicU64::new(0) }
-    }
+fn run(spec: ProcessSpec, config: &Path) {
+    let fds: Vec<String> = std::fs::read_dir("/proc/self/fd")
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    println!("descriptors {} limit {:?}", fds.join(" "), limit.current);
+    let Inherited { listener, control, lock } = Inherited::take().unwrap();
+    let words_file: PathBuf = config.with_extension("fake");
+    let words = std::fs::read_to_string(&words_file).unwrap_or_default();
+    Arc::new(Fake { spec, lock, listener, words, words_file, beats: AtomicU64::new(0) }).run(control);
+}
 
+impl Fake {
     fn has(&self, word: &str) -> bool {
         self.words.split_whitespace().any(|it| it == word)
     }
 
-    fn run(self) {
+    fn run(self: Arc<Self>, control: Listener) {
         if self.has("exit-78") {
             std::process::exit(78);
         }
         if self.has("exit-1") {
             std::process::exit(1);
         }
-        let this = Arc::new(self);
-        if this.spec.role() != Role::Encoder {
-            // SAFETY: as above.
-            let listener = unsafe { std::net::TcpListener::from_raw_fd(fd::LISTENER) };
-            listener.set_nonblocking(false).unwrap();
-            let fake = Arc::clone(&this);
+        if self.listener.is_some() {
+            let fake = Arc::clone(&self);
             std::thread::spawn(move || {
+                let listener = fake.listener.as_ref().unwrap();
+                listener.set_nonblocking(false).unwrap();
                 for stream in listener.incoming().flatten() {
                     let fake = Arc::clone(&fake);
                     std::thread::spawn(move || fake.serve_rtmp(stream));
                 }
             });
         }
-        // SAFETY: as above.
-        let control = unsafe { OwnedFd::from_raw_fd(fd::CONTROL) };
-        rustix::io::ioctl_fionbio(&control, false).unwrap();
-        loop {
-            let connection = rustix::net::accept(&control).unwrap();
-            let fake = Arc::clone(&this);
-            std::thread::spawn(move || fake.serve_control(&connection));
-        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let incoming = control.watch().unwrap();
+            loop {
+                let connection = incoming.accept().await.unwrap();
+                let fake = Arc::clone(&self);
+                tokio::spawn(async move { fake.serve_control(connection).await });
+            }
+        });
     }
 
     fn serve_rtmp(&self, mut stream: std::net::TcpStream) {
@@ -174,52 +168,33 @@ impl Fake {
         }
     }
 
-    fn serve_control(&self, connection: &OwnedFd) {
-        let mut buffer = vec![0; MAX_PACKET];
-        loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-            let mut beside = RecvAncillaryBuffer::new(&mut space);
-            let mut slices = [IoSliceMut::new(&mut buffer)];
-            let Ok(received) = rustix::net::recvmsg(connection, &mut slices, &mut beside, RecvFlags::empty())
-            else {
-                return;
-            };
-            if received.bytes == 0 {
-                return;
+    async fn serve_control(&self, mut connection: Socket) {
+        while let Ok(Some(packet)) = connection.receive::<Request>().await {
+            if !self.has("mute") {
+                self.answer(&connection, packet.message, packet.fds).await;
             }
-            let mut fds: Vec<OwnedFd> = Vec::new();
-            for message in beside.drain() {
-                if let RecvAncillaryMessage::ScmRights(rights) = message {
-                    fds.extend(rights);
-                }
-            }
-            let request: Request = serde_json::from_slice(&buffer[..received.bytes]).unwrap();
-            if self.has("mute") {
-                continue;
-            }
-            self.answer(connection, &request, fds);
         }
     }
 
-    fn answer(&self, connection: &OwnedFd, request: &Request, fds: Vec<OwnedFd>) {
+    async fn answer(&self, connection: &Socket, request: Request, fds: Vec<OwnedFd>) {
         match request {
             Request::Hello { .. } => {
                 let hello = Hello {
                     version: VERSION,
                     id: self.spec.id().clone(),
                     role: self.spec.role(),
-                    token: self.token.clone(),
+                    token: self.lock.token().to_owned(),
                     pid: std::process::id(),
                     build: "test".into(),
                 };
-                reply(connection, &Reply::Hello(hello), None);
+                reply(connection, &Reply::Hello(hello)).await;
             }
             Request::Stats => {
                 let step = u64::from(!self.has("stuck"));
                 let beats = self.beats.fetch_add(step, Ordering::Relaxed);
                 let publishers = u32::from(self.spec.role() == Role::Encoder);
                 let stats = ProcessStats { beats, publishers, ..ProcessStats::default() };
-                reply(connection, &Reply::Process(stats), None);
+                reply(connection, &Reply::Process(stats)).await;
                 // Until it is taken out of the file.
                 let words = std::fs::read_to_string(&self.words_file).unwrap_or_default();
                 if self.has("stream") && words.contains("stream") {
@@ -231,46 +206,38 @@ impl Fake {
                         video_frames: 1,
                         ..StreamStats::default()
                     };
-                    reply(connection, &Reply::Stream(stream), None);
+                    reply(connection, &Reply::Stream(stream)).await;
                 }
-                reply(connection, &Reply::Done, None);
+                reply(connection, &Reply::Done).await;
             }
             Request::Configure { spec } => {
                 println!("configured {} targets", spec.forward.len());
                 if !self.has("tells-not") {
-                    reply(connection, &Reply::Done, None);
+                    reply(connection, &Reply::Done).await;
                 }
             }
             Request::ReopenLog => {
                 rustix::stdio::dup2_stdout(&fds[0]).unwrap();
                 rustix::stdio::dup2_stderr(&fds[0]).unwrap();
-                reply(connection, &Reply::Done, None);
+                reply(connection, &Reply::Done).await;
             }
-            Request::Listener if self.spec.role() == Role::Encoder => {
-                reply(connection, &Reply::Error { message: "no listener".into() }, None);
-            }
-            Request::Listener => {
-                // SAFETY: descriptor 3 stays open as long as this process lives.
-                let listener = unsafe { BorrowedFd::borrow_raw(fd::LISTENER) };
-                reply(connection, &Reply::Done, Some(listener));
-            }
+            Request::Listener => match &self.listener {
+                Some(listener) => drop(connection.send(&Reply::Done, &[listener.as_fd()]).await),
+                None => {
+                    let error = Error::new(Code::Unsupported, "no listener");
+                    reply(connection, &Reply::Error(error)).await;
+                }
+            },
+            Request::Unknown => {}
             Request::Stop if self.has("deaf") => {}
             Request::Stop => {
-                reply(connection, &Reply::Done, None);
+                reply(connection, &Reply::Done).await;
                 std::process::exit(0);
             }
         }
     }
 }
 
-fn reply(connection: &OwnedFd, reply: &Reply, fd: Option<BorrowedFd<'_>>) {
-    let text = serde_json::to_vec(reply).unwrap();
-    let fds: Vec<BorrowedFd<'_>> = fd.into_iter().collect();
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut beside = SendAncillaryBuffer::new(&mut space);
-    if !fds.is_empty() {
-        beside.push(SendAncillaryMessage::ScmRights(&fds));
-    }
-    let _ =
-        rustix::net::sendmsg(connection.as_fd(), &[IoSlice::new(&text)], &mut beside, SendFlags::NOSIGNAL);
+async fn reply(connection: &Socket, reply: &Reply) {
+    let _ = connection.send(reply, &[]).await;
 }

@@ -64,11 +64,8 @@ pub fn connect_stream(path: &Path) -> io::Result<std::os::unix::net::UnixStream>
     Ok(stream)
 }
 
-/// A listening control socket (`SOCK_SEQPACKET`, 0600, non-blocking) at `path`, in place of a stale one.
-///
-/// # Errors
-/// As of bind(2).
-pub fn listen_control(path: &Path) -> io::Result<OwnedFd> {
+/// A listening `SOCK_SEQPACKET` socket at `path` (0600, non-blocking), in place of a stale one.
+pub(crate) fn listen_packets(path: &Path) -> io::Result<OwnedFd> {
     let place = Place::of(path)?;
     place.unlink();
     let socket = seqpacket()?;
@@ -78,11 +75,9 @@ pub fn listen_control(path: &Path) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Connects to the control socket at `path`; packets that are received tell who sent them.
-///
-/// # Errors
-/// As of connect(2); `WouldBlock` when too many connections wait there already.
-pub fn connect_control(path: &Path) -> io::Result<OwnedFd> {
+/// Connects to the `SOCK_SEQPACKET` socket at `path`; packets that are received tell who sent them. `WouldBlock` when too
+/// many connections wait there already.
+pub(crate) fn connect_packets(path: &Path) -> io::Result<OwnedFd> {
     let place = Place::of(path)?;
     let socket = seqpacket()?;
     rustix::net::sockopt::set_socket_passcred(&socket, true)?;
@@ -110,17 +105,17 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o777, 0o660);
         connect_stream(&path).unwrap();
         let control = deep.join("ctl.sock");
-        let _listener = listen_control(&control).unwrap();
-        connect_control(&control).unwrap();
+        let _listener = listen_packets(&control).unwrap();
+        connect_packets(&control).unwrap();
     }
 
     #[test]
     fn a_stale_socket_is_replaced() {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("ctl.sock");
-        drop(listen_control(&path).unwrap());
-        assert_eq!(connect_control(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-        let _listener = listen_control(&path).unwrap();
-        connect_control(&path).unwrap();
+        drop(listen_packets(&path).unwrap());
+        assert_eq!(connect_packets(&path).unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        let _listener = listen_packets(&path).unwrap();
+        connect_packets(&path).unwrap();
     }
 }

@@ -1,0 +1,104 @@
+//! What a process reports of itself: counters, its streams, how forwarding stands. Part of the status document and of the
+//! messages between a process and its supervisor.
+
+use serde::{Deserialize, Serialize};
+
+use crate::spec::Target;
+
+/// What a whole process reports. Counters start at 0 with the process.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ProcessStats {
+    /// Turns of the data-plane loop: a process that answers while this stands still is stuck.
+    pub beats: u64,
+    /// Open RTMP connections of all kinds.
+    pub connections: u32,
+    /// Connections that play.
+    pub players: u32,
+    /// Connections that publish.
+    pub publishers: u32,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Plays and connections refused at a limit.
+    pub refused: u64,
+    /// Connections closed for what the peer sent (protocol errors, limits, time-outs).
+    pub peer_errors: u64,
+    /// Players closed because they took no byte for 30 s.
+    pub stuck_players: u64,
+    /// Times a slow player skipped ahead to a keyframe.
+    pub skips: u64,
+    /// Bytes received from peers.
+    pub bytes_in: u64,
+    /// Bytes sent to peers.
+    pub bytes_out: u64,
+    /// How late the loop got to what was due, over the last minute: 99th percentile, ms.
+    pub loop_lag_p99_ms: u32,
+    /// The same: maximum, ms.
+    pub loop_lag_max_ms: u32,
+}
+
+/// What a process reports of one stream.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct StreamStats {
+    /// `app/stream`.
+    pub stream: String,
+    /// Whether it is being published now.
+    pub publishing: bool,
+    /// Address of the publisher, if there is one.
+    pub publisher: Option<String>,
+    /// Players of it, waiting ones too.
+    pub players: u32,
+    /// Media received, bits/s, over the last seconds.
+    pub bitrate: u64,
+    /// Video codec in the field's usual name (`h264`, `hevc`, …), once known.
+    pub video_codec: Option<String>,
+    /// Audio codec (`aac`, `mp3`, …), once known.
+    pub audio_codec: Option<String>,
+    /// Milliseconds since the last audio or video message.
+    pub last_frame_age_ms: Option<u64>,
+    /// Milliseconds since the last keyframe.
+    pub keyframe_age_ms: Option<u64>,
+    /// Newest timestamp of the stream's clock, ms.
+    pub newest_ms: Option<u64>,
+    /// Video messages received since the process started.
+    pub video_frames: u64,
+    /// Audio messages received since the process started.
+    pub audio_frames: u64,
+    /// One entry a forward target.
+    pub forwards: Vec<ForwardStats>,
+}
+
+/// How the forwarding of one stream to one target stands.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ForwardStats {
+    /// The edge.
+    pub target: Target,
+    /// What frames sent and acknowledged say.
+    pub state: ForwardState,
+    /// How far the target is behind, ms: what is not sent yet, and how long the acknowledgement of what was sent takes. `None`
+    /// before its first acknowledgement.
+    pub lag_ms: Option<u64>,
+    /// Messages sent since the process started.
+    pub sent: u64,
+    /// Connections made after one that failed.
+    pub reconnects: u64,
+    /// What ended the last connection or attempt, if any failed.
+    pub last_error: Option<String>,
+}
+
+/// State of a forwarder: from frames sent and acknowledged, never from "connected".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ForwardState {
+    /// Connecting, or connected and nothing acknowledged yet.
+    Connecting,
+    /// Frames were sent and acknowledged in the last seconds.
+    Live,
+    /// Frames were sent and are not being acknowledged.
+    Stalled,
+    /// Waiting before the next attempt.
+    Backoff,
+    /// Nobody publishes the stream.
+    Idle,
+}

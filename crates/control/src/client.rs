@@ -1,0 +1,149 @@
+//! The supervisor's end: a request, and its whole answer.
+
+use std::os::fd::BorrowedFd;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
+
+use crate::error::Error;
+use crate::message::{Hello, Reply, Request, VERSION};
+use crate::packet::{Packet, PacketError, Socket};
+
+/// Packets of one answer; a process sends one a stream, and has far fewer.
+const MAX_PACKETS: usize = 4096;
+
+/// Why a process did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// The request cannot be sent, or the answer not be understood.
+    #[error(transparent)]
+    Packet(#[from] PacketError),
+    /// No whole answer in time.
+    #[error("no answer on its control socket within {} s", .0.as_secs_f32())]
+    TimedOut(Duration),
+    /// The process closed the connection.
+    #[error("it closed its control connection")]
+    Closed,
+    /// The answer is not one to this request.
+    #[error("its answer does not fit the request: {0}")]
+    Unexpected(String),
+    /// It understood and did not do it.
+    #[error(transparent)]
+    Refused(Error),
+}
+
+impl From<std::io::Error> for AskError {
+    fn from(error: std::io::Error) -> Self {
+        Self::Packet(error.into())
+    }
+}
+
+/// A whole answer.
+#[derive(Debug, Default)]
+pub struct Answer {
+    /// All packets, up to and with the last.
+    pub replies: Vec<Reply>,
+    /// The descriptors that came with them.
+    pub fds: Vec<OwnedFd>,
+    /// The process that sent the last packet, as the kernel says.
+    pub sender: Option<u32>,
+}
+
+/// A connection to one process. One request at a time.
+#[derive(Debug)]
+pub struct Connection(Socket);
+
+impl Connection {
+    /// Connects to the control socket at `path`. Does not wait: the kernel accepts or refuses at once.
+    ///
+    /// # Errors
+    /// When nobody listens there, or too many wait.
+    pub fn open(path: &Path) -> Result<Self, AskError> {
+        Ok(Self(Socket::connect(path)?))
+    }
+
+    /// Sends a request, with a descriptor beside it.
+    ///
+    /// # Errors
+    /// When the process is gone, or the request does not fit a packet.
+    pub async fn send(&self, request: &Request, fd: Option<BorrowedFd<'_>>) -> Result<(), AskError> {
+        Ok(self.0.send(request, fd.as_slice()).await?)
+    }
+
+    /// Receives one packet of the answer. May be dropped at any time without loss.
+    ///
+    /// # Errors
+    /// When the process is gone or sends what is no reply.
+    pub async fn receive(&mut self) -> Result<Packet<Reply>, AskError> {
+        self.0.receive().await?.ok_or(AskError::Closed)
+    }
+
+    /// Sends a request and receives the whole answer, within `limit`.
+    ///
+    /// # Errors
+    /// When that does not succeed; after all but [`AskError::Refused`] the connection is of no use any more.
+    pub async fn ask(
+        &mut self,
+        request: &Request,
+        fd: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<Answer, AskError> {
+        tokio::time::timeout(limit, async {
+            self.send(request, fd).await?;
+            let mut answer = Answer::default();
+            loop {
+                let packet = self.receive().await?;
+                if answer.add(packet)? {
+                    return Ok(answer);
+                }
+            }
+        })
+        .await
+        .unwrap_or(Err(AskError::TimedOut(limit)))
+    }
+
+    /// Asks who the process is; returns also who sent the answer.
+    ///
+    /// # Errors
+    /// See [`Connection::ask`].
+    pub async fn hello(&mut self, limit: Duration) -> Result<(Hello, Option<u32>), AskError> {
+        let answer = self.ask(&Request::Hello { version: VERSION }, None, limit).await?;
+        match answer.replies.into_iter().next() {
+            Some(Reply::Hello(hello)) => Ok((hello, answer.sender)),
+            other => Err(AskError::Unexpected(format!("{other:?} to hello"))),
+        }
+    }
+}
+
+impl Answer {
+    /// Adds a packet; tells whether the answer is whole.
+    ///
+    /// # Errors
+    /// When the packet is a refusal, or one too many.
+    pub fn add(&mut self, packet: Packet<Reply>) -> Result<bool, AskError> {
+        self.sender = packet.sender;
+        self.fds.extend(packet.fds);
+        if let Reply::Error(error) = packet.message {
+            return Err(AskError::Refused(error));
+        }
+        if self.replies.len() == MAX_PACKETS {
+            return Err(AskError::Unexpected(format!("more than {MAX_PACKETS} packets")));
+        }
+        let last = packet.message.is_last();
+        self.replies.push(packet.message);
+        Ok(last)
+    }
+}
+
+/// Sends one request on a connection of its own and receives the whole answer, within `limit`.
+///
+/// # Errors
+/// See [`Connection::ask`].
+pub async fn ask_once(
+    path: &Path,
+    request: &Request,
+    fd: Option<BorrowedFd<'_>>,
+    limit: Duration,
+) -> Result<Answer, AskError> {
+    Connection::open(path)?.ask(request, fd, limit).await
+}

@@ -1,0 +1,247 @@
+//! The descriptors that a process is started with, by name.
+//!
+//! The supervisor lends them at whatever numbers they have and says in [`VARIABLE`] which is which:
+//! `SRSCTL_FDS=listener:9,control:12,lock:14`. Besides them a process has 0 (/dev/null) and 1 and 2 (its log, opened with
+//! `O_APPEND`), and nothing else is open. The process takes them first of all, before a runtime or a thread exists, and
+//! makes sure that each is what its name says.
+#![expect(unsafe_code, reason = "inherited descriptors are numbers; the environment asks for a promise")]
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+
+use rustix::fs::{FileType, FlockOperation};
+use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::net::{SocketType, sockopt};
+
+use crate::packet::Listener;
+
+/// The environment variable that names a process's descriptors: `NAME:NUMBER`, separated by commas.
+pub const VARIABLE: &str = "SRSCTL_FDS";
+/// Characters of a token: 128 bits in hex.
+const TOKEN: usize = 32;
+
+/// What a descriptor is for. A name may stand once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Name {
+    /// The RTMP listener, bound and listening.
+    Listener,
+    /// The control socket, bound and listening.
+    Control,
+    /// The lock file: its lock lives as long as the process does, its text is the token of [`Hello`](crate::Hello).
+    Lock,
+}
+
+impl Name {
+    const ALL: [Self; 3] = [Self::Listener, Self::Control, Self::Lock];
+
+    /// As it stands in [`VARIABLE`].
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Listener => "listener",
+            Self::Control => "control",
+            Self::Lock => "lock",
+        }
+    }
+}
+
+impl std::fmt::Display for Name {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// The descriptors that are lent to one process, on the supervisor's side.
+#[derive(Debug, Default)]
+pub struct Lent(Vec<(Name, OwnedFd)>);
+
+impl Lent {
+    /// Adds a descriptor.
+    pub fn add(&mut self, name: Name, fd: impl Into<OwnedFd>) {
+        self.0.push((name, fd.into()));
+    }
+
+    /// The number of a descriptor, here and in the process.
+    #[must_use]
+    pub fn number(&self, name: Name) -> Option<RawFd> {
+        self.0.iter().find(|(it, _)| *it == name).map(|(_, fd)| fd.as_raw_fd())
+    }
+
+    /// The value of [`VARIABLE`].
+    #[must_use]
+    pub fn variable(&self) -> String {
+        let entries: Vec<String> =
+            self.0.iter().map(|(name, fd)| format!("{name}:{}", fd.as_raw_fd())).collect();
+        entries.join(",")
+    }
+
+    /// Keeps the descriptors open at exec. To be called between fork and exec: makes system calls alone, allocates nothing.
+    ///
+    /// # Errors
+    /// As of fcntl(2).
+    pub fn pass_on(&self) -> io::Result<()> {
+        for (_, fd) in &self.0 {
+            fcntl_setfd(fd, FdFlags::empty())?;
+        }
+        Ok(())
+    }
+}
+
+/// Why a process does not have the descriptors that it needs: it was not started by a supervisor.
+#[derive(Debug, thiserror::Error)]
+pub enum FdsError {
+    /// There is no [`VARIABLE`].
+    #[error("{VARIABLE} is not set")]
+    NoVariable,
+    /// [`VARIABLE`] is no list of known names, each once, and numbers.
+    #[error("{VARIABLE}={0:?} is not understood")]
+    Variable(String),
+    /// A name is missing.
+    #[error("{VARIABLE} names no {0}")]
+    Missing(Name),
+    /// A descriptor is not what its name says.
+    #[error("{name}, descriptor {number}, {wrong}")]
+    Wrong {
+        /// Its name.
+        name: Name,
+        /// Its number.
+        number: RawFd,
+        /// What it is or is not.
+        wrong: &'static str,
+    },
+    /// A bug: something has been started before.
+    #[error("the descriptors of {VARIABLE} must be taken before there is a second thread")]
+    TooLate,
+}
+
+/// What a process was started with.
+#[derive(Debug)]
+pub struct Inherited {
+    /// The RTMP listener; an encoder has none.
+    pub listener: Option<TcpListener>,
+    /// The control socket.
+    pub control: Listener,
+    /// The lock.
+    pub lock: Lock,
+}
+
+/// The lock by which a process is known to live. Dropping it says that it has ended.
+#[derive(Debug)]
+pub struct Lock {
+    _file: File,
+    token: String,
+}
+
+impl Lock {
+    /// What proves that this process is the supervisor's: 32 hex digits.
+    #[must_use]
+    pub fn token(&self) -> &str {
+        &self.token
+    }
+}
+
+impl Inherited {
+    /// Takes and checks the descriptors that [`VARIABLE`] names, and removes the variable. To be called once, before a
+    /// thread exists.
+    ///
+    /// # Errors
+    /// When the supervisor did not start this process.
+    pub fn take() -> Result<Self, FdsError> {
+        let value = std::env::var_os(VARIABLE).ok_or(FdsError::NoVariable)?;
+        if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
+            return Err(FdsError::TooLate);
+        }
+        // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::remove_var(VARIABLE) };
+        Self::claim(&value.to_string_lossy())
+    }
+
+    fn claim(value: &str) -> Result<Self, FdsError> {
+        let (mut listener, mut control, mut lock) = (None, None, None);
+        for (name, number) in parse(value)? {
+            let fail = |wrong| FdsError::Wrong { name, number, wrong };
+            let fd = own(number).map_err(fail)?;
+            match name {
+                Name::Listener => listener = Some(tcp_listener(fd).map_err(fail)?),
+                Name::Control => {
+                    let socket = Listener::from_inherited(fd);
+                    control = Some(socket.map_err(|_| fail("is no listening SOCK_SEQPACKET socket"))?);
+                }
+                Name::Lock => lock = Some(locked(fd).map_err(fail)?),
+            }
+        }
+        Ok(Self {
+            listener,
+            control: control.ok_or(FdsError::Missing(Name::Control))?,
+            lock: lock.ok_or(FdsError::Missing(Name::Lock))?,
+        })
+    }
+}
+
+fn parse(value: &str) -> Result<Vec<(Name, RawFd)>, FdsError> {
+    let wrong = || FdsError::Variable(value.to_owned());
+    let mut table: Vec<(Name, RawFd)> = Vec::new();
+    for entry in value.split(',') {
+        let (name, number) = entry.split_once(':').ok_or_else(wrong)?;
+        let name = Name::ALL.into_iter().find(|it| it.as_str() == name).ok_or_else(wrong)?;
+        let number = number.parse().ok().filter(|number| *number > 2).ok_or_else(wrong)?;
+        if table.iter().any(|known| known.0 == name || known.1 == number) {
+            return Err(wrong());
+        }
+        table.push((name, number));
+    }
+    Ok(table)
+}
+
+/// Takes what was inherited at `number`, and has it closed at the next exec.
+fn own(number: RawFd) -> Result<OwnedFd, &'static str> {
+    // SAFETY: only looked at.
+    let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
+    let flags = fcntl_getfd(borrowed).map_err(|_| "is not open")?;
+    if flags.contains(FdFlags::CLOEXEC) {
+        return Err("was not inherited");
+    }
+    fcntl_setfd(borrowed, FdFlags::CLOEXEC).map_err(|_| "is not open")?;
+    // SAFETY: it is open, and has no other owner: whatever this program opens closes at exec, and so does what has been
+    // taken once.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+fn tcp_listener(fd: OwnedFd) -> Result<TcpListener, &'static str> {
+    if !is_tcp_listener(&fd) {
+        return Err("is no listening TCP socket");
+    }
+    let listener = TcpListener::from(fd);
+    listener.set_nonblocking(true).map_err(|_| "cannot be made non-blocking")?;
+    Ok(listener)
+}
+
+fn locked(fd: OwnedFd) -> Result<Lock, &'static str> {
+    let is_file = rustix::fs::fstat(&fd)
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    if !is_file {
+        return Err("is no file");
+    }
+    // The lock belongs to the open file: opened once more, the file shows whether somebody has it.
+    let again = File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|_| "cannot be read")?;
+    if rustix::fs::flock(&again, FlockOperation::NonBlockingLockShared) != Err(rustix::io::Errno::WOULDBLOCK)
+    {
+        return Err("is not locked");
+    }
+    let mut token = String::new();
+    again.take(TOKEN as u64 + 1).read_to_string(&mut token).map_err(|_| "cannot be read")?;
+    if token.len() != TOKEN || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err("holds no token");
+    }
+    Ok(Lock { _file: fd.into(), token })
+}
+
+/// Whether `fd` is a TCP socket that listens.
+#[must_use]
+pub fn is_tcp_listener(fd: &impl AsFd) -> bool {
+    sockopt::socket_acceptconn(fd) == Ok(true)
+        && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
+        && rustix::net::getsockname(fd).is_ok_and(|address| std::net::SocketAddr::try_from(address).is_ok())
+}
