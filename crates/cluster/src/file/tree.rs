@@ -6,7 +6,8 @@
 use std::fmt;
 
 use serde::de::{DeserializeOwned, Deserializer, MapAccess, SeqAccess, Visitor};
-use serde_saphyr::{Error, MessageFormatter as _, Spanned, UserMessageFormatter};
+use serde_saphyr::granit_parser::ErrorKind;
+use serde_saphyr::{Error, ExternalMessageSource, MessageFormatter as _, Spanned, UserMessageFormatter};
 
 use super::report::{self, Diagnostic, Mark};
 
@@ -102,73 +103,91 @@ fn options() -> serde_saphyr::Options {
 
 /// An error of the library in our words where its own are for programmers.
 fn diagnostic(error: &Error, text: &str) -> Diagnostic {
-    const BLOCKS: &str = "lines that belong together start in the same column, under the line they belong to";
     let mark = error.location().map_or(Mark::START, |l| Mark { width: 1, ..mark(l) });
-    let message = match error {
-        Error::AliasError { error, .. } => UserMessageFormatter.format_message(error),
-        error => UserMessageFormatter.format_message(error),
-    };
-    let help = |message: &str, help: &str| Diagnostic::new(mark, message).help(help);
-    match error {
-        Error::MultipleDocuments { .. } => {
-            return help(
-                "a second document starts here",
-                "one file describes one cluster: remove what follows `---` or `...`",
-            );
-        }
+    let mut error = error;
+    while let Error::AliasError { error: inner, .. } = error {
+        error = inner;
+    }
+    let (message, help) = match error {
+        Error::MultipleDocuments { .. } => (
+            "a second document starts here".to_owned(),
+            "one file describes one cluster: remove what follows `---` or `...`",
+        ),
         Error::RecursiveReferencesRequireWeakTypes { .. } => {
-            return Diagnostic::new(mark, "this alias is part of what it stands for");
+            ("this alias is part of what it stands for".to_owned(), "")
         }
         Error::UnknownAnchor { .. } => {
-            return help("this alias stands for nothing", "text that starts with `*` or `&` needs quotes");
+            ("this alias stands for nothing".to_owned(), "text that starts with `*` or `&` needs quotes")
         }
-        _ => {}
-    }
-    if message.contains("limit") {
-        return Diagnostic::new(
-            mark,
-            format!(
-                "too many or too deeply nested values for a cluster file ({MAX_NODES} and {MAX_DEPTH} are the limits)"
-            ),
-        );
-    }
-    if message.starts_with("tabs disallowed") || report::slice(text, mark) == "\t" {
-        return help("a tab in front of a value", "YAML is indented with spaces: replace the tab");
-    }
-    if message.starts_with("mapping values are not allowed") {
-        return help(
+        Error::Budget { .. }
+        | Error::AliasReplayCounterOverflow { .. }
+        | Error::AliasReplayLimitExceeded { .. }
+        | Error::AliasExpansionLimitExceeded { .. }
+        | Error::AliasReplayStackDepthExceeded { .. } => (beyond_limits(), ""),
+        Error::ExternalMessage { source, .. } => match &**source {
+            ExternalMessageSource::Parser(error) => syntax(error.kind(), &report::slice(text, mark)),
+            // Validators of derived types, of which there are none here.
+            _ => (foreign(error), ""),
+        },
+        _ => (foreign(error), ""),
+    };
+    let diagnostic = Diagnostic::new(mark, message);
+    if help.is_empty() { diagnostic } else { diagnostic.help(help) }
+}
+
+/// What is wrong with the syntax, and what to do; `at` is the character in question.
+fn syntax(kind: &ErrorKind, at: &str) -> (String, &'static str) {
+    const BLOCKS: &str = "lines that belong together start in the same column, under the line they belong to";
+    const BRACKETS: &str =
+        "between brackets, entries are separated by commas; each bracket is closed by its like";
+    const TAB: (&str, &str) = ("a tab in front of a value", "YAML is indented with spaces: replace the tab");
+    let (message, help) = match kind {
+        ErrorKind::RecursionLimitExceeded => return (beyond_limits(), ""),
+        ErrorKind::UnclosedFlowCollection { open } => {
+            return (format!("the bracket '{open}' is never closed"), "");
+        }
+        ErrorKind::MismatchedFlowCollectionEnd { open, close } => {
+            return (format!("the bracket '{open}' is closed by '{close}'"), BRACKETS);
+        }
+        // A tab that stands where something else is missed is the cause.
+        ErrorKind::TabNotAllowed | ErrorKind::TabInBlockIndentation | ErrorKind::TabInIndentation => TAB,
+        _ if at == "\t" => TAB,
+        ErrorKind::MappingValueNotAllowed => (
             "this `:` does not belong here",
             "is a space missing after the `:` of a line above, or is this line indented too far? Text with `: ` in it needs quotes",
-        );
-    }
-    if message.starts_with("simple key expected ':'") {
-        return help("expected `key: value`", "is a space missing after the `:`, or the `:` itself?");
-    }
-    if message.starts_with("illegal placement of ':'") {
-        return help("this `:` does not belong here", "is a bracket or a quote of a line above still open?");
-    }
-    if message.contains("did not find expected key") {
-        return help(
-            "expected a `key: value` in the column of the keys above, or the end of the block",
-            BLOCKS,
-        );
-    }
-    if message.contains("did not find expected '-'") {
-        return help("expected another `- ` in the column of those above, or the end of the list", BLOCKS);
-    }
-    if message.contains("did not find expected ','") {
-        return help(
-            "expected `,` or the closing bracket before this",
-            "between brackets, entries are separated by commas; each bracket is closed by its like",
-        );
-    }
-    if message.contains("multiline quoted scalar") {
-        return help("text in quotes goes on in this line", "is the closing quote of a line above missing?");
-    }
-    if let Some(bracket) = message.strip_prefix("unclosed bracket ") {
-        return Diagnostic::new(mark, format!("the bracket {} is never closed", report::clean(bracket)));
-    }
-    Diagnostic::new(mark, format!("not YAML: {}", report::clean(&message)))
+        ),
+        ErrorKind::SimpleKeyExpected => {
+            ("expected `key: value`", "is a space missing after the `:`, or the `:` itself?")
+        }
+        ErrorKind::InvalidColonPlacement => {
+            ("this `:` does not belong here", "is a bracket or a quote of a line above still open?")
+        }
+        ErrorKind::ExpectedBlockMappingKey => {
+            ("expected a `key: value` in the column of the keys above, or the end of the block", BLOCKS)
+        }
+        ErrorKind::ExpectedBlockSequenceEntry => {
+            ("expected another `- ` in the column of those above, or the end of the list", BLOCKS)
+        }
+        ErrorKind::ExpectedFlowMappingSeparator | ErrorKind::ExpectedFlowSequenceSeparator => {
+            ("expected `,` or the closing bracket before this", BRACKETS)
+        }
+        ErrorKind::InvalidQuotedScalarIndent => {
+            ("text in quotes goes on in this line", "is the closing quote of a line above missing?")
+        }
+        kind => return (format!("not YAML: {}", report::clean(&kind.to_string())), ""),
+    };
+    (message.to_owned(), help)
+}
+
+fn beyond_limits() -> String {
+    format!(
+        "too many or too deeply nested values for a cluster file ({MAX_NODES} and {MAX_DEPTH} are the limits)"
+    )
+}
+
+/// The library's own words, for what a person rarely meets.
+fn foreign(error: &Error) -> String {
+    format!("not YAML: {}", report::clean(&UserMessageFormatter.format_message(error)))
 }
 
 fn mark(location: serde_saphyr::Location) -> Mark {
