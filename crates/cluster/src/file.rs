@@ -7,7 +7,6 @@
 mod check;
 mod hosts;
 mod report;
-mod spelling;
 mod tree;
 
 use std::io::{self, Read as _};

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 
 use super::hosts;
 use super::report::{Diagnostic, Mark, quoted};
-use super::spelling::nearest;
 use super::tree::{Node, Place, Value};
 use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
 
@@ -521,4 +520,14 @@ fn lacks(place: Place, what: &str, key: &str, example: &str) -> Diagnostic {
 
 fn list(keys: &[&str]) -> String {
     keys.iter().map(|k| format!("`{k}`")).collect::<Vec<_>>().join(", ")
+}
+
+/// The one of `words` that `text` is most likely a misspelling of: at most two edits away, a swap of neighbours counted as one.
+pub(super) fn nearest(text: &str, words: &[&'static str]) -> Option<&'static str> {
+    /// Longest text that is compared, characters: no key is as long.
+    const LONGEST: usize = 32;
+    let text: String = text.chars().take(LONGEST).map(|c| c.to_ascii_lowercase()).collect();
+    let edits = words.iter().map(|word| (strsim::osa_distance(&text, word), *word));
+    let near = edits.filter(|(edits, word)| *edits <= 2 && *edits < word.len() / 2);
+    near.min_by_key(|(edits, _)| *edits).map(|(_, word)| word)
 }

@@ -1,14 +1,14 @@
 //! What is wrong with a file, for a person: where, the line, what was expected, what to do.
 
-use std::fmt::Write as _;
+use std::ops::Range;
 use std::path::Path;
+
+use annotate_snippets::{Annotation, AnnotationKind, Group, Level, Renderer, Snippet};
 
 /// Most errors shown at once: more would scroll the first ones away.
 const MAX_SHOWN: usize = 20;
-/// Longest piece of a line that is shown, columns.
-const MAX_LINE: usize = 110;
-/// Columns kept in front of what is marked in a longer line.
-const LEAD: usize = 50;
+/// Widest piece of a line that is shown, columns: of a longer one the part around what is marked.
+const MAX_WIDTH: usize = 110;
 /// Longest piece of a value that a message repeats, characters.
 const MAX_QUOTED: usize = 60;
 
@@ -72,32 +72,68 @@ impl Diagnostic {
 /// The message for all of `found` in the file at `path`, in the order of its lines.
 pub(super) fn render(path: &Path, text: &str, found: &[Diagnostic]) -> String {
     let name = clean(&path.to_string_lossy());
+    let lines: Vec<_> = lines(text).collect();
     let mut found: Vec<_> = found.iter().collect();
     found.sort_by_key(|d| (d.mark.line, d.mark.column));
-    let mut out = String::new();
-    for d in found.iter().take(MAX_SHOWN) {
-        if !out.is_empty() {
-            out.push_str("\n\n");
-        }
-        let _ = write!(out, "{name}:{}:{}: {}", d.mark.line, d.mark.column, d.message);
-        let widest = d.related.iter().map(|(_, m)| m.line).fold(d.mark.line, usize::max);
-        let gutter = widest.to_string().len();
-        snippet(&mut out, text, d.mark, gutter);
-        if let Some((label, mark)) = &d.related {
-            let _ = write!(out, "\n{:gutter$} = {label}, {name}:{}:{}:", "", mark.line, mark.column);
-            snippet(&mut out, text, *mark, gutter);
-        }
-        if let Some(cause) = &d.cause {
-            let _ = write!(out, "\n{:gutter$} = cause: {cause}", "");
-        }
-        if let Some(help) = &d.help {
-            let _ = write!(out, "\n{:gutter$} = help: {help}", "");
-        }
-    }
+    let mut shown: Vec<_> = found.iter().take(MAX_SHOWN).map(|d| d.render(&name, &lines)).collect();
     if found.len() > MAX_SHOWN {
-        let _ = write!(out, "\n\n{name}: {} more errors are not shown", found.len() - MAX_SHOWN);
+        shown.push(format!("{name}: {} more errors are not shown", found.len() - MAX_SHOWN));
     }
-    out
+    shown.join("\n\n")
+}
+
+impl Diagnostic {
+    /// The title is ours and not the library's `error: … --> file`: a first line that says all stands alone in a log.
+    fn render(&self, name: &str, lines: &[&str]) -> String {
+        let title = format!("{name}:{}:{}: {}", self.mark.line, self.mark.column, self.message);
+        let report = Group::with_title(Level::ERROR.no_name().primary_title(title));
+        let cause = self.cause.as_deref().map(|cause| Level::NOTE.with_name("cause").message(cause));
+        let help = self.help.as_deref().map(|help| Level::HELP.message(help));
+        let report = report.elements(self.snippets(name, lines)).elements(cause).elements(help);
+        Renderer::plain().term_width(MAX_WIDTH).render(&[report])
+    }
+
+    /// The marked lines; none where the first mark is on a blank one.
+    fn snippets(&self, name: &str, lines: &[&str]) -> Vec<Snippet<'_, Annotation<'_>>> {
+        let marked = lines.get(self.mark.line.saturating_sub(1)).copied().unwrap_or_default();
+        if marked.trim().is_empty() {
+            return Vec::new();
+        }
+        let here = (AnnotationKind::Primary, self.mark, None);
+        let Some((label, mark)) = &self.related else { return vec![snippet(lines, &[here])] };
+        let other = (AnnotationKind::Context, *mark, Some(label.as_str()));
+        // The library shows all between the first and the last mark, however far to the right.
+        if self.mark.column.abs_diff(mark.column) < MAX_WIDTH {
+            vec![snippet(lines, &[here, other])]
+        } else {
+            vec![snippet(lines, &[here]), snippet(lines, &[other]).path(name.to_owned())]
+        }
+    }
+}
+
+/// The lines with `marks` in them.
+fn snippet<'a>(
+    lines: &[&str],
+    marks: &[(AnnotationKind, Mark, Option<&'a str>)],
+) -> Snippet<'a, Annotation<'a>> {
+    let numbers = marks.iter().map(|(_, mark, _)| mark.line);
+    let (first, last) = numbers.fold((usize::MAX, 0), |(low, high), n| (low.min(n), high.max(n)));
+    let before = first.saturating_sub(1);
+    let shown: Vec<_> = lines.iter().take(last).skip(before).map(|line| clean_line(line)).collect();
+    let annotation = |(kind, mark, label): &(AnnotationKind, Mark, Option<&'a str>)| {
+        kind.span(span(&shown, mark.line - first, *mark)).label(*label)
+    };
+    let annotations: Vec<_> = marks.iter().map(annotation).collect();
+    Snippet::source(shown.join("\n")).line_start(first).annotations(annotations)
+}
+
+/// The bytes that `mark` covers in `lines`, joined; it is on the one at `index`.
+fn span(lines: &[String], index: usize, mark: Mark) -> Range<usize> {
+    let before: usize = lines.iter().take(index).map(|line| line.len() + 1).sum();
+    let line = lines.get(index).map_or("", String::as_str);
+    let at = |column: usize| before + line.char_indices().nth(column).map_or(line.len(), |(at, _)| at);
+    let start = mark.column.saturating_sub(1);
+    at(start)..at(start.saturating_add(mark.width))
 }
 
 /// `text` in quotes, cut to a length for messages, nothing in it that could act on a terminal.
@@ -120,34 +156,9 @@ pub(super) fn slice(text: &str, mark: Mark) -> String {
     line.chars().skip(mark.column.saturating_sub(1)).take(mark.width).collect()
 }
 
-fn snippet(out: &mut String, text: &str, mark: Mark, gutter: usize) {
-    let Some(line) = lines(text).nth(mark.line.saturating_sub(1)) else { return };
-    if line.trim().is_empty() {
-        return;
-    }
-    let before = mark.column.saturating_sub(1);
-    let skip = if line.chars().count() > MAX_LINE { before.saturating_sub(LEAD) } else { 0 };
-    let mut shown = String::from(if skip > 0 { "…" } else { "" });
-    let mut indent = usize::from(skip > 0);
-    let mut carets = 0;
-    for (i, c) in line.chars().enumerate().skip(skip) {
-        if i - skip >= MAX_LINE {
-            shown.push('…');
-            break;
-        }
-        let columns = columns(c);
-        if i < before {
-            indent += columns;
-        } else if i < before + mark.width {
-            carets += columns;
-        }
-        match c {
-            '\t' => shown.push_str("    "),
-            c => shown.push(printable(c)),
-        }
-    }
-    let _ = write!(out, "\n{:gutter$} |\n{:gutter$} | {}", "", mark.line, shown.trim_end());
-    let _ = write!(out, "\n{:gutter$} | {:indent$}{}", "", "", "^".repeat(carets.max(1)));
+/// A line with nothing in it that could act on a terminal; the library shows a tab as spaces.
+fn clean_line(line: &str) -> String {
+    line.trim_end().chars().map(|c| if c == '\t' { c } else { printable(c) }).collect()
 }
 
 /// Lines as YAML counts them: ended by LF, CR LF or CR alone. A byte order mark belongs to none.
@@ -170,23 +181,6 @@ fn printable(c: char) -> char {
     if matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1 { c } else { '\u{fffd}' }
 }
 
-/// Columns that `c` takes on a terminal (Unicode TR 11, the wide blocks).
-fn columns(c: char) -> usize {
-    match u32::from(c) {
-        0x09 => 4,
-        0x1100..=0x115F
-        | 0x2E80..=0xA4CF
-        | 0xAC00..=0xD7A3
-        | 0xF900..=0xFAFF
-        | 0xFE30..=0xFE6F
-        | 0xFF00..=0xFF60
-        | 0xFFE0..=0xFFE6
-        | 0x1F300..=0x1FAFF
-        | 0x20000..=0x3FFFD => 2,
-        _ => 1,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -198,7 +192,7 @@ mod tests {
     #[test]
     fn the_marked_piece_stands_under_its_line() {
         let d = Diagnostic::new(mark(2, 4, 3), "wrong").help("do better");
-        let expected = "f:2:4: wrong\n  |\n2 | b: xyz\n  |    ^^^\n  = help: do better";
+        let expected = "f:2:4: wrong\n  |\n2 | b: xyz\n  |    ^^^\n  |\n  = help: do better";
         assert_eq!(render(Path::new("f"), "a: 1\nb: xyz\n", &[d]), expected);
     }
 
@@ -218,6 +212,20 @@ mod tests {
         let rows: Vec<_> = shown.lines().collect();
         assert!(rows[2].chars().count() < 120, "{shown}");
         assert_eq!(rows[2].chars().position(|c| c == 'x'), rows[3].chars().position(|c| c == '^'), "{shown}");
+    }
+
+    #[test]
+    fn many_errors_in_one_huge_line_are_shown_shortly_and_soon() {
+        let text = "a".repeat(256 * 1024);
+        let found: Vec<_> = (1..=MAX_SHOWN)
+            .map(|n| {
+                Diagnostic::new(mark(1, n * 12_000, 400), "wrong").related("here", mark(1, 9, 1_000_000))
+            })
+            .collect();
+        let started = std::time::Instant::now();
+        let shown = render(Path::new("f"), &text, &found);
+        assert!(shown.len() < 1000 * MAX_SHOWN, "{} bytes:\n{shown}", shown.len());
+        assert!(started.elapsed().as_secs() < 5, "{:?}", started.elapsed());
     }
 
     #[test]

@@ -295,3 +295,16 @@ fn no_part_of_a_sound_file_can_be_cut_or_changed_into_a_panic() {
         }
     }
 }
+
+#[test]
+fn a_misspelt_key_finds_the_one_that_was_meant() {
+    let near = |text| check::nearest(text, &["cluster", "host", "port", "max_connections", "gop_cache"]);
+    assert_eq!(near("prot"), Some("port"));
+    assert_eq!(near("ports"), Some("port"));
+    assert_eq!(near("Host"), Some("host"));
+    assert_eq!(near("max-connection"), Some("max_connections"));
+    assert_eq!(near("gopcache"), Some("gop_cache"));
+    assert_eq!(near("latency"), None);
+    assert_eq!(near(""), None);
+    assert_eq!(near(&"x".repeat(100_000)), None);
+}
