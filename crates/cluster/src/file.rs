@@ -5,6 +5,8 @@
 //! names up and finds ports that are one and the same. [`report`] renders what any of them has to say.
 
 mod check;
+mod draft;
+mod host_name;
 mod hosts;
 mod report;
 mod tree;

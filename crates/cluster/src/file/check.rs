@@ -3,30 +3,11 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::hosts;
+use super::draft::{Draft, Entry};
+use super::host_name;
 use super::report::{Diagnostic, Mark, quoted};
 use super::tree::{Node, Place, Value};
 use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
-
-/// A cluster whose every value is sound by itself; host names are not looked up yet.
-#[derive(Debug)]
-pub(super) struct Draft {
-    pub(super) name: String,
-    pub(super) origins: Vec<Entry>,
-    pub(super) edges: Vec<Entry>,
-    pub(super) encoder: Option<Encoder>,
-}
-
-/// An origin, or one entry of the edges.
-#[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) role: Role,
-    pub(super) host: String,
-    pub(super) host_place: Place,
-    pub(super) ports: Vec<(u16, Place)>,
-    pub(super) listen: Option<IpAddr>,
-    pub(super) options: WorkerOptions,
-}
 
 const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
 const ORIGIN_KEYS: &[&str] = &["host", "port", "listen", "worker"];
@@ -109,7 +90,7 @@ impl<'t> Section<'t> {
 
 impl<'t> Checks<'t> {
     fn say(&mut self, place: Place, message: impl Into<String>, help: &str) {
-        let mut d = diagnostic(place, message);
+        let mut d = place.diagnostic(message);
         if !help.is_empty() {
             d = d.help(help);
         }
@@ -187,7 +168,9 @@ impl<'t> Checks<'t> {
             };
             match section.entries.iter().find(|(k, ..)| k == known) {
                 Some((_, first, _)) => {
-                    let d = diagnostic(key.place, format!("the key `{known}` is written twice"))
+                    let d = key
+                        .place
+                        .diagnostic(format!("the key `{known}` is written twice"))
                         .related("first written here", first.place.used)
                         .help("remove one of the two");
                     self.found.push(d);
@@ -303,10 +286,10 @@ impl<'t> Checks<'t> {
                 }
                 _ => "",
             };
-            self.expected(node, hosts::EXPECTED, help);
+            self.expected(node, host_name::EXPECTED, help);
             return None;
         };
-        match hosts::check(&text) {
+        match host_name::check(&text) {
             Ok(()) => Some((text, node.place)),
             Err(wrong) => {
                 self.say(node.place, wrong.message, &wrong.help);
@@ -317,7 +300,8 @@ impl<'t> Checks<'t> {
 
     fn listen(&mut self, node: &Node) -> Option<IpAddr> {
         let text = node.text(self.text).unwrap_or_default();
-        let address = text.parse::<IpAddr>().ok().map(|a| a.to_canonical()).filter(|a| !hosts::is_group(*a));
+        let address =
+            text.parse::<IpAddr>().ok().map(|a| a.to_canonical()).filter(|a| !host_name::is_group(*a));
         if address.is_none() {
             self.expected(
                 node,
@@ -508,14 +492,8 @@ impl<'t> Checks<'t> {
     }
 }
 
-/// An error at a place; where an alias brought the value, both places are shown.
-pub(super) fn diagnostic(place: Place, message: impl Into<String>) -> Diagnostic {
-    let d = Diagnostic::new(place.used, message);
-    if place.used == place.written { d } else { d.related("the value is written here", place.written) }
-}
-
 fn lacks(place: Place, what: &str, key: &str, example: &str) -> Diagnostic {
-    diagnostic(place, format!("{what} lacks `{key}`")).help(format!("add `{example}`"))
+    place.diagnostic(format!("{what} lacks `{key}`")).help(format!("add `{example}`"))
 }
 
 fn list(keys: &[&str]) -> String {

@@ -31,6 +31,14 @@ pub(super) struct Place {
     pub(super) written: Mark,
 }
 
+impl Place {
+    /// An error at this place; where an alias brought the value, both places are shown.
+    pub(super) fn diagnostic(self, message: impl Into<String>) -> Diagnostic {
+        let d = Diagnostic::new(self.used, message);
+        if self.used == self.written { d } else { d.related("the value is written here", self.written) }
+    }
+}
+
 /// A YAML value as its text is commonly understood (YAML 1.2 core schema).
 #[derive(Clone, Debug)]
 pub(super) enum Value {

@@ -1,0 +1,26 @@
+//! What [`check`](super::check) makes of a file and [`hosts`](super::hosts) makes a cluster of.
+
+use std::net::IpAddr;
+
+use super::tree::Place;
+use crate::spec::{Encoder, Role, WorkerOptions};
+
+/// A cluster whose every value is sound by itself; host names are not looked up yet.
+#[derive(Debug)]
+pub(super) struct Draft {
+    pub(super) name: String,
+    pub(super) origins: Vec<Entry>,
+    pub(super) edges: Vec<Entry>,
+    pub(super) encoder: Option<Encoder>,
+}
+
+/// An origin, or one entry of the edges.
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) role: Role,
+    pub(super) host: String,
+    pub(super) host_place: Place,
+    pub(super) ports: Vec<(u16, Place)>,
+    pub(super) listen: Option<IpAddr>,
+    pub(super) options: WorkerOptions,
+}
