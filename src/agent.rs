@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use supervisor::agent::{AgentConfig, AgentError, StartupEvent};
+use supervisor::{AgentConfig, AgentError, StartupEvent};
 use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Global, resolve};
@@ -52,7 +52,7 @@ async fn supervise_in_background(
     // The state directory must not pin the directory that `up` was called in.
     std::env::set_current_dir("/").map_err(|e| Failure::failed(format!("cannot change to /: {e}")))?;
     log();
-    let outcome = supervisor::agent::run(config, |event| {
+    let outcome = supervisor::run(config, |event| {
         let complete = matches!(event, StartupEvent::Complete { .. });
         if let Some(open) = pipe.as_mut() {
             // An `up` that was killed does not stop the cluster.
@@ -95,7 +95,7 @@ pub(crate) fn config(global: &Global, path: &Path, detached: bool) -> Result<Age
 pub(crate) fn failure(error: AgentError) -> Failure {
     let code = match &error {
         AgentError::AlreadyRunning { .. } => code::LOCKED,
-        AgentError::Interrupted => code::INTERRUPTED,
+        AgentError::Interrupted | AgentError::NotStopped(_) | AgentError::Left(_) => code::INTERRUPTED,
         AgentError::Preflight(_)
         | AgentError::State(_)
         | AgentError::Changed(_)

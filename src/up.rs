@@ -12,7 +12,7 @@ use cluster::status::{Status, UnitState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGINT;
-use supervisor::agent::StartupEvent;
+use supervisor::StartupEvent;
 use supervisor::api::Apply;
 use supervisor::client::{Client, ClientError};
 use supervisor::dirs::ClusterDirs;
@@ -94,7 +94,7 @@ async fn in_foreground(global: &Global, file: &Path, loaded: &Loaded) -> Result<
     agent::log();
     let config = agent::config(global, file, false)?;
     complain(&format!("cluster {}: Ctrl-C stops it", loaded.cluster.name));
-    let ended = supervisor::agent::run(config, |event| {
+    let ended = supervisor::run(config, |event| {
         // The supervisor's log tells the rest.
         if let StartupEvent::Complete { .. } = event {
             complain(&progress(&event));

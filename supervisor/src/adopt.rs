@@ -5,12 +5,15 @@
 //! being another's; its start time and the boot are those on record. What is not proved is neither stopped nor
 //! replaced.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use cluster::UnitId;
 use control::{AskError, Connection, Request, VERSION, fds};
+use tokio::task::JoinSet;
 
+use crate::dirs::ClusterDirs;
 use crate::files::StateError;
 use crate::process::Process;
 use crate::procfs;
@@ -179,6 +182,45 @@ pub async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Fou
         listener = listener_fd.and_then(|number| process.duplicate_fd(number).ok());
     }
     Ok(Found::Process { process, listener: listener.filter(fds::is_tcp_listener), silent })
+}
+
+/// What earlier supervisors left: of `units`, and of those of older files.
+///
+/// # Errors
+/// When the state directory cannot be used.
+pub(crate) async fn find_all(
+    dirs: &ClusterDirs,
+    units: impl Iterator<Item = UnitId>,
+    boot_id: &str,
+) -> Result<BTreeMap<UnitId, Found>, StateError> {
+    let mut ids: Vec<UnitId> = units.collect();
+    ids.extend(recorded(dirs));
+    ids.sort();
+    ids.dedup();
+    // Side by side: each that is frozen takes its time to be silent.
+    let mut looks = JoinSet::new();
+    for id in ids {
+        let (files, boot_id) = (UnitFiles::new(dirs.unit(&id)), boot_id.to_owned());
+        looks.spawn(async move { find(&id, &files, &boot_id).await.map(|found| (id, found)) });
+    }
+    let mut all = BTreeMap::new();
+    while let Some(found) = looks.join_next().await {
+        match found {
+            Ok(Ok((_, Found::Nothing))) => {}
+            Ok(Ok((id, found))) => drop(all.insert(id, found)),
+            Ok(Err(error)) => return Err(error),
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+    Ok(all)
+}
+
+/// The units that have a run directory.
+pub(crate) fn recorded(dirs: &ClusterDirs) -> Vec<UnitId> {
+    let entries = std::fs::read_dir(dirs.units()).into_iter().flatten().flatten();
+    let names = entries.filter_map(|entry| entry.file_name().into_string().ok());
+    // A unit id is any string; what is no unit has no lock that is held.
+    names.filter_map(|name| serde_json::from_value(serde_json::Value::String(name)).ok()).collect()
 }
 
 async fn hello(files: &UnitFiles) -> Result<(Connection, Answered), AskError> {

@@ -12,28 +12,34 @@
 
 use std::convert::Infallible;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::connect_info::{ConnectInfo, Connected};
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
+use axum::serve::IncomingStream;
 use cluster::Role;
 use cluster::status::Status;
 use hyper::body::Frame;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, Sleep, sleep};
 
 /// Upper bound of a request, bytes: a cluster file at its own limit, escaped.
 const MAX_REQUEST: usize = 8 << 20;
 /// Progress lines that wait for a slow client.
 const LINES: usize = 64;
-/// For so long the supervisor waits for a client that does not read.
-const SLOW_CLIENT: Duration = Duration::from_secs(1);
+/// Between two lines of an answer a client waits this long at most.
+pub(crate) const LINE_LIMIT: Duration = Duration::from_secs(60);
+/// So much time without a line has a line of its own: three of them are lost before a client gives up.
+const STILL_AT_IT: Duration = Duration::from_secs(15);
+const _: () = assert!(STILL_AT_IT.as_secs() * 4 <= LINE_LIMIT.as_secs());
 
 /// When a request was sent, ms since boot: one that lay in the socket of a stopped supervisor is not carried out after its
 /// sender has given up.
@@ -89,49 +95,57 @@ pub enum Line {
 
 /// What a client asks of the supervisor's loop.
 #[derive(Debug)]
-pub(crate) enum Command {
-    Status(oneshot::Sender<Status>),
-    Apply(Apply, Progress),
-    Restart(Restart, Progress),
-    Down(Progress),
+pub(crate) struct Asked {
+    /// The client's process, as the kernel says.
+    pub(crate) by: Option<u32>,
+    /// What.
+    pub(crate) request: Request,
+    /// Where the answer goes.
+    pub(crate) reply: Reply,
 }
 
-/// Where the progress of a command goes.
-#[derive(Clone, Debug)]
-pub(crate) struct Progress(Option<mpsc::Sender<Line>>);
+/// A request.
+#[derive(Debug)]
+pub(crate) enum Request {
+    Status,
+    Apply(Apply),
+    Restart(Restart),
+    Down,
+}
 
-impl Progress {
-    /// To nobody.
-    pub(crate) fn none() -> Self {
-        Self(None)
+/// Where an answer goes. Nothing here waits: a client that does not read loses lines of progress, never the last.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Status(oneshot::Sender<Status>),
+    Lines(mpsc::Sender<Line>),
+}
+
+impl Reply {
+    /// Tells of progress.
+    pub(crate) fn say(&self, progress: String) {
+        if let Self::Lines(lines) = self
+            && lines.capacity() > 1
+        {
+            let _ = lines.try_send(Line::Progress { progress });
+        }
     }
 
-    pub(crate) async fn say(&self, progress: impl Into<String>) {
-        let progress = progress.into();
-        tracing::info!("{progress}");
-        self.send(Line::Progress { progress }).await;
+    /// Ends a command; `busy`: it was not even begun.
+    pub(crate) fn finish(self, outcome: Result<(), String>, busy: bool) {
+        if let Self::Lines(lines) = self {
+            let last = match outcome {
+                Ok(()) => Line::Done { ok: true },
+                Err(error) => Line::Failed { error, busy },
+            };
+            // There is room for it: `say` leaves one place.
+            let _ = lines.try_send(last);
+        }
     }
 
-    pub(crate) async fn finish(self, outcome: Result<(), String>) {
-        let line = match outcome {
-            Ok(()) => Line::Done { ok: true },
-            Err(error) => {
-                tracing::warn!("{error}");
-                Line::Failed { error, busy: false }
-            }
-        };
-        self.send(line).await;
-    }
-
-    /// Ends what was not even begun.
-    pub(crate) async fn refuse_as_busy(self, error: String) {
-        tracing::warn!("{error}");
-        self.send(Line::Failed { error, busy: true }).await;
-    }
-
-    async fn send(&self, line: Line) {
-        if let Some(lines) = &self.0 {
-            let _ = lines.send_timeout(line, SLOW_CLIENT).await;
+    /// Gives the status.
+    pub(crate) fn show(self, status: Status) {
+        if let Self::Status(reply) = self {
+            let _ = reply.send(status);
         }
     }
 }
@@ -139,7 +153,7 @@ impl Progress {
 /// Serves the API until `stop`, and then the answers that are under way.
 pub(crate) async fn serve(
     listener: tokio::net::UnixListener,
-    commands: mpsc::Sender<Command>,
+    commands: mpsc::Sender<Asked>,
     stop: oneshot::Receiver<()>,
 ) {
     let router = axum::Router::new()
@@ -153,13 +167,14 @@ pub(crate) async fn serve(
     let stopped = async {
         let _ = stop.await;
     };
-    if let Err(error) = axum::serve(listener, router).with_graceful_shutdown(stopped).await {
+    let service = router.into_make_service_with_connect_info::<Peer>();
+    if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "control API ended");
     }
 }
 
 /// Drops a request whose sender does not wait any more.
-async fn refuse_old(request: Request, next: Next) -> Response {
+async fn refuse_old(request: axum::extract::Request, next: Next) -> Response {
     let sent: Option<u64> = request.headers().get(SENT).and_then(|sent| sent.to_str().ok()?.parse().ok());
     let age = crate::procfs::uptime_ms().zip(sent).map_or(0, |(now, sent)| now.saturating_sub(sent));
     if age > TOO_OLD {
@@ -170,11 +185,24 @@ async fn refuse_old(request: Request, next: Next) -> Response {
     next.run(request).await
 }
 
-type Commands = State<mpsc::Sender<Command>>;
+/// The process at the other end of a connection.
+#[derive(Clone, Copy, Debug)]
+struct Peer(Option<u32>);
 
-async fn status(State(commands): Commands) -> Response {
+impl Connected<IncomingStream<'_, tokio::net::UnixListener>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, tokio::net::UnixListener>) -> Self {
+        let pid = stream.io().peer_cred().ok().and_then(|peer| peer.pid());
+        Self(pid.and_then(|pid| u32::try_from(pid).ok()))
+    }
+}
+
+type Commands = State<mpsc::Sender<Asked>>;
+type From = ConnectInfo<Peer>;
+
+async fn status(State(commands): Commands, ConnectInfo(Peer(by)): From) -> Response {
     let (reply, answer) = oneshot::channel();
-    if commands.send(Command::Status(reply)).await.is_err() {
+    let asked = Asked { by, request: Request::Status, reply: Reply::Status(reply) };
+    if commands.send(asked).await.is_err() {
         return ending();
     }
     match answer.await {
@@ -183,16 +211,16 @@ async fn status(State(commands): Commands) -> Response {
     }
 }
 
-async fn apply(State(commands): Commands, Json(body): Json<Apply>) -> Response {
-    with_lines(&commands, |progress| Command::Apply(body, progress)).await
+async fn apply(State(commands): Commands, peer: From, Json(body): Json<Apply>) -> Response {
+    with_lines(&commands, peer, Request::Apply(body)).await
 }
 
-async fn restart(State(commands): Commands, Json(body): Json<Restart>) -> Response {
-    with_lines(&commands, |progress| Command::Restart(body, progress)).await
+async fn restart(State(commands): Commands, peer: From, Json(body): Json<Restart>) -> Response {
+    with_lines(&commands, peer, Request::Restart(body)).await
 }
 
-async fn down(State(commands): Commands) -> Response {
-    with_lines(&commands, Command::Down).await
+async fn down(State(commands): Commands, peer: From) -> Response {
+    with_lines(&commands, peer, Request::Down).await
 }
 
 fn ending() -> Response {
@@ -200,26 +228,67 @@ fn ending() -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, Json(error)).into_response()
 }
 
-async fn with_lines(commands: &mpsc::Sender<Command>, command: impl FnOnce(Progress) -> Command) -> Response {
+async fn with_lines(
+    commands: &mpsc::Sender<Asked>,
+    ConnectInfo(Peer(by)): From,
+    request: Request,
+) -> Response {
     let (sender, receiver) = mpsc::channel(LINES);
-    if commands.send(command(Progress(Some(sender)))).await.is_err() {
+    if commands.send(Asked { by, request, reply: Reply::Lines(sender) }).await.is_err() {
         return ending();
     }
-    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(receiver))).into_response()
+    let lines = Lines::new(receiver, STILL_AT_IT);
+    ([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(lines)).into_response()
 }
 
-/// A body that grows as lines come.
-struct Lines(mpsc::Receiver<Line>);
+/// A body that grows as lines come, and by one of its own where none has come for long: however long a step takes, the
+/// client knows that it is waited for.
+struct Lines {
+    receiver: mpsc::Receiver<Line>,
+    /// The newest progress told.
+    newest: String,
+    since: Instant,
+    every: Duration,
+    silence: Pin<Box<Sleep>>,
+}
+
+impl Lines {
+    fn new(receiver: mpsc::Receiver<Line>, every: Duration) -> Self {
+        let newest = "taking it up".to_owned();
+        Self { receiver, newest, since: Instant::now(), every, silence: Box::pin(sleep(every)) }
+    }
+
+    fn poll_line(&mut self, context: &mut Context<'_>) -> Poll<Option<Line>> {
+        let line = match self.receiver.poll_recv(context) {
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Ready(Some(line)) => {
+                if let Line::Progress { progress } = &line {
+                    progress.clone_into(&mut self.newest);
+                    self.since = Instant::now();
+                }
+                line
+            }
+            Poll::Pending => {
+                ready!(self.silence.as_mut().poll(context));
+                let waited = self.since.elapsed().as_secs();
+                Line::Progress { progress: format!("still at it, for {waited} s: {}", self.newest) }
+            }
+        };
+        let next = Instant::now() + self.every;
+        self.silence.as_mut().reset(next);
+        Poll::Ready(Some(line))
+    }
+}
 
 impl axum::body::HttpBody for Lines {
     type Data = Bytes;
     type Error = Infallible;
 
     fn poll_frame(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        self.0.poll_recv(context).map(|line| {
+        self.get_mut().poll_line(context).map(|line| {
             line.map(|line| {
                 let mut text = serde_json::to_vec(&line).unwrap_or_default();
                 text.push(b'\n');
@@ -245,6 +314,46 @@ mod tests {
             assert_eq!(serde_json::to_string(&line).unwrap(), text);
             assert_eq!(serde_json::from_str::<Line>(text).unwrap(), line);
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_step_that_takes_long_is_told_of_well_within_what_a_client_waits() {
+        let (sender, receiver) = mpsc::channel(LINES);
+        let mut lines = Lines::new(receiver, STILL_AT_IT);
+        let reply = Reply::Lines(sender);
+        reply.say("starting edge-h-1".to_owned());
+        let mut told = Vec::new();
+        let begin = Instant::now();
+        let mut last = begin;
+        while begin.elapsed() < Duration::from_secs(300) {
+            let line = std::future::poll_fn(|context| lines.poll_line(context)).await.unwrap();
+            assert!(last.elapsed() <= LINE_LIMIT / 4, "{:?} without a line", last.elapsed());
+            last = Instant::now();
+            told.push(line);
+        }
+        let still =
+            |seconds| Line::Progress { progress: format!("still at it, for {seconds} s: starting edge-h-1") };
+        assert_eq!(told[1..3], [still(15), still(30)]);
+        reply.finish(Ok(()), false);
+        let line = std::future::poll_fn(|context| lines.poll_line(context)).await;
+        assert_eq!(line, Some(Line::Done { ok: true }));
+        assert_eq!(std::future::poll_fn(|context| lines.poll_line(context)).await, None);
+    }
+
+    #[tokio::test]
+    async fn a_client_that_does_not_read_loses_progress_and_not_the_answer() {
+        let (sender, mut receiver) = mpsc::channel(LINES);
+        let reply = Reply::Lines(sender);
+        for number in 0..LINES * 2 {
+            reply.say(number.to_string());
+        }
+        reply.finish(Err("x".to_owned()), false);
+        let mut lines = Vec::new();
+        while let Some(line) = receiver.recv().await {
+            lines.push(line);
+        }
+        assert_eq!(lines.len(), LINES);
+        assert_eq!(lines.last(), Some(&Line::Failed { error: "x".to_owned(), busy: false }));
     }
 
     #[test]

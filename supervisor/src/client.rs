@@ -11,7 +11,7 @@ use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 
-use crate::api::{Apply, Line, Restart, SENT};
+use crate::api::{Apply, LINE_LIMIT, Line, Restart, SENT};
 use crate::dirs::ClusterDirs;
 use crate::process::Process;
 
@@ -20,9 +20,6 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// For so long a supervisor may take to take a request up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
-
-/// Between two lines of an answer: more than any one step of a change takes.
-const LINE_LIMIT: Duration = Duration::from_secs(60);
 
 /// For so long one that has the lock may have no socket yet, or no more: it looks for survivors, or ends.
 const SOCKET_LIMIT: Duration = Duration::from_secs(5);

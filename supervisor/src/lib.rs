@@ -10,10 +10,10 @@
 //!                        run/: records, locks, sockets   lib/: file in force, configs, secret, logs
 //! ```
 //!
-//! **One loop.** [`agent`] waits for whatever happens (a process ends, answers, is due; a client asks; a signal) and
-//! feeds it into the machine of the process concerned, `machine`. The machine answers with one action at most, and the
-//! loop carries it out. The machine with its back-off and health, and the plan ([`plan`]), are pure: time and
-//! chance are arguments.
+//! **One loop.** [`run`] waits for whatever happens (a process ends, answers, is due; a client asks; a signal) and hands
+//! it to `reconcile::Reconciler`, which feeds the machine of the unit concerned and takes the running command a step
+//! further. What is to be done then goes through one trait, `reconcile::kernel::Kernel`: the decisions have no clock, no
+//! chance and no I/O of their own.
 //!
 //! **A process outlives its supervisor.** It is a session of its own, writes to a file and not to a pipe, and holds the
 //! listener itself. The next supervisor finds it by the lock that it inherited ([`record`]), proves that it is its own
@@ -29,7 +29,6 @@
 //! refuses, a stream that stands still, an origin that is gone are reported and restart nothing.
 
 pub mod adopt;
-pub mod agent;
 pub mod api;
 pub mod client;
 pub mod dirs;
@@ -37,16 +36,21 @@ pub mod files;
 pub mod listeners;
 pub mod logs;
 mod machine;
+mod monitor;
 pub mod orphans;
 pub mod owner;
-pub mod plan;
 pub mod preflight;
 pub mod probe;
 pub mod process;
+mod processes;
 pub mod procfs;
+mod reconcile;
 pub mod record;
 
-pub use agent::{AgentConfig, AgentError, StartupEvent, run};
 pub use client::{Client, ClientError};
 pub use dirs::{ClusterDirs, StateRoots};
 pub use probe::{ProbeError, ProbeReport};
+pub use reconcile::config::{AgentConfig, AgentError, Parse};
+pub use reconcile::plan::{Action, Kind, Plan};
+pub use reconcile::run::run;
+pub use reconcile::startup::StartupEvent;

@@ -63,7 +63,7 @@ pub struct Remnant {
 /// The units of the cluster that are on record, sorted by id.
 #[must_use]
 pub fn remnants(dirs: &ClusterDirs) -> Vec<Remnant> {
-    let mut ids = crate::agent::recorded(dirs);
+    let mut ids = adopt::recorded(dirs);
     ids.sort();
     let look = |id: UnitId| {
         let files = UnitFiles::new(dirs.unit(&id));
@@ -95,7 +95,7 @@ pub async fn down(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<
     let supervised = || OrphansError::Supervised { cluster: dirs.name().to_owned() };
     let _lock = dirs.lock()?.ok_or_else(supervised)?;
     let boot_id = procfs::boot_id().map_err(OrphansError::BootId)?;
-    let mut ids = crate::agent::recorded(dirs);
+    let mut ids = adopt::recorded(dirs);
     ids.sort_by_key(stop_order);
     for id in ids {
         let files = UnitFiles::new(dirs.unit(&id));

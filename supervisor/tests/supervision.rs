@@ -446,6 +446,61 @@ async fn sigquit_leaves_the_processes_to_the_next_supervisor() {
 }
 
 #[tokio::test]
+async fn sigquit_during_a_start_says_what_it_leaves_and_the_next_supervisor_takes_it_over() {
+    let bench = Bench::new("1935,1936");
+    bench.fake(&bench.edge(1936), "mute");
+    let mut supervisor = bench.command();
+    let mut started = BTreeMap::new();
+    loop {
+        match serde_json::from_str(&supervisor.line().unwrap()).unwrap() {
+            StartupEvent::Started { unit, pid } => drop(started.insert(unit, pid)),
+            StartupEvent::Ready { .. } => break,
+            _ => {}
+        }
+    }
+    send(supervisor.child.id(), Signal::SIGQUIT);
+    let error = supervisor.error();
+    assert!(error.contains("3 processes run on without a supervisor"), "{error}");
+    assert!(error.contains("srsctl up") && error.contains("srsctl down"), "{error}");
+    assert_eq!(started.len(), 3);
+    assert!(started.values().all(|pid| lives(*pid)));
+    bench.fake(&bench.edge(1936), "");
+    let supervisor = bench.up();
+    let adopted = |event: &&StartupEvent| matches!(event, StartupEvent::Adopted { .. });
+    assert_eq!(supervisor.events.iter().filter(adopted).count(), 3, "{:#?}", supervisor.events);
+    let pids = bench.pids().await;
+    for id in [bench.origin(), bench.edge(1935)] {
+        assert_eq!(pids[&id], started[&id]);
+    }
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn a_change_during_a_change_is_told_what_runs_since_when_and_for_whom() {
+    let mut bench = Bench::new("1935");
+    let supervisor = bench.up();
+    bench.edges = "1935,1936".into();
+    bench.fake(&bench.edge(1936), "mute");
+    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let client = bench.client();
+    let applied = tokio::spawn(async move { client.apply(&apply, |_| {}).await });
+    let end = Instant::now() + PATIENCE;
+    while bench.status().await.units.len() < 3 {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let restart = Restart { role: Role::Edge, port: None, host: None };
+    let error = bench.client().restart(&restart, |_| {}).await.unwrap_err();
+    let ClientError::Busy(why) = &error else { panic!("{error}") };
+    assert!(why.contains("it applies a changed file (for 0 s"), "{why}");
+    assert!(why.contains(&format!("asked by pid {}", std::process::id())), "{why}");
+    bench.client().down(|_| {}).await.unwrap();
+    let broken_off = applied.await.unwrap().unwrap_err().to_string();
+    assert!(broken_off.contains("was told to end"), "{broken_off}");
+    drop(supervisor);
+}
+
+#[tokio::test]
 async fn a_worker_that_refuses_its_config_is_not_tried_again() {
     let bench = Bench::new("1935,1936");
     let edge = bench.edge(1936);

@@ -15,6 +15,7 @@ use crate::adopt::Found;
 use crate::machine::health::{Heartbeat, Ladder};
 use crate::machine::state::Event;
 use crate::process::Process;
+use crate::reconcile::kernel::{Input, Instance, Report, What};
 
 /// Between two tries of a process that is not ready yet.
 const READY_RETRY: Duration = Duration::from_millis(25);
@@ -27,45 +28,32 @@ const PROBE_PERIOD: Duration = Duration::from_secs(5);
 /// The same while failures are counted.
 const PROBE_AGAIN: Duration = Duration::from_secs(1);
 
-/// What the tasks tell. `instance` tells one process of a unit from the next.
+/// What the tasks tell the supervisor's loop.
 #[derive(Debug)]
-pub(super) struct Signal {
-    pub(super) unit: UnitId,
-    pub(super) instance: u64,
-    pub(super) what: What,
-}
-
-#[derive(Debug)]
-pub(super) enum What {
-    /// For the unit's machine.
-    Event(Event),
-    /// Why it is not ready yet.
-    NotReady(String),
-    /// It answered.
-    Report(ProcessStats, Vec<StreamStats>),
-    /// The RTMP connect.
-    Probe(Result<(), String>),
-    /// What another look at an unknown process gave; of no instance.
-    Found(Found),
+pub(crate) enum Message {
+    /// As it is.
+    Input(Input),
+    /// What another look at an unknown process gave.
+    Found(UnitId, Found),
 }
 
 /// One process to watch.
 #[derive(Clone, Debug)]
-pub(super) struct Watched {
-    pub(super) unit: UnitId,
-    pub(super) instance: u64,
-    pub(super) process: Arc<Process>,
-    pub(super) control: PathBuf,
+pub(crate) struct Watched {
+    pub(crate) unit: UnitId,
+    pub(crate) instance: Instance,
+    pub(crate) process: Arc<Process>,
+    pub(crate) control: PathBuf,
     /// What others connect to; an encoder has none.
-    pub(super) address: Option<(String, u16)>,
-    pub(super) signals: mpsc::Sender<Signal>,
+    pub(crate) address: Option<(String, u16)>,
+    pub(crate) messages: mpsc::Sender<Message>,
     /// Asks for a report now.
-    pub(super) refresh: Arc<Notify>,
+    pub(crate) refresh: Arc<Notify>,
 }
 
 impl Watched {
     /// Starts the tasks; dropping the set ends them. A process that is `adopted` was ready before.
-    pub(super) fn watch(self, adopted: bool) -> JoinSet<()> {
+    pub(crate) fn watch(self, adopted: bool) -> JoinSet<()> {
         let mut tasks = JoinSet::new();
         let ends = self.clone();
         tasks.spawn(async move {
@@ -82,9 +70,9 @@ impl Watched {
     }
 
     async fn tell(&self, what: What) {
-        let signal = Signal { unit: self.unit.clone(), instance: self.instance, what };
+        let input = Input::Process { unit: self.unit.clone(), instance: self.instance, what };
         // The supervisor's loop is gone only when it ends, and this task with it.
-        let _ = self.signals.send(signal).await;
+        let _ = self.messages.send(Message::Input(input)).await;
     }
 
     /// Ready: it says who it is, and takes an RTMP connect on the address that others use.
@@ -148,7 +136,8 @@ impl Watched {
                         Ok(true) => {
                             if let Some((process, streams)) = under_way.take().and_then(report) {
                                 beats = Some(process.beats);
-                                self.tell(What::Report(process, streams)).await;
+                                let report = Report { at: Instant::now(), process, streams };
+                                self.tell(What::Report(report)).await;
                             }
                         }
                         Err(error) => {
@@ -176,7 +165,7 @@ impl Watched {
     async fn probes(&self, at_once: bool) {
         let Some((host, port)) = &self.address else { return };
         if !at_once {
-            tokio::time::sleep(PROBE_PERIOD.mul_f64(0.9 + 0.2 * super::random())).await;
+            tokio::time::sleep(PROBE_PERIOD.mul_f64(0.9 + 0.2 * random())).await;
         }
         let mut failures = 0;
         loop {
@@ -188,7 +177,7 @@ impl Watched {
                 self.tell(What::Probe(result.map(drop).map_err(|error| error.to_string()))).await;
             }
             let period = if (1..Ladder::FALL).contains(&failures) { PROBE_AGAIN } else { PROBE_PERIOD };
-            tokio::time::sleep(period.mul_f64(0.9 + 0.2 * super::random())).await;
+            tokio::time::sleep(period.mul_f64(0.9 + 0.2 * random())).await;
         }
     }
 }
@@ -215,4 +204,9 @@ fn report(answer: Answer) -> Option<(ProcessStats, Vec<StreamStats>)> {
         }
     }
     Some((process?, streams))
+}
+
+/// In 0..1. Jitter needs no more than that it differs.
+pub(crate) fn random() -> f64 {
+    getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
 }

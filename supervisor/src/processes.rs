@@ -1,0 +1,472 @@
+//! The [`Kernel`] that really does it: processes, listeners, files, clients.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use cluster::status::Status;
+use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
+use control::fds::{Lent, Name};
+use control::{Request, ask_once, packet};
+use tokio::sync::{Notify, mpsc};
+use tokio::task::JoinSet;
+
+use crate::adopt::{self, Found};
+use crate::api::{Apply, Reply};
+use crate::dirs::ClusterDirs;
+use crate::files::write_atomic;
+use crate::machine::state::{Event, STOP_STEP};
+use crate::monitor::{Message, Watched};
+use crate::process::{Given, Process, Spawner};
+use crate::reconcile::config::Parse;
+use crate::reconcile::kernel::{
+    Answer, Client, CommandError, Input, Instance, Kernel, Look, Ticket, Unplayed, What,
+};
+use crate::record::{AliveLock, Record, SCHEMA, UnitFiles};
+use crate::{listeners, logs, preflight, probe, procfs};
+
+/// Descriptors that the encoder uses at most.
+const ENCODER_FDS: u64 = 64;
+/// How long a process may take to take a new config.
+const CONFIGURE_LIMIT: Duration = Duration::from_secs(5);
+/// How long a process may take to open its new log.
+const REOPEN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The processes of a cluster, and the clients that are owed an answer.
+pub(crate) struct Processes {
+    dirs: ClusterDirs,
+    parse: Parse,
+    spawner: Spawner,
+    boot_id: String,
+    held: BTreeMap<UnitId, Held>,
+    clients: BTreeMap<Client, Reply>,
+    last_client: Client,
+    messages: mpsc::Sender<Message>,
+    /// Requests and looks that are under way.
+    helpers: JoinSet<()>,
+}
+
+/// What belongs to one unit.
+struct Held {
+    files: UnitFiles,
+    /// Kept while processes come and go. None of an encoder, of one that was given up, and of an adopted process that
+    /// could not lend it.
+    listener: Option<OwnedFd>,
+    /// Found, and not taken over yet.
+    found: Option<(Process, Option<OwnedFd>)>,
+    live: Option<Live>,
+}
+
+/// A process, and the tasks that watch it; dropping it ends the tasks, not the process.
+struct Live {
+    process: Arc<Process>,
+    instance: Instance,
+    /// Asks it for a report now.
+    refresh: Arc<Notify>,
+    _tasks: JoinSet<()>,
+}
+
+impl Processes {
+    /// With the listeners that were bound for units without a process. What happens goes to `messages`.
+    pub(crate) fn new(
+        dirs: ClusterDirs,
+        parse: Parse,
+        spawner: Spawner,
+        boot_id: String,
+        listeners: BTreeMap<UnitId, OwnedFd>,
+        messages: mpsc::Sender<Message>,
+    ) -> Self {
+        let mut new = Self {
+            dirs,
+            parse,
+            spawner,
+            boot_id,
+            held: BTreeMap::new(),
+            clients: BTreeMap::new(),
+            last_client: 0,
+            messages,
+            helpers: JoinSet::new(),
+        };
+        for (unit, listener) in listeners {
+            new.held(&unit).listener = Some(listener);
+        }
+        new
+    }
+
+    /// Keeps who is to be answered.
+    pub(crate) fn enrol(&mut self, reply: Reply) -> Client {
+        self.last_client += 1;
+        self.clients.insert(self.last_client, reply);
+        self.last_client
+    }
+
+    /// What a message says; a process that was found is kept for [`Kernel::adopt`].
+    pub(crate) fn take_in(&mut self, message: Message) -> Input {
+        match message {
+            Message::Input(input) => input,
+            Message::Found(unit, found) => {
+                let look = self.found(&unit, found);
+                Input::Looked { unit, look }
+            }
+        }
+    }
+
+    /// Keeps what was found of a unit.
+    pub(crate) fn found(&mut self, unit: &UnitId, found: Found) -> Look {
+        let held = self.held(unit);
+        held.found = None;
+        match found {
+            Found::Nothing => Look::Nothing,
+            Found::Unknown { why } => Look::Unknown { why },
+            Found::Process { process, listener, silent } => {
+                let identity = process.identity();
+                let age = procfs::age(identity.start_ticks).unwrap_or_default();
+                held.found = Some((process, listener));
+                Look::Process { pid: identity.pid, silent, age }
+            }
+        }
+    }
+
+    /// Puts logs that are full aside. To be called now and then.
+    pub(crate) fn rotate_logs(&mut self) {
+        while self.helpers.try_join_next().is_some() {}
+        logs::rotate_own(&self.dirs.agent_log());
+        for (unit, held) in self.held.iter().filter(|(_, held)| held.live.is_some()) {
+            let log = self.dirs.log(unit);
+            if !logs::is_full(&log) {
+                continue;
+            }
+            let file = match logs::rotate(&log) {
+                Ok(file) => file,
+                Err(error) => {
+                    tracing::warn!(%unit, %error, "log not rotated");
+                    continue;
+                }
+            };
+            let (unit, control) = (unit.clone(), held.files.control());
+            self.helpers.spawn(async move {
+                let asked = ask_once(&control, &Request::ReopenLog, Some(file.as_fd()), REOPEN_LIMIT).await;
+                if let Err(error) = asked {
+                    tracing::warn!(%unit, %error, "it goes on writing to its old log");
+                }
+            });
+        }
+    }
+
+    fn held(&mut self, unit: &UnitId) -> &mut Held {
+        held(&mut self.held, &self.dirs, unit)
+    }
+
+    fn live(&self, unit: &UnitId) -> Option<&Live> {
+        self.held.get(unit)?.live.as_ref()
+    }
+
+    fn watch(
+        &mut self,
+        unit: &UnitId,
+        port: Option<&Port>,
+        process: Process,
+        adopted: bool,
+        instance: Instance,
+    ) {
+        let (process, refresh) = (Arc::new(process), Arc::new(Notify::new()));
+        let messages = self.messages.clone();
+        let held = self.held(unit);
+        let watched = Watched {
+            unit: unit.clone(),
+            instance,
+            process: Arc::clone(&process),
+            control: held.files.control(),
+            address: port.map(|port| (port.host.name.clone(), port.port)),
+            messages,
+            refresh: Arc::clone(&refresh),
+        };
+        held.live = Some(Live { process, instance, refresh, _tasks: watched.watch(adopted) });
+    }
+
+    /// Has a helper find an answer out.
+    fn answer(&mut self, ticket: Ticket, answer: impl Future<Output = Answer> + Send + 'static) {
+        let messages = self.messages.clone();
+        self.helpers.spawn(async move {
+            let _ = messages.send(Message::Input(Input::Answered { ticket, answer: answer.await })).await;
+        });
+    }
+
+    fn try_spawn(&mut self, spec: &ProcessSpec, port: Option<&Port>) -> Result<Process, Event> {
+        let fail = |why: String| Event::SpawnFailed { fatal: false, why };
+        let id = spec.id();
+        let (config, log) = (self.dirs.config(id), self.dirs.log(id));
+        let held = held(&mut self.held, &self.dirs, id);
+        held.files.create().map_err(|error| fail(error.to_string()))?;
+        let AliveLock::Free(lock) = held.files.take_lock().map_err(|error| fail(error.to_string()))? else {
+            return Err(Event::Unproven { why: "a process that it left behind holds its lock".to_owned() });
+        };
+        if let (None, Some(port)) = (&held.listener, port) {
+            held.listener = Some(listeners::bind(port).map_err(|error| fail(error.to_string()))?);
+        }
+        write_atomic(&config, config_text(spec).as_bytes()).map_err(|error| fail(error.to_string()))?;
+        let control = packet::Listener::bind(&held.files.control())
+            .map_err(|error| fail(format!("control socket {}: {error}", held.files.control().display())))?;
+        if logs::is_full(&log)
+            && let Err(error) = logs::rotate(&log)
+        {
+            tracing::warn!(unit = %id, %error, "log not rotated");
+        }
+        let log = logs::open(&log).map_err(|error| fail(format!("{}: {error}", log.display())))?;
+        let token = held.files.begin(&lock).map_err(|error| fail(error.to_string()))?;
+        let mut lent = Lent::default();
+        if let Some(listener) = &held.listener {
+            lent.add(Name::Listener, listener.try_clone().map_err(|error| fail(error.to_string()))?);
+        }
+        lent.add(Name::Control, control);
+        lent.add(Name::Lock, lock);
+        let listener_fd = lent.number(Name::Listener);
+        let process = self
+            .spawner
+            .spawn(Given {
+                subcommand: if spec.role() == Role::Encoder { "encoder" } else { "worker" },
+                config: &config,
+                log,
+                lent,
+                descriptors: match spec {
+                    ProcessSpec::Worker(spec) => spec.fds_needed(),
+                    ProcessSpec::Encoder(_) => ENCODER_FDS,
+                },
+            })
+            .map_err(|error| {
+                held.files.forget();
+                Event::SpawnFailed { fatal: error.is_fatal(), why: error.to_string() }
+            })?;
+        let record = Record {
+            schema: SCHEMA.to_owned(),
+            unit: id.clone(),
+            token,
+            boot_id: self.boot_id.clone(),
+            process: process.identity(),
+            listener_fd,
+        };
+        if let Err(error) = held.files.write(&record) {
+            // The token in the lock file is proof enough.
+            tracing::warn!(unit = %id, %error, "process not recorded");
+        }
+        Ok(process)
+    }
+}
+
+impl Kernel for Processes {
+    fn random(&mut self) -> f64 {
+        crate::monitor::random()
+    }
+
+    fn spawn(
+        &mut self,
+        spec: &ProcessSpec,
+        port: Option<&Port>,
+        instance: Instance,
+    ) -> Result<(u32, Instant), Event> {
+        let process = self.try_spawn(spec, port)?;
+        let (pid, now) = (process.identity().pid, Instant::now());
+        tracing::info!(unit = %spec.id(), pid, "started");
+        self.watch(spec.id(), port, process, false, instance);
+        Ok((pid, now))
+    }
+
+    fn adopt(&mut self, unit: &UnitId, port: Option<&Port>, instance: Instance) {
+        let held = self.held(unit);
+        let Some((process, listener)) = held.found.take() else { return };
+        if let Some(port) = port {
+            let bound = listener.filter(|listener| listeners::is_bound_to(listener, port));
+            held.listener = bound.or_else(|| held.listener.take());
+        }
+        tracing::info!(%unit, pid = process.identity().pid, listener = held.listener.is_some(), "adopted");
+        self.watch(unit, port, process, true, instance);
+    }
+
+    fn ask_stop(&mut self, unit: &UnitId) {
+        let Some(held) = self.held.get(unit) else { return };
+        let Some(live) = &held.live else { return };
+        let (unit, instance, control) = (unit.clone(), live.instance, held.files.control());
+        let messages = self.messages.clone();
+        self.helpers.spawn(async move {
+            if let Err(error) = ask_once(&control, &Request::Stop, None, STOP_STEP).await {
+                tracing::info!(%unit, %error, "could not be asked to stop");
+                let what = What::Event(Event::AskFailed);
+                let _ = messages.send(Message::Input(Input::Process { unit, instance, what })).await;
+            }
+        });
+    }
+
+    fn terminate(&mut self, unit: &UnitId) {
+        if let Some(live) = self.live(unit) {
+            live.process.terminate();
+        }
+    }
+
+    fn kill(&mut self, unit: &UnitId) {
+        if let Some(live) = self.live(unit) {
+            live.process.kill();
+        }
+    }
+
+    fn forget(&mut self, unit: &UnitId) {
+        let held = self.held(unit);
+        held.live = None;
+        held.files.forget();
+    }
+
+    fn refresh(&mut self, unit: &UnitId) {
+        if let Some(live) = self.live(unit) {
+            live.refresh.notify_one();
+        }
+    }
+
+    fn look(&mut self, unit: &UnitId) {
+        let (files, boot_id) = (self.held(unit).files.clone(), self.boot_id.clone());
+        let (unit, messages) = (unit.clone(), self.messages.clone());
+        self.helpers.spawn(async move {
+            let found = adopt::find(&unit, &files, &boot_id).await;
+            let found = found.unwrap_or_else(|error| Found::Unknown { why: error.to_string() });
+            let _ = messages.send(Message::Found(unit, found)).await;
+        });
+    }
+
+    fn close_port(&mut self, unit: &UnitId) {
+        self.held(unit).listener = None;
+    }
+
+    fn remove(&mut self, unit: &UnitId, wanted: bool) {
+        self.held(unit).files.remove();
+        self.held.remove(unit);
+        if !wanted {
+            let _ = std::fs::remove_file(self.dirs.config(unit));
+        }
+    }
+
+    fn parse(&mut self, ticket: Ticket, file: &Apply) {
+        let (parse, Apply { path, text }) = (Arc::clone(&self.parse), file.clone());
+        // Looks names up.
+        let parsed = tokio::task::spawn_blocking(move || {
+            let new = parse(&path, &text)?;
+            match preflight::hosts(&new).as_slice() {
+                [] => Ok(new),
+                elsewhere => Err(untouched(elsewhere)),
+            }
+        });
+        self.answer(ticket, async move {
+            Answer::Parsed(
+                parsed.await.unwrap_or_else(|error| Err(format!("the file could not be read: {error}"))),
+            )
+        });
+    }
+
+    fn prepare(&mut self, new: &Cluster, added: &[&Port]) -> Result<(), String> {
+        let specs: Vec<_> = new.ports().map(|port| new.worker_spec(port, self.dirs.secret())).collect();
+        // The encoder is the one that runs: any other is refused.
+        let problems = preflight::check(&Cluster { encoder: None, ..new.clone() }, &specs);
+        let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        let bound = listeners::bind_all(added.iter().copied());
+        problems.extend(bound.as_ref().err().into_iter().flatten().map(ToString::to_string));
+        match bound {
+            Ok(bound) if problems.is_empty() => {
+                for (unit, listener) in bound {
+                    self.held(&unit).listener = Some(listener);
+                }
+                Ok(())
+            }
+            Ok(_) | Err(_) => Err(problems.join("\n  ")),
+        }
+    }
+
+    fn write_config(&mut self, spec: &ProcessSpec) -> Result<(), String> {
+        let path = self.dirs.config(spec.id());
+        write_atomic(&path, config_text(spec).as_bytes()).map_err(|error| error.to_string())
+    }
+
+    fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String> {
+        self.dirs.put_in_force(path, text).map_err(|error| error.to_string())
+    }
+
+    fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec) {
+        let process = self.live(&spec.id).map(|live| Arc::clone(&live.process));
+        let control = self.held(&spec.id).files.control();
+        let spec = spec.clone();
+        self.answer(ticket, async move {
+            let told = async {
+                let process = process.ok_or_else(|| "it has just ended".to_owned())?;
+                process.raise_fd_limit(spec.fds_needed()).map_err(|error| error.to_string())?;
+                let request = Request::Configure { spec: Box::new(spec) };
+                let asked = ask_once(&control, &request, None, CONFIGURE_LIMIT).await;
+                asked.map(drop).map_err(|error| error.to_string())
+            };
+            Answer::Configured(told.await)
+        });
+    }
+
+    fn play(&mut self, ticket: Ticket, url: &str, limit: Duration) {
+        let url = url.to_owned();
+        self.answer(ticket, async move {
+            let played = probe::play(&url, limit).await;
+            Answer::Played(
+                played
+                    .map(drop)
+                    .map_err(|error| Unplayed { why: error.to_string(), is_full: error.is_full() }),
+            )
+        });
+    }
+
+    fn say(&mut self, client: Option<Client>, line: String) {
+        tracing::info!("{line}");
+        if let Some(reply) = client.and_then(|client| self.clients.get(&client)) {
+            reply.say(line);
+        }
+    }
+
+    fn finish(&mut self, client: Option<Client>, outcome: Result<(), CommandError>) {
+        if let Err(error) = &outcome {
+            tracing::warn!("{error}");
+        }
+        if let Some(reply) = client.and_then(|client| self.clients.remove(&client)) {
+            let is_busy = matches!(outcome, Err(CommandError::Busy(_)));
+            reply.finish(outcome.map_err(|error| error.to_string()), is_busy);
+        }
+    }
+
+    fn show(&mut self, client: Client, status: Status) {
+        if let Some(reply) = self.clients.remove(&client) {
+            reply.show(status);
+        }
+    }
+
+    fn close(&mut self) {
+        self.dirs.remove_agent_socket();
+        self.held.values_mut().for_each(|held| held.listener = None);
+    }
+
+    fn remove_run(&mut self) -> Result<(), String> {
+        self.dirs.remove_run().map_err(|error| error.to_string())
+    }
+}
+
+fn held<'a>(all: &'a mut BTreeMap<UnitId, Held>, dirs: &ClusterDirs, unit: &UnitId) -> &'a mut Held {
+    all.entry(unit.clone()).or_insert_with(|| Held {
+        files: UnitFiles::new(dirs.unit(unit)),
+        listener: None,
+        found: None,
+        live: None,
+    })
+}
+
+fn untouched(problems: &[preflight::Problem]) -> String {
+    let said: Vec<String> = problems.iter().map(ToString::to_string).collect();
+    format!("nothing was touched: {}", said.join("\n  "))
+}
+
+/// The text of a generated config.
+fn config_text(spec: &ProcessSpec) -> String {
+    match spec {
+        ProcessSpec::Worker(spec) => spec.to_file_text(),
+        ProcessSpec::Encoder(spec) => spec.to_file_text(),
+    }
+}

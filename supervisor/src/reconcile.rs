@@ -1,0 +1,18 @@
+//! What a supervisor decides and carries out: commands, the plan, the loop around them.
+
+mod apply;
+pub(crate) mod config;
+mod job;
+pub(crate) mod kernel;
+mod member;
+pub(crate) mod plan;
+mod queue;
+mod reconciler;
+mod restart;
+pub(crate) mod run;
+mod start;
+pub(crate) mod startup;
+mod steps;
+mod stop;
+mod streams;
+mod view;

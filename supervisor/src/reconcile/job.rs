@@ -1,0 +1,196 @@
+//! A command at work, as data: the steps that are left, what undoes it, what it waits for.
+
+use std::collections::VecDeque;
+use std::time::Instant;
+
+use cluster::{Cluster, Role, UnitId, WorkerSpec};
+
+use super::kernel::{Answer, Client, InForce, Instance, Ticket};
+use crate::api::Apply;
+
+/// A command at work.
+#[derive(Debug, Default)]
+pub(crate) struct Job {
+    /// Who is to be told.
+    pub(crate) client: Option<Client>,
+    /// What is left to be done, in this order.
+    pub(crate) steps: VecDeque<Step>,
+    /// What is done in place of the steps that are left, should one fail.
+    pub(crate) undo: Vec<Step>,
+    /// What failed.
+    pub(crate) errors: Vec<String>,
+    /// The question that its first step waits for.
+    pub(crate) question: Option<Ticket>,
+    /// The answer to it.
+    pub(crate) answer: Option<Answer>,
+    /// When its first step goes on though nothing happens.
+    pub(crate) due: Option<Instant>,
+}
+
+impl Job {
+    pub(crate) fn new(client: Option<Client>, steps: impl IntoIterator<Item = Step>) -> Self {
+        Self { client, steps: steps.into_iter().collect(), ..Self::default() }
+    }
+
+    /// Has `steps` done before those that are left.
+    pub(crate) fn push_first(
+        &mut self,
+        steps: impl IntoIterator<Item = Step, IntoIter: DoubleEndedIterator>,
+    ) {
+        for step in steps.into_iter().rev() {
+            self.steps.push_front(step);
+        }
+    }
+}
+
+/// What came of taking a step.
+#[derive(Debug)]
+pub(crate) enum Turn {
+    /// It waits, until something happens or this moment comes.
+    Wait(Step, Option<Instant>),
+    /// It is done.
+    Done,
+    /// It failed, and with it the command.
+    Failed(String),
+}
+
+/// One step of a command. What is `None` at first is filled in when the step begins.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// Ask every process that is taken over, or started, to be ready; tell of each.
+    AwaitStart(AwaitStart),
+    /// Wait for the first report of those that are ready.
+    AwaitReports {
+        /// Until when at most.
+        end: Instant,
+    },
+    /// Read a file, and find out what it changes.
+    Parse {
+        /// The file.
+        file: Apply,
+    },
+    /// Start an added unit.
+    Start {
+        /// Which.
+        id: UnitId,
+    },
+    /// Wait until a unit is ready.
+    AwaitReady(AwaitReady),
+    /// Give an origin its new spec.
+    Configure(Configure),
+    /// From here on the new file is in force.
+    Commit {
+        /// The file.
+        file: Apply,
+        /// What it says.
+        new: Box<Cluster>,
+    },
+    /// Start what was given up: its cause may be mended.
+    Retry {
+        /// The command has changed nothing yet.
+        idle: bool,
+    },
+    /// Stop units that were added, and forget them.
+    TakeBack {
+        /// Which.
+        ids: Vec<UnitId>,
+        /// Until when they are waited for.
+        end: Option<Instant>,
+    },
+    /// Restart a unit, as a person asked.
+    Restart {
+        /// Which.
+        id: UnitId,
+        /// What is restarted after it.
+        rest: Vec<UnitId>,
+    },
+    /// Wait until a unit plays a stream.
+    AwaitPlay(AwaitPlay),
+    /// Put the file in force that was so before a start that is given up.
+    GoBack(Box<InForce>),
+    /// Stop the units of a role.
+    Stop(StopRole),
+    /// Remove what vanishes with the last process, and say what is left.
+    Clear {
+        /// Not those that were taken over.
+        all: bool,
+    },
+}
+
+/// See [`Step::AwaitStart`].
+#[derive(Debug)]
+pub(crate) struct AwaitStart {
+    pub(crate) begin: Instant,
+    /// Told to be ready.
+    pub(crate) told: Vec<UnitId>,
+}
+
+/// See [`Step::AwaitReady`].
+#[derive(Debug)]
+pub(crate) struct AwaitReady {
+    pub(crate) id: UnitId,
+    /// Another process than this one.
+    pub(crate) before: Option<Instance>,
+    /// Until when at most.
+    pub(crate) end: Option<Instant>,
+    /// Of a restart: when it began, what it then has to play, and what is restarted after it.
+    pub(crate) restart: Option<(Instant, Vec<String>, Vec<UnitId>)>,
+    /// The command goes on when it fails, and tells of it at its end.
+    pub(crate) go_on: bool,
+}
+
+/// See [`Step::Configure`].
+#[derive(Debug)]
+pub(crate) struct Configure {
+    pub(crate) spec: Box<WorkerSpec>,
+    /// Told, and undone, as a part of a change; else the command goes on when it fails.
+    pub(crate) is_change: bool,
+    pub(crate) phase: Phase,
+}
+
+impl Configure {
+    /// Not begun yet.
+    pub(crate) fn step(spec: WorkerSpec, is_change: bool) -> Step {
+        Step::Configure(Self { spec: Box::new(spec), is_change, phase: Phase::Begin })
+    }
+}
+
+/// How far a new config of the origin has come.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Nothing was done.
+    Begin,
+    /// It is written, and the process is being told.
+    Telling {
+        /// What it replaces.
+        before: Box<WorkerSpec>,
+    },
+    /// The process did not take it, and is being told the old one.
+    Undoing {
+        /// Why.
+        why: String,
+    },
+}
+
+/// See [`Step::AwaitPlay`].
+#[derive(Debug)]
+pub(crate) struct AwaitPlay {
+    pub(crate) id: UnitId,
+    pub(crate) stream: String,
+    /// Until when at most.
+    pub(crate) end: Instant,
+    /// What is restarted after it.
+    pub(crate) rest: Vec<UnitId>,
+    /// When it is played again.
+    pub(crate) again: Option<Instant>,
+}
+
+/// See [`Step::Stop`].
+#[derive(Debug)]
+pub(crate) struct StopRole {
+    pub(crate) role: Role,
+    /// Not those that were taken over.
+    pub(crate) all: bool,
+    /// Which, and until when they are waited for.
+    pub(crate) begun: Option<(Vec<UnitId>, Instant)>,
+}

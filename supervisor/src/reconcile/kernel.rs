@@ -1,0 +1,235 @@
+//! What the reconciler takes in, and what it has done: the seam between decisions and the machine they are about.
+//!
+//! [`Kernel`] has two implementers: `exec::Processes`, and the simulation's. No call waits. What takes time is begun, and
+//! its answer comes back as an [`Input`].
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cluster::stats::{ProcessStats, StreamStats};
+use cluster::status::Status;
+use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
+
+use super::queue::Refusal;
+use crate::api::{Apply, Restart};
+use crate::machine::state::Event;
+
+/// Tells one process of a unit from the next.
+pub(crate) type Instance = u64;
+/// Who is owed an answer.
+pub(crate) type Client = u64;
+/// A question that a command waits for.
+pub(crate) type Ticket = u64;
+
+/// One thing that happened.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// To a process. Of an earlier one of its unit it means nothing any more.
+    Process {
+        /// The unit.
+        unit: UnitId,
+        /// The process.
+        instance: Instance,
+        /// What.
+        what: What,
+    },
+    /// The answer to [`Kernel::look`].
+    Looked {
+        /// The unit.
+        unit: UnitId,
+        /// What there is.
+        look: Look,
+    },
+    /// The answer to a question.
+    Answered {
+        /// Which.
+        ticket: Ticket,
+        /// The answer.
+        answer: Answer,
+    },
+    /// A client asks.
+    Asked {
+        /// Who is to be answered.
+        client: Client,
+        /// Its process, if it is known.
+        by: Option<u32>,
+        /// What.
+        command: Command,
+    },
+    /// SIGTERM or SIGINT.
+    Stop,
+    /// SIGQUIT.
+    Leave,
+    /// Nothing but time.
+    Time,
+}
+
+/// What happened to a process.
+#[derive(Debug)]
+pub(crate) enum What {
+    /// For the unit's machine.
+    Event(Event),
+    /// Why it is not ready yet.
+    NotReady(String),
+    /// It answered.
+    Report(Report),
+    /// The RTMP connect.
+    Probe(Result<(), String>),
+}
+
+/// A report of a process.
+#[derive(Clone, Debug)]
+pub(crate) struct Report {
+    /// When it came.
+    pub(crate) at: Instant,
+    /// Of the process.
+    pub(crate) process: ProcessStats,
+    /// Of its streams.
+    pub(crate) streams: Vec<StreamStats>,
+}
+
+/// What was found of a unit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Look {
+    /// No process.
+    Nothing,
+    /// Its process, proved, and held by the kernel until [`Kernel::adopt`].
+    Process {
+        /// Its id.
+        pid: u32,
+        /// It does not answer; the watchdog must judge it.
+        silent: bool,
+        /// For how long it has run.
+        age: Duration,
+    },
+    /// Something that holds the unit's lock and cannot be proved to be its process.
+    Unknown {
+        /// What is missing, for a person.
+        why: String,
+    },
+}
+
+/// The answer to a question.
+#[derive(Debug)]
+pub(crate) enum Answer {
+    /// To [`Kernel::parse`].
+    Parsed(Result<Cluster, String>),
+    /// To [`Kernel::configure`].
+    Configured(Result<(), String>),
+    /// To [`Kernel::play`].
+    Played(Result<(), Unplayed>),
+}
+
+/// Why no keyframe came.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Unplayed {
+    /// For a person.
+    pub(crate) why: String,
+    /// The process has all the players it takes.
+    pub(crate) is_full: bool,
+}
+
+/// What a client asks.
+#[derive(Clone, Debug)]
+pub(crate) enum Command {
+    /// How all is.
+    Status,
+    /// Bring a changed file into force.
+    Apply(Apply),
+    /// Restart processes.
+    Restart(Restart),
+    /// Stop all.
+    Down,
+}
+
+/// Why a command was not carried out, or not wholly.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum CommandError {
+    /// It was not begun.
+    #[error(transparent)]
+    Busy(#[from] Refusal),
+    /// It failed, with what to do, for a person.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A cluster file in force.
+#[derive(Clone, Debug)]
+pub(crate) struct InForce {
+    /// Where it came from.
+    pub(crate) path: PathBuf,
+    /// Its text.
+    pub(crate) text: String,
+    /// What it says.
+    pub(crate) cluster: Cluster,
+}
+
+/// All that a supervisor does to the machine and tells to clients. Nothing here waits, and every question gets its
+/// answer.
+pub(crate) trait Kernel {
+    /// A number in 0..1.
+    fn random(&mut self) -> f64;
+
+    /// Starts a process of a unit; returns its pid and when it was forked, or what the unit's machine is to take instead.
+    fn spawn(
+        &mut self,
+        spec: &ProcessSpec,
+        port: Option<&Port>,
+        instance: Instance,
+    ) -> Result<(u32, Instant), Event>;
+    /// Takes over the process that [`Look::Process`] told of.
+    fn adopt(&mut self, unit: &UnitId, port: Option<&Port>, instance: Instance);
+    /// Asks a process to stop; [`Event::AskFailed`] follows if it does not say that it will.
+    fn ask_stop(&mut self, unit: &UnitId);
+    /// Sends SIGTERM to a unit's process.
+    fn terminate(&mut self, unit: &UnitId);
+    /// Sends SIGKILL to a unit's process.
+    fn kill(&mut self, unit: &UnitId);
+    /// Drops what is kept of a unit's process, which has ended.
+    fn forget(&mut self, unit: &UnitId);
+    /// Asks a process for a report now.
+    fn refresh(&mut self, unit: &UnitId);
+    /// Looks for what there is of a unit; [`Input::Looked`] follows.
+    fn look(&mut self, unit: &UnitId);
+    /// Closes the port of a unit, where nobody will serve.
+    fn close_port(&mut self, unit: &UnitId);
+    /// Removes what is remembered of a unit without a process; its generated config only if it is not `wanted` again.
+    fn remove(&mut self, unit: &UnitId, wanted: bool);
+
+    /// Reads a cluster file and checks that its hosts are this machine; [`Answer::Parsed`] follows.
+    fn parse(&mut self, ticket: Ticket, file: &Apply);
+    /// Checks what can be checked of `new`, and binds the ports that are added.
+    ///
+    /// # Errors
+    /// All that is wrong, a line each; then nothing is bound.
+    fn prepare(&mut self, new: &Cluster, added: &[&Port]) -> Result<(), String>;
+    /// Writes the generated config of a unit.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old one is whole.
+    fn write_config(&mut self, spec: &ProcessSpec) -> Result<(), String>;
+    /// Remembers a file as the one in force.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old one is whole.
+    fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String>;
+    /// Has a running worker take a spec; [`Answer::Configured`] follows.
+    fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec);
+    /// Plays a URL until its first keyframe, for `limit` at most; [`Answer::Played`] follows.
+    fn play(&mut self, ticket: Ticket, url: &str, limit: Duration);
+
+    /// Tells a client, if there is one, of progress.
+    fn say(&mut self, client: Option<Client>, line: String);
+    /// Gives a client, if there is one, the answer to its command: the last it hears.
+    fn finish(&mut self, client: Option<Client>, outcome: Result<(), CommandError>);
+    /// Gives a client the status: the last it hears.
+    fn show(&mut self, client: Client, status: Status);
+
+    /// Takes no requests any more and closes all ports.
+    fn close(&mut self);
+    /// Removes what vanishes with the last process.
+    ///
+    /// # Errors
+    /// When something cannot be removed.
+    fn remove_run(&mut self) -> Result<(), String>;
+}

@@ -1,0 +1,435 @@
+//! The supervisor's decisions: which unit gets which event, when, and what a command does next. What happens goes in by
+//! [`Reconciler::handle`]; what is to be done goes out to the [`Kernel`]. It has no clock, no socket and no task of its
+//! own, so that the simulation runs it as it is.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, Port, ProcessSpec, UnitId};
+
+use super::job::{AwaitStart, Configure, Job, Step, StopRole, Turn};
+use super::kernel::{Client, Command, CommandError, InForce, Input, Instance, Kernel, Look, What};
+use super::member::{Live, Member};
+use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
+use super::startup::StartupEvent;
+use crate::dirs::ClusterDirs;
+use crate::machine::backoff::Spacing;
+use crate::machine::state::{Action, Event, State, Wanted};
+
+/// Between two looks at unknown processes and missing streams.
+const HOUSEKEEPING: Duration = Duration::from_secs(1);
+/// Told to a command that is broken off.
+const ENDING: &str = "the supervisor was told to end; what was not done yet is left as it was";
+
+/// How a supervisor ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Its processes are stopped; or some are not, and why.
+    Stopped(Result<(), String>),
+    /// So many of its processes run on.
+    Left(usize),
+}
+
+/// A supervisor's decisions.
+#[derive(Debug)]
+pub(crate) struct Reconciler {
+    /// What is in force.
+    pub(super) cluster: Cluster,
+    pub(super) path: PathBuf,
+    pub(super) dirs: ClusterDirs,
+    /// What was in force before a start that is not over yet.
+    before: Option<Box<InForce>>,
+    pub(super) members: Vec<Member>,
+    pub(super) started: Instant,
+    queue: Queue,
+    /// What the queue says to run; what is answered at once has none.
+    job: Option<Job>,
+    /// Clients that wait for a status in which all is new, and since when.
+    pub(super) asked: Vec<(Client, Instant)>,
+    spacing: Spacing,
+    next_housekeeping: Instant,
+    instances: Instance,
+    pub(super) tickets: u64,
+    is_started: bool,
+    pub(super) startup: VecDeque<StartupEvent>,
+    end: Option<End>,
+}
+
+impl Reconciler {
+    /// A supervisor that starts at `now` with what was `found` of its units and, if that differs, with what was in force
+    /// `before`.
+    pub(crate) fn start(
+        now: Instant,
+        (cluster, path, dirs): (Cluster, PathBuf, ClusterDirs),
+        before: Option<InForce>,
+        mut found: BTreeMap<UnitId, Look>,
+        kernel: &mut impl Kernel,
+    ) -> Self {
+        let members =
+            specs(&cluster, &dirs).into_iter().map(|(spec, port)| Member::new(spec, port)).collect();
+        let mut new = Self {
+            cluster,
+            path,
+            dirs,
+            before: before.map(Box::new),
+            members,
+            started: now,
+            queue: Queue::starting(now),
+            job: None,
+            asked: Vec::new(),
+            spacing: Spacing::default(),
+            next_housekeeping: now,
+            instances: 0,
+            tickets: 0,
+            is_started: false,
+            startup: VecDeque::new(),
+            end: None,
+        };
+        let mut fresh = Vec::new();
+        for index in 0..new.members.len() {
+            let Some(unit) = new.members.get(index).map(|member| member.id.clone()) else { continue };
+            match found.remove(&unit) {
+                Some(look) => {
+                    match &look {
+                        Look::Process { pid, silent, .. } => {
+                            let (pid, silent) = (*pid, *silent);
+                            new.startup.push_back(StartupEvent::Adopted { unit, pid, silent });
+                        }
+                        Look::Unknown { why } => {
+                            new.startup.push_back(StartupEvent::Unknown { unit, why: why.clone() });
+                        }
+                        Look::Nothing => {}
+                    }
+                    new.handle_found(index, look, now, kernel);
+                }
+                None => fresh.push(unit),
+            }
+        }
+        for index in 0..new.members.len() {
+            new.feed(index, Event::Want(Wanted::Up), now, kernel);
+            let Some(member) = new.members.get(index) else { continue };
+            if let (true, Some(Live { pid, .. })) = (fresh.contains(&member.id), member.live) {
+                new.startup.push_back(StartupEvent::Started { unit: member.id.clone(), pid });
+            }
+        }
+        // An origin that was found may know fewer edges than the file has now, whatever its config says: the supervisor
+        // before may have ended between writing it and telling.
+        let secret = new.dirs.secret();
+        let adopted =
+            |unit: &UnitId| new.member(unit).and_then(|it| it.live).is_some_and(|live| live.adopted);
+        let origins = new.cluster.origins.iter().filter(|origin| adopted(&origin.id()));
+        let told =
+            origins.map(|origin| Configure::step(new.cluster.worker_spec(origin, secret.clone()), false));
+        let wait = Step::AwaitStart(AwaitStart { begin: now, told: Vec::new() });
+        let steps: Vec<Step> = told.chain([wait]).collect();
+        new.job = Some(Job::new(None, steps));
+        new.advance(now, kernel);
+        new
+    }
+
+    /// Takes in one thing that happened at `now`, and whatever is due.
+    pub(crate) fn handle(&mut self, now: Instant, input: Input, kernel: &mut impl Kernel) {
+        match input {
+            Input::Process { unit, instance, what } => {
+                self.handle_process(&unit, instance, what, now, kernel)
+            }
+            Input::Looked { unit, look } => {
+                if let Some(index) = self.index(&unit)
+                    && let Some(member) = self.members.get_mut(index)
+                {
+                    member.looked_for = false;
+                    if matches!(member.machine.state(), State::Unknown { .. }) {
+                        self.handle_found(index, look, now, kernel);
+                    }
+                }
+            }
+            Input::Answered { ticket, answer } => {
+                if let Some(job) = self.job.as_mut().filter(|job| job.question == Some(ticket)) {
+                    (job.question, job.answer) = (None, Some(answer));
+                }
+            }
+            Input::Asked { client, by, command } => self.handle_command(client, by, command, now, kernel),
+            Input::Stop => self.handle_told(Asked::Stop, now, kernel),
+            Input::Leave => self.handle_told(Asked::Leave, now, kernel),
+            Input::Time => {}
+        }
+        self.handle_deadlines(now, kernel);
+        self.advance(now, kernel);
+        self.answer_status(now, self.end.is_some(), kernel);
+    }
+
+    /// When [`Input::Time`] is due at the latest.
+    pub(crate) fn next_due(&self) -> Instant {
+        let now = self.started;
+        let units = self.members.iter().filter_map(|member| {
+            let deadline = member.machine.deadline()?;
+            Some(match member.machine.state() {
+                State::Backoff { .. } => deadline.max(self.spacing.earliest(now)),
+                _ => deadline,
+            })
+        });
+        let asked = self.asked.iter().map(|(_, since)| self.answer_due(*since));
+        let job = self.job.as_ref().and_then(|job| job.due);
+        units.chain(asked).chain(job).fold(self.next_housekeeping, Instant::min)
+    }
+
+    /// The next thing to be told of the start.
+    pub(crate) fn poll_startup(&mut self) -> Option<StartupEvent> {
+        self.startup.pop_front()
+    }
+
+    /// How it has ended, once it has, and whether its start was over then.
+    pub(crate) fn end(&self) -> Option<(&End, bool)> {
+        Some((self.end.as_ref()?, self.is_started))
+    }
+
+    pub(super) fn index(&self, id: &UnitId) -> Option<usize> {
+        self.members.iter().position(|member| member.id == *id)
+    }
+
+    pub(super) fn member(&self, id: &UnitId) -> Option<&Member> {
+        self.members.iter().find(|member| member.id == *id)
+    }
+
+    /// Feeds one event to a unit, and has done what its machine says.
+    pub(super) fn feed(&mut self, index: usize, event: Event, now: Instant, kernel: &mut impl Kernel) {
+        let mut next = Some(event);
+        while let Some(event) = next.take() {
+            let Some(member) = self.members.get_mut(index) else { return };
+            tracing::debug!(unit = %member.id, ?event, state = ?member.machine.state(), "event");
+            let before = member.machine.status();
+            let action = member.machine.handle(now, event, kernel.random());
+            let after = member.machine.status();
+            if before != after {
+                tracing::info!(unit = %member.id, from = ?before, to = ?after, "state");
+            }
+            if matches!(member.machine.state(), State::Failed { .. }) {
+                // Nobody will serve whoever waits there. The next start binds it anew.
+                kernel.close_port(&member.id);
+            }
+            match action {
+                None => {}
+                Some(Action::Spawn) => {
+                    self.instances += 1;
+                    let instance = self.instances;
+                    match kernel.spawn(&member.spec, member.port.as_ref(), instance) {
+                        Ok((pid, started)) => {
+                            member.handle_process(Live { instance, pid, adopted: false, started });
+                        }
+                        Err(event) => next = Some(event),
+                    }
+                }
+                Some(Action::AskStop) => kernel.ask_stop(&member.id),
+                Some(Action::Terminate) => kernel.terminate(&member.id),
+                Some(Action::Kill) => kernel.kill(&member.id),
+            }
+        }
+    }
+
+    pub(super) fn feed_id(&mut self, id: &UnitId, event: Event, now: Instant, kernel: &mut impl Kernel) {
+        if let Some(index) = self.index(id) {
+            self.feed(index, event, now, kernel);
+        }
+    }
+
+    /// Takes in what was found of a unit when it was looked for.
+    fn handle_found(&mut self, index: usize, look: Look, now: Instant, kernel: &mut impl Kernel) {
+        let Some(member) = self.members.get_mut(index) else { return };
+        let event = match look {
+            Look::Nothing => Event::Freed,
+            Look::Unknown { why } => Event::Unproven { why },
+            Look::Process { pid, silent: _, age } => {
+                self.instances += 1;
+                kernel.adopt(&member.id, member.port.as_ref(), self.instances);
+                let started = now.checked_sub(age).unwrap_or(now);
+                member.handle_process(Live { instance: self.instances, pid, adopted: true, started });
+                Event::Adopted
+            }
+        };
+        self.feed(index, event, now, kernel);
+    }
+
+    fn handle_process(
+        &mut self,
+        id: &UnitId,
+        instance: Instance,
+        what: What,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) {
+        let Some(index) = self.index(id) else { return };
+        let Some(member) = self.members.get_mut(index) else { return };
+        if member.live.is_none_or(|live| live.instance != instance) {
+            return;
+        }
+        match what {
+            What::Event(event) => {
+                let has_ended = matches!(event, Event::Exited(_));
+                if has_ended {
+                    member.handle_exit();
+                    kernel.forget(id);
+                }
+                self.feed(index, event, now, kernel);
+                if has_ended
+                    && let Some((_, how)) =
+                        self.members.get(index).and_then(|member| member.machine.last_end())
+                {
+                    tracing::info!(unit = %id, %how, "ended");
+                }
+            }
+            What::NotReady(why) => member.not_ready = Some(why),
+            What::Report(report) => member.report = Some(report),
+            What::Probe(result) => member.probe.handle_result(result),
+        }
+    }
+
+    fn handle_command(
+        &mut self,
+        client: Client,
+        by: Option<u32>,
+        command: Command,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) {
+        let asked = match &command {
+            Command::Status => Asked::Status,
+            Command::Apply(_) => Asked::Apply,
+            Command::Restart(_) => Asked::Restart,
+            Command::Down => Asked::Down,
+        };
+        match (self.queue.handle(now, asked, by), command) {
+            (Err(refusal), _) => kernel.finish(Some(client), Err(refusal.into())),
+            (Ok(_), Command::Status) => {
+                self.asked.push((client, now));
+                for member in self.members.iter().filter(|member| member.live.is_some()) {
+                    kernel.refresh(&member.id);
+                }
+            }
+            (Ok(_), Command::Apply(file)) => self.job = Some(Job::new(Some(client), [Step::Parse { file }])),
+            (Ok(_), Command::Restart(restart)) => {
+                let (steps, errors) = match self.restart(&restart) {
+                    Ok(steps) => (steps, Vec::new()),
+                    Err(why) => (Vec::new(), vec![why]),
+                };
+                self.job = Some(Job { errors, ..Job::new(Some(client), steps) });
+            }
+            (Ok(_), Command::Down) => self.begin_end(Some(client), true, kernel),
+        }
+    }
+
+    fn handle_told(&mut self, asked: Asked, now: Instant, kernel: &mut impl Kernel) {
+        let accepted: Result<Accepted, Refusal> = self.queue.handle(now, asked, None);
+        match (accepted, asked) {
+            (Ok(Accepted::End), Asked::Leave) => {
+                self.break_off(kernel);
+                let left = self.members.iter().filter(|member| member.live.is_some()).count();
+                tracing::info!(processes = left, "left to the next supervisor");
+                self.end = Some(End::Left(left));
+            }
+            // A start that is interrupted leaves what was found running as it was.
+            (Ok(Accepted::End), _) => self.begin_end(None, self.is_started, kernel),
+            (Ok(Accepted::Hurry), _) => {
+                for index in 0..self.members.len() {
+                    let state = self.members.get(index).map(|member| member.machine.state());
+                    if matches!(state, Some(State::Stopping { .. })) {
+                        self.feed(index, Event::Frozen { why: "told to hurry".to_owned() }, now, kernel);
+                    }
+                }
+            }
+            (Ok(Accepted::Answer | Accepted::Begin) | Err(_), _) => {}
+        }
+    }
+
+    /// Breaks off what runs, and begins to stop all processes, or only those that this supervisor started.
+    fn begin_end(&mut self, client: Option<Client>, all: bool, kernel: &mut impl Kernel) {
+        use cluster::Role::{Edge, Encoder, Origin};
+        self.break_off(kernel);
+        let back = self.before.take().filter(|_| !all).map(Step::GoBack);
+        let stops = [Encoder, Edge, Origin].map(|role| Step::Stop(StopRole { role, all, begun: None }));
+        self.job = Some(Job::new(client, back.into_iter().chain(stops).chain([Step::Clear { all }])));
+    }
+
+    fn break_off(&mut self, kernel: &mut impl Kernel) {
+        if let Some(job) = self.job.take() {
+            kernel.finish(job.client, Err(CommandError::Failed(ENDING.to_owned())));
+        }
+    }
+
+    fn handle_deadlines(&mut self, now: Instant, kernel: &mut impl Kernel) {
+        for index in 0..self.members.len() {
+            let Some(member) = self.members.get(index) else { return };
+            if member.machine.deadline().is_none_or(|deadline| deadline > now) {
+                continue;
+            }
+            let restarts = matches!(member.machine.state(), State::Backoff { .. });
+            if restarts && self.spacing.earliest(now) > now {
+                continue;
+            }
+            self.feed(index, Event::Deadline, now, kernel);
+            if restarts {
+                // Counted from the fork: what comes before it waits for the disk.
+                let live = self.members.get(index).and_then(|member| member.live);
+                self.spacing.handle_restart(live.map_or(now, |live| live.started));
+            }
+        }
+        if now >= self.next_housekeeping {
+            self.next_housekeeping = now + HOUSEKEEPING;
+            self.members.iter_mut().for_each(|member| member.machine.handle_time(now));
+            self.look_for_missing_streams(now);
+            for member in &mut self.members {
+                if !member.looked_for && matches!(member.machine.state(), State::Unknown { .. }) {
+                    member.looked_for = true;
+                    kernel.look(&member.id);
+                }
+            }
+        }
+    }
+
+    /// Takes the steps of the running command as far as they go.
+    fn advance(&mut self, now: Instant, kernel: &mut impl Kernel) {
+        while let Some(mut job) = self.job.take() {
+            job.due = None;
+            let Some(step) = job.steps.pop_front() else {
+                self.finish(job, kernel);
+                continue;
+            };
+            match self.take_step(step, &mut job, now, kernel) {
+                Turn::Wait(step, due) => {
+                    job.steps.push_front(step);
+                    job.due = due;
+                    self.job = Some(job);
+                    return;
+                }
+                Turn::Done => {}
+                Turn::Failed(why) => {
+                    job.errors.push(why);
+                    job.steps = std::mem::take(&mut job.undo).into();
+                }
+            }
+            self.job = Some(job);
+        }
+    }
+
+    fn finish(&mut self, job: Job, kernel: &mut impl Kernel) {
+        let outcome = if job.errors.is_empty() { Ok(()) } else { Err(job.errors.join("\n")) };
+        match self.queue.runs() {
+            Some(Runs::End) => self.end = Some(End::Stopped(outcome.clone())),
+            Some(Runs::Start) => {
+                self.is_started = true;
+                self.before = None;
+            }
+            Some(Runs::Apply | Runs::Restart) | None => {}
+        }
+        self.queue.handle_done();
+        kernel.finish(job.client, outcome.map_err(CommandError::Failed));
+    }
+}
+
+/// The specs of all processes of a cluster: origins, edges in the file's order, encoder.
+pub(crate) fn specs(cluster: &Cluster, dirs: &ClusterDirs) -> Vec<(ProcessSpec, Option<Port>)> {
+    let workers = cluster
+        .ports()
+        .map(|port| (ProcessSpec::Worker(cluster.worker_spec(port, dirs.secret())), Some(port.clone())));
+    workers.chain(cluster.encoder_spec().map(|spec| (ProcessSpec::Encoder(spec), None))).collect()
+}

@@ -1,0 +1,282 @@
+//! From nothing to a supervised cluster, all or nothing; the loop; and its end.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cluster::{Cluster, ProcessSpec, UnitId};
+use tokio::signal::unix;
+use tokio::sync::{mpsc, oneshot};
+
+use super::config::{AgentConfig, AgentError, Parse};
+use super::kernel::{Command, InForce, Input, Look};
+use super::plan::{Action, Kind, Plan};
+use super::reconciler::{End, Reconciler, specs};
+use super::startup::StartupEvent;
+use crate::adopt::{Found, find_all};
+use crate::dirs::{ClusterDirs, Created, Lock};
+use crate::files::StateError;
+use crate::monitor::Message;
+use crate::preflight::Problem;
+use crate::process::Spawner;
+use crate::processes::Processes;
+use crate::{api, listeners, logs, preflight, procfs};
+
+/// Commands that wait for the loop.
+const COMMANDS: usize = 16;
+/// Messages of the tasks that wait for the loop.
+const MESSAGES: usize = 256;
+/// Between two looks at the size of logs.
+const LOGS: Duration = Duration::from_secs(1);
+/// Answers that are under way may take this long when the supervisor ends.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Supervises a cluster until told to end: by SIGTERM, SIGINT or `down`, which stop its processes, or by SIGQUIT,
+/// which leaves them to the next supervisor. Needs a tokio runtime with one thread, I/O and time.
+///
+/// # Errors
+/// When it cannot start, and what then runs on, if anything does.
+pub async fn run(config: AgentConfig, startup: impl FnMut(StartupEvent)) -> Result<(), AgentError> {
+    // Boxed: it lives as long as the supervisor, and callers poll it among other things.
+    Box::pin(supervise(config, startup)).await
+}
+
+/// Where everything that happens comes from.
+struct Inputs {
+    messages: mpsc::Receiver<Message>,
+    commands: mpsc::Receiver<api::Asked>,
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+    quit: unix::Signal,
+    hangup: unix::Signal,
+    logs: tokio::time::Interval,
+}
+
+impl Inputs {
+    fn new(commands: mpsc::Receiver<api::Asked>, messages: mpsc::Receiver<Message>) -> std::io::Result<Self> {
+        Ok(Self {
+            messages,
+            commands,
+            terminate: unix::signal(unix::SignalKind::terminate())?,
+            interrupt: unix::signal(unix::SignalKind::interrupt())?,
+            quit: unix::signal(unix::SignalKind::quit())?,
+            hangup: unix::signal(unix::SignalKind::hangup())?,
+            logs: tokio::time::interval(LOGS),
+        })
+    }
+
+    /// Waits for the next thing to happen, or until `due`.
+    async fn next(&mut self, due: Instant, processes: &mut Processes) -> Input {
+        loop {
+            tokio::select! {
+                Some(message) = self.messages.recv() => return processes.take_in(message),
+                Some(asked) = self.commands.recv() => return take_up(asked, processes),
+                _ = self.terminate.recv() => return Input::Stop,
+                _ = self.interrupt.recv() => return Input::Stop,
+                _ = self.quit.recv() => return Input::Leave,
+                _ = self.hangup.recv() => {
+                    tracing::info!("SIGHUP has no effect; `srsctl up` brings a changed file into force");
+                }
+                () = tokio::time::sleep_until(due.into()) => return Input::Time,
+                _ = self.logs.tick() => processes.rotate_logs(),
+            }
+        }
+    }
+}
+
+fn take_up(api::Asked { by, request, reply }: api::Asked, processes: &mut Processes) -> Input {
+    let command = match request {
+        api::Request::Status => Command::Status,
+        api::Request::Apply(file) => Command::Apply(file),
+        api::Request::Restart(restart) => Command::Restart(restart),
+        api::Request::Down => Command::Down,
+    };
+    Input::Asked { client: processes.enrol(reply), by, command }
+}
+
+async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -> Result<(), AgentError> {
+    let Assembled { mut inputs, mut processes, mut reconciler, frame } = Box::pin(assemble(config)).await?;
+    let (end, is_started) = loop {
+        while let Some(event) = reconciler.poll_startup() {
+            startup(event);
+        }
+        if let Some((end, is_started)) = reconciler.end() {
+            break (end.clone(), is_started);
+        }
+        let input = inputs.next(reconciler.next_due(), &mut processes).await;
+        reconciler.handle(Instant::now(), input, &mut processes);
+    };
+    if let End::Left(_) = end {
+        frame.dirs.remove_agent_socket();
+    }
+    // With the clients that are owed nothing any more; the tasks end, the processes do not.
+    drop((inputs, processes));
+    frame.end().await;
+    match end {
+        _ if is_started => Ok(()),
+        End::Left(processes) => Err(AgentError::Left(processes)),
+        End::Stopped(Ok(())) => Err(AgentError::Interrupted),
+        End::Stopped(Err(why)) => Err(AgentError::NotStopped(why)),
+    }
+}
+
+/// What the supervisor holds beside its loop.
+struct Frame {
+    _lock: Lock,
+    dirs: ClusterDirs,
+    stop_api: oneshot::Sender<()>,
+    api: tokio::task::JoinHandle<()>,
+}
+
+impl Frame {
+    async fn end(self) {
+        let _ = self.stop_api.send(());
+        let _ = tokio::time::timeout(LAST_ANSWERS, self.api).await;
+    }
+}
+
+struct Assembled {
+    inputs: Inputs,
+    processes: Processes,
+    reconciler: Reconciler,
+    frame: Frame,
+}
+
+/// All that is to be done before the first spawn, and the beginning of the start. When this fails, nothing was touched.
+async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
+    let AgentConfig { cluster, path, text, dirs, binary, detached, parse } = config;
+    let running = || AgentError::AlreadyRunning { cluster: cluster.name.clone(), pid: dirs.supervisor_pid() };
+    if dirs.is_supervised() {
+        return Err(running());
+    }
+    let specs = specs(&cluster, &dirs);
+    let problems = preflight::check(&cluster, &workers(&specs));
+    if !problems.is_empty() {
+        return Err(AgentError::Preflight(problems));
+    }
+    let system = |what| move |source| AgentError::System { what, source };
+    let boot_id = procfs::boot_id().map_err(system("cannot read the boot id (is /proc mounted?)"))?;
+    let spawner = Spawner::new(binary).map_err(system("cannot prepare to start processes"))?;
+    let (commands, incoming) = mpsc::channel(COMMANDS);
+    let (sender, messages) = mpsc::channel(MESSAGES);
+    let inputs = Inputs::new(incoming, messages).map_err(system("cannot handle signals"))?;
+
+    // The order matters when this fails: first the directories go, then the lock.
+    let created = dirs.create()?;
+    let Some(lock) = dirs.lock()? else {
+        // Another one was faster: the directories are its own now.
+        created.keep();
+        return Err(running());
+    };
+    let undo = Undo { created: Some(created) };
+    let units = specs.iter().map(|(spec, _)| spec.id().clone());
+    let found = find_all(&dirs, units, &boot_id).await?;
+    let mut before = None;
+    if !found.is_empty() {
+        before = what_was_in_force(&dirs, &path, &text, &parse)?;
+        let refused = refused(before.as_ref(), &cluster, &found);
+        if !refused.is_empty() {
+            return Err(AgentError::Changed(refused));
+        }
+    }
+    let missing = cluster.ports().filter(|port| !found.contains_key(&port.id()));
+    let listeners = listeners::bind_all(missing)
+        .map_err(|errors| AgentError::Preflight(errors.into_iter().map(Problem::from).collect()))?;
+    let socket = dirs.agent_socket();
+    let listener = control::unix::listen_stream(&socket, 0o660)
+        .and_then(tokio::net::UnixListener::from_std)
+        .map_err(|source| StateError { what: "cannot listen on", path: socket, source })?;
+    let committed = dirs.ensure_secret().and_then(|_| {
+        if detached {
+            let log = dirs.agent_log();
+            logs::write_here(&log).map_err(|source| StateError {
+                what: "cannot open log",
+                path: log,
+                source,
+            })?;
+        }
+        dirs.put_in_force(&path, &text)
+    });
+    if let Err(error) = committed {
+        dirs.remove_agent_socket();
+        return Err(error.into());
+    }
+    undo.keep();
+
+    let (stop_api, stopped) = oneshot::channel();
+    let api = tokio::spawn(api::serve(listener, commands, stopped));
+    let frame = Frame { _lock: lock, dirs: dirs.clone(), stop_api, api };
+    let mut processes = Processes::new(dirs.clone(), parse, spawner, boot_id, listeners, sender);
+    let looks: BTreeMap<UnitId, Look> = found
+        .into_iter()
+        .map(|(unit, found)| {
+            let look = processes.found(&unit, found);
+            (unit, look)
+        })
+        .collect();
+    let reconciler = Reconciler::start(Instant::now(), (cluster, path, dirs), before, looks, &mut processes);
+    Ok(Assembled { inputs, processes, reconciler, frame })
+}
+
+/// Removes what was created, unless it is kept.
+struct Undo {
+    created: Option<Created>,
+}
+
+impl Undo {
+    fn keep(mut self) {
+        if let Some(created) = self.created.take() {
+            created.keep();
+        }
+    }
+}
+
+fn workers(specs: &[(ProcessSpec, Option<cluster::Port>)]) -> Vec<cluster::WorkerSpec> {
+    let workers = specs.iter().filter_map(|(spec, _)| match spec {
+        ProcessSpec::Worker(spec) => Some(spec.clone()),
+        ProcessSpec::Encoder(_) => None,
+    });
+    workers.collect()
+}
+
+/// What was in force, unless it is the same file with the same text.
+fn what_was_in_force(
+    dirs: &ClusterDirs,
+    path: &Path,
+    text: &str,
+    parse: &Parse,
+) -> Result<Option<InForce>, AgentError> {
+    let Some((old_path, old_text)) =
+        dirs.in_force()?.filter(|(p, t)| (p.as_path(), t.as_str()) != (path, text))
+    else {
+        return Ok(None);
+    };
+    match parse(&old_path, &old_text) {
+        Ok(cluster) => Ok(Some(InForce { path: old_path, text: old_text, cluster })),
+        // A file that it names may have moved, or a host have lost its address.
+        Err(error) => Err(AgentError::Changed(vec![Action {
+            kind: Kind::Refuse,
+            unit: None,
+            reason: format!("the file in force, to compare it with, is not valid any more: {error}"),
+        }])),
+    }
+}
+
+/// What the file asks for that cannot be done while the processes found run on.
+fn refused(before: Option<&InForce>, cluster: &Cluster, found: &BTreeMap<UnitId, Found>) -> Vec<Action> {
+    let mut refused: Vec<Action> = before
+        .map(|before| Plan::compare(&before.cluster, cluster).refused().cloned().collect())
+        .unwrap_or_default();
+    let known: Vec<UnitId> = cluster
+        .ports()
+        .map(cluster::Port::id)
+        .chain(cluster.encoder_spec().map(|encoder| encoder.id))
+        .collect();
+    for id in found.keys() {
+        if !known.contains(id) && !refused.iter().any(|action| action.unit.as_ref() == Some(id)) {
+            let reason = "it runs and is not in the file".to_owned();
+            refused.push(Action { kind: Kind::Refuse, unit: Some(id.clone()), reason });
+        }
+    }
+    refused
+}

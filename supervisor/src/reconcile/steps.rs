@@ -1,0 +1,97 @@
+//! What each step of a command does. The commands themselves stand in `start`, `apply`, `restart` and `stop`.
+
+use std::time::{Duration, Instant};
+
+use super::job::{AwaitPlay, AwaitReady, Job, Step, Turn};
+use super::kernel::Kernel;
+use super::reconciler::Reconciler;
+use crate::machine::state::{KILL_REPEAT, START_LIMIT, STOP_STEP, State};
+
+/// How long `restart` waits for a keyframe of each live stream before it goes on to the next process.
+pub(super) const KEYFRAME_LIMIT: Duration = Duration::from_secs(10);
+/// All steps of a stop, and some time for the kernel.
+pub(super) const STOP_LIMIT: Duration = STOP_STEP.saturating_mul(2).saturating_add(KILL_REPEAT);
+
+impl Reconciler {
+    pub(super) fn take_step(
+        &mut self,
+        step: Step,
+        job: &mut Job,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) -> Turn {
+        match step {
+            Step::AwaitStart(wait) => self.await_start(wait, job, now),
+            Step::AwaitReports { end } => self.await_reports(end, now),
+            Step::Parse { file } => self.parse(file, job, kernel),
+            Step::Start { id } => self.start_added(&id, job, now, kernel),
+            Step::AwaitReady(wait) => self.await_ready(wait, job, now, kernel),
+            Step::Configure(configure) => self.configure(configure, job, kernel),
+            Step::Commit { file, new } => self.commit(&file, *new, job, kernel),
+            Step::Retry { idle } => self.retry(idle, job, now, kernel),
+            Step::TakeBack { ids, end } => self.take_back(ids, end, now, kernel),
+            Step::Restart { id, rest } => self.restart_one(id, rest, job, now, kernel),
+            Step::AwaitPlay(wait) => self.await_play(wait, job, now, kernel),
+            Step::GoBack(before) => self.go_back(*before, job, kernel),
+            Step::Stop(stop) => self.stop_role(stop, job, now, kernel),
+            Step::Clear { all } => self.clear(all, kernel),
+        }
+    }
+
+    /// Waits until a process other than the one before is ready.
+    fn await_ready(
+        &mut self,
+        mut wait: AwaitReady,
+        job: &mut Job,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) -> Turn {
+        let limit = STOP_LIMIT + START_LIMIT;
+        let end = *wait.end.get_or_insert(now + limit);
+        let id = wait.id.clone();
+        let failure = match self.member(&id).map(|member| (member, member.machine.state())) {
+            Some((member, State::Running { .. })) if member.live.map(|live| live.instance) != wait.before => {
+                self.ready(wait, job, now, kernel);
+                return Turn::Done;
+            }
+            Some((_, State::Failed { why } | State::Unknown { why })) => why.clone(),
+            Some((_, State::Stopped)) | None => "it was stopped".to_owned(),
+            Some((_, State::Backoff { .. })) => "it ended at once, and is tried again".to_owned(),
+            Some((
+                _,
+                State::Starting { .. }
+                | State::Running { .. }
+                | State::Stopping { .. }
+                | State::Killing { .. },
+            )) if now < end => return Turn::Wait(Step::AwaitReady(wait), Some(end)),
+            Some(_) => format!("not within {} s", limit.as_secs()),
+        };
+        let why = format!("{id} did not get ready: {failure}; its log: {}", self.dirs.log(&id).display());
+        if wait.go_on {
+            job.errors.push(why);
+            return Turn::Done;
+        }
+        Turn::Failed(why)
+    }
+
+    fn ready(&self, wait: AwaitReady, job: &mut Job, now: Instant, kernel: &mut impl Kernel) {
+        let AwaitReady { id, restart, .. } = wait;
+        let Some((begin, streams, rest)) = restart else {
+            kernel.say(job.client, format!("{id} is ready"));
+            return;
+        };
+        let took = now.saturating_duration_since(begin).as_secs_f32();
+        kernel.say(job.client, format!("{id} is ready after {took:.1} s"));
+        let end = now + KEYFRAME_LIMIT;
+        job.push_first(streams.into_iter().map(|stream| {
+            Step::AwaitPlay(AwaitPlay { id: id.clone(), stream, end, rest: rest.clone(), again: None })
+        }));
+    }
+
+    /// A new question of a job; it waits for the answer.
+    pub(super) fn ask(&mut self, job: &mut Job) -> u64 {
+        self.tickets += 1;
+        job.question = Some(self.tickets);
+        self.tickets
+    }
+}

@@ -1,0 +1,146 @@
+//! The status document, and when it is given to those who asked.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cluster::Role;
+use cluster::spec::ProcessSpec;
+use cluster::status::{Health, LastExit, SCHEMA, Status, StreamRow, UnitStatus};
+
+use super::kernel::Kernel;
+use super::member::Member;
+use super::reconciler::Reconciler;
+use crate::machine::health::{Facts, assess};
+use crate::machine::state::{State, Stop};
+
+/// For so long `status` waits for processes to report anew; one that does not is shown with its last report's age.
+const REFRESH_LIMIT: Duration = Duration::from_millis(300);
+/// The same while one that is ready has never reported: it has just started, or cannot be told.
+const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(1);
+
+impl Reconciler {
+    /// The whole cluster as it is `now`.
+    pub(crate) fn status(&self, now: Instant) -> Status {
+        Status {
+            schema: SCHEMA.to_owned(),
+            cluster: self.cluster.name.clone(),
+            supervisor_pid: std::process::id(),
+            supervisor_uptime_ms: millis(now.saturating_duration_since(self.started)),
+            file: self.path.display().to_string(),
+            units: self.members.iter().map(|member| self.unit_status(member, now)).collect(),
+            streams: self.members.iter().flat_map(|member| stream_rows(member, now)).collect(),
+        }
+    }
+
+    /// Answers those who asked for the status, once every ready process has reported since; or `all` of them.
+    pub(super) fn answer_status(&mut self, now: Instant, all: bool, kernel: &mut impl Kernel) {
+        for (client, since) in std::mem::take(&mut self.asked) {
+            let stale = |member: &&Member| member.report.as_ref().is_none_or(|report| report.at < since);
+            if all || now >= self.answer_due(since) || self.running().find(stale).is_none() {
+                kernel.show(client, self.status(now));
+            } else {
+                self.asked.push((client, since));
+            }
+        }
+    }
+
+    /// When a status that was asked for at `since` is given as it is.
+    pub(super) fn answer_due(&self, since: Instant) -> Instant {
+        let is_new = self.running().any(|member| member.report.is_none());
+        since + if is_new { FIRST_REPORT_LIMIT } else { REFRESH_LIMIT }
+    }
+
+    fn running(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| matches!(member.machine.state(), State::Running { .. }))
+    }
+
+    fn unit_status(&self, unit: &Member, now: Instant) -> UnitStatus {
+        let look = self.dirs.unit(&unit.id).join("alive.lock");
+        let (health, note) = verdict(unit, &look, now);
+        let (host, port) =
+            unit.port.as_ref().map_or((String::new(), 0), |port| (port.host.name.clone(), port.port));
+        UnitStatus {
+            id: unit.id.clone(),
+            role: unit.role(),
+            host,
+            port,
+            state: unit.machine.status(),
+            health,
+            note,
+            pid: unit.live.map(|live| live.pid),
+            uptime_ms: unit.live.map(|live| millis(now.saturating_duration_since(live.started))),
+            restarts: unit.machine.restarts(),
+            last_exit: unit.machine.last_end().map(|(at, how)| LastExit {
+                how: how.to_string(),
+                ago_ms: millis(now.saturating_duration_since(*at)),
+            }),
+            stats: unit.report.as_ref().map(|report| report.process.clone()),
+            stats_age_ms: unit.report.as_ref().map(|report| millis(now.saturating_duration_since(report.at))),
+            config: self.dirs.config(&unit.id).display().to_string(),
+            log: self.dirs.log(&unit.id).display().to_string(),
+        }
+    }
+}
+
+fn verdict(unit: &Member, look: &Path, now: Instant) -> (Health, String) {
+    match unit.machine.state() {
+        State::Running { .. } => {
+            let max_connections = match &unit.spec {
+                ProcessSpec::Worker(spec) => spec.options.max_connections,
+                ProcessSpec::Encoder(_) => 0,
+            };
+            assess(&Facts {
+                role: unit.role(),
+                flapping: unit.machine.is_flapping(),
+                process: unit.report.as_ref().map(|report| &report.process),
+                streams: unit.report.as_ref().map_or(&[], |report| &report.streams),
+                report_age: unit.report.as_ref().map(|report| now.saturating_duration_since(report.at)),
+                max_connections,
+                probe: unit.probe.failure(),
+                missing: unit
+                    .missing
+                    .as_ref()
+                    .map(|(name, since)| (name.as_str(), now.saturating_duration_since(*since))),
+            })
+        }
+        State::Stopped => (Health::Unknown, String::new()),
+        State::Starting { .. } => (Health::Unknown, unit.not_ready.clone().unwrap_or_default()),
+        State::Stopping { step: Stop::Asked, .. } => (Health::Unknown, "asked to stop".to_owned()),
+        State::Stopping { step: Stop::Terminated, .. } => (Health::Unknown, "sent SIGTERM".to_owned()),
+        State::Stopping { step: Stop::Killed, .. } => (Health::Unknown, "sent SIGKILL".to_owned()),
+        State::Killing { why, .. } => (Health::Critical, format!("sent SIGKILL: {why}")),
+        State::Backoff { until } => {
+            let wait = until.saturating_duration_since(now).as_secs_f32();
+            let how = unit.machine.last_end().map_or_else(String::new, |(_, how)| how.to_string());
+            (Health::Critical, format!("{how}; starts again in {wait:.1} s"))
+        }
+        State::Failed { why } => (Health::Critical, why.clone()),
+        State::Unknown { why } => {
+            (Health::Unknown, format!("left alone: {why}; see who holds it: fuser -v {}", look.display()))
+        }
+    }
+}
+
+fn stream_rows(unit: &Member, now: Instant) -> Vec<StreamRow> {
+    let (Some(port), Some(report)) = (&unit.port, &unit.report) else { return Vec::new() };
+    let age = millis(now.saturating_duration_since(report.at));
+    let rows = report.streams.iter().map(|stream| StreamRow {
+        unit: unit.id.clone(),
+        url: port.url(&stream.stream),
+        host: port.host.name.clone(),
+        port: port.port,
+        stream: stream.stream.clone(),
+        publishing: stream.publishing,
+        connections: stream.players,
+        bitrate: stream.bitrate,
+        video_codec: stream.video_codec.clone(),
+        audio_codec: stream.audio_codec.clone(),
+        last_frame_age_ms: stream.last_frame_age_ms.map(|then| then.saturating_add(age)),
+        forwards: if unit.role() == Role::Origin { stream.forwards.clone() } else { Vec::new() },
+    });
+    rows.collect()
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
