@@ -147,3 +147,78 @@ pub async fn ask_once(
 ) -> Result<Answer, AskError> {
     Connection::open(path)?.ask(request, fd, limit).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use crate::packet::Listener;
+    use serde_json::json;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// Asks a process that answers one request with `replies` and then closes, or stays if `stays`.
+    async fn ask(replies: &[serde_json::Value], stays: bool, limit: Duration) -> Result<Answer, AskError> {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ctl.sock");
+        let incoming = Listener::bind(&path).unwrap().watch().unwrap();
+        let process = async {
+            let mut socket = incoming.accept().await.unwrap();
+            socket.receive::<Request>().await.unwrap().unwrap();
+            for reply in replies {
+                socket.send(reply, &[]).await.unwrap();
+            }
+            if stays {
+                std::future::pending::<()>().await;
+            }
+        };
+        let mut connection = Connection::open(&path).unwrap();
+        let asking = connection.ask(&Request::Stats, None, limit);
+        tokio::pin!(asking);
+        tokio::select! {
+            answer = &mut asking => return answer,
+            () = process => {}
+        }
+        asking.await
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_whole_with_its_last_packet_and_unknown_ones_are_passed_over() {
+        let replies = [
+            json!({"type": "process"}),
+            json!({"type": "hub"}),
+            json!({"type": "done"}),
+            json!({"type": "done"}),
+        ];
+        let answer = ask(&replies, true, LIMIT).await.unwrap();
+        assert_eq!(answer.replies, [Reply::Process(Default::default()), Reply::Unknown, Reply::Done]);
+    }
+
+    #[tokio::test]
+    async fn a_process_that_closes_midway_has_not_answered() {
+        let answer = ask(&[json!({"type": "process"})], false, LIMIT).await;
+        assert!(matches!(answer, Err(AskError::Closed)), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_process_that_stops_midway_is_waited_for_no_longer_than_the_limit() {
+        let answer = ask(&[json!({"type": "process"})], true, Duration::from_millis(20)).await;
+        assert!(matches!(answer, Err(AskError::TimedOut(_))), "{answer:?}");
+    }
+
+    #[tokio::test]
+    async fn a_refusal_with_a_code_of_a_newer_process_is_a_refusal() {
+        let answer = ask(&[json!({"type": "error", "code": "melted", "message": "m"})], true, LIMIT).await;
+        assert!(
+            matches!(&answer, Err(AskError::Refused(error)) if *error == Error::new(Code::Unknown, "m")),
+            "{answer:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn an_answer_without_end_is_none() {
+        let replies = vec![json!({"type": "hub"}); MAX_PACKETS + 1];
+        let answer = ask(&replies, true, LIMIT).await;
+        assert!(matches!(answer, Err(AskError::Unexpected(_))), "{answer:?}");
+    }
+}

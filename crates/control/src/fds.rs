@@ -6,6 +6,7 @@
 //! makes sure that each is what its name says.
 #![expect(unsafe_code, reason = "inherited descriptors are numbers; the environment asks for a promise")]
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::net::TcpListener;
@@ -149,7 +150,11 @@ impl Inherited {
     /// # Errors
     /// When the supervisor did not start this process.
     pub fn take() -> Result<Self, FdsError> {
-        let value = std::env::var_os(VARIABLE).ok_or(FdsError::NoVariable)?;
+        Self::take_value(std::env::var_os(VARIABLE))
+    }
+
+    fn take_value(value: Option<OsString>) -> Result<Self, FdsError> {
+        let value = value.ok_or(FdsError::NoVariable)?;
         if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
             return Err(FdsError::TooLate);
         }
@@ -244,4 +249,178 @@ pub fn is_tcp_listener(fd: &impl AsFd) -> bool {
     sockopt::socket_acceptconn(fd) == Ok(true)
         && sockopt::socket_type(fd) == Ok(SocketType::STREAM)
         && rustix::net::getsockname(fd).is_ok_and(|address| std::net::SocketAddr::try_from(address).is_ok())
+}
+
+/// Lock files for tests.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::{File, FlockOperation, Lock, locked};
+    use std::io::Write as _;
+    use std::path::Path;
+
+    pub(crate) const TOKEN: &str = "00112233445566778899aabbccddeeff";
+
+    pub(crate) fn file(dir: &Path, text: &str) -> File {
+        let mut file = tempfile::Builder::new().tempfile_in(dir).unwrap().into_file();
+        file.write_all(text.as_bytes()).unwrap();
+        file
+    }
+
+    pub(crate) fn locked_file(dir: &Path, text: &str) -> File {
+        let file = file(dir, text);
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).unwrap();
+        file
+    }
+
+    pub(crate) fn lock(dir: &Path) -> Lock {
+        locked(locked_file(dir, TOKEN).into()).unwrap()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::IntoRawFd as _;
+
+    struct Stage {
+        dir: tempfile::TempDir,
+    }
+
+    impl Stage {
+        fn new() -> Self {
+            Self { dir: tempfile::tempdir().unwrap() }
+        }
+
+        fn listener(&self) -> OwnedFd {
+            TcpListener::bind("127.0.0.1:0").unwrap().into()
+        }
+
+        fn control(&self) -> OwnedFd {
+            Listener::bind(&self.dir.path().join("ctl.sock")).unwrap().into()
+        }
+
+        fn file(&self) -> File {
+            testing::file(self.dir.path(), testing::TOKEN)
+        }
+
+        fn lock(&self) -> OwnedFd {
+            testing::locked_file(self.dir.path(), testing::TOKEN).into()
+        }
+    }
+
+    /// As the process finds them behind its exec.
+    fn handed_over(lent: Lent) -> String {
+        let variable = lent.variable();
+        lent.pass_on().unwrap();
+        for (_, fd) in lent.0 {
+            let _ = fd.into_raw_fd();
+        }
+        variable
+    }
+
+    fn claim(lent: impl IntoIterator<Item = (Name, OwnedFd)>) -> Result<Inherited, FdsError> {
+        Inherited::claim(&handed_over(Lent(lent.into_iter().collect())))
+    }
+
+    fn is_open_at_exec(fd: impl AsFd) -> bool {
+        !fcntl_getfd(fd).unwrap().contains(FdFlags::CLOEXEC)
+    }
+
+    #[test]
+    fn what_is_lent_is_taken_by_its_name_and_closes_at_the_next_exec() {
+        let stage = Stage::new();
+        let mut lent = Lent::default();
+        lent.add(Name::Lock, stage.lock());
+        lent.add(Name::Listener, stage.listener());
+        lent.add(Name::Control, stage.control());
+        let number = lent.number(Name::Listener).unwrap();
+        let Inherited { listener, control, lock } = Inherited::claim(&handed_over(lent)).unwrap();
+        let listener = listener.unwrap();
+        assert_eq!(listener.as_raw_fd(), number);
+        assert_eq!(lock.token(), testing::TOKEN);
+        assert!(!is_open_at_exec(&listener) && !is_open_at_exec(&control) && !is_open_at_exec(&lock._file));
+    }
+
+    #[test]
+    fn an_encoder_has_no_listener_and_everybody_a_control_socket_and_a_lock() {
+        let stage = Stage::new();
+        let taken = claim([(Name::Control, stage.control()), (Name::Lock, stage.lock())]).unwrap();
+        assert!(taken.listener.is_none());
+        let taken = claim([(Name::Listener, stage.listener()), (Name::Lock, stage.lock())]);
+        assert!(matches!(taken, Err(FdsError::Missing(Name::Control))), "{taken:?}");
+        let taken = claim([(Name::Control, stage.control())]);
+        assert!(matches!(taken, Err(FdsError::Missing(Name::Lock))), "{taken:?}");
+    }
+
+    #[test]
+    fn a_descriptor_of_the_wrong_kind_is_told_by_its_name() {
+        let stage = Stage::new();
+        let null = || OwnedFd::from(File::open("/dev/null").unwrap());
+        let connected = || {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            OwnedFd::from(std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap())
+        };
+        let stream = || {
+            let path = stage.dir.path().join("stream.sock");
+            OwnedFd::from(crate::unix::listen_stream(&path, 0o600).unwrap())
+        };
+        let locked = |text| OwnedFd::from(testing::locked_file(stage.dir.path(), text));
+        let cases = [
+            (Name::Listener, null(), "is no listening TCP socket"),
+            (Name::Listener, connected(), "is no listening TCP socket"),
+            (Name::Listener, stream(), "is no listening TCP socket"),
+            (Name::Listener, stage.control(), "is no listening TCP socket"),
+            (Name::Control, null(), "is no listening SOCK_SEQPACKET socket"),
+            (Name::Control, stage.listener(), "is no listening SOCK_SEQPACKET socket"),
+            (Name::Control, stream(), "is no listening SOCK_SEQPACKET socket"),
+            (Name::Lock, null(), "is no file"),
+            (Name::Lock, stage.listener(), "is no file"),
+            (Name::Lock, stage.file().into(), "is not locked"),
+            (Name::Lock, locked(""), "holds no token"),
+            (Name::Lock, locked("0123456789abcdef0123456789abcdef0"), "holds no token"),
+            (Name::Lock, locked("0123456789abcdef0123456789abcdeg"), "holds no token"),
+        ];
+        for (name, fd, why) in cases {
+            let number = fd.as_raw_fd();
+            let error = claim([(name, fd)]).unwrap_err().to_string();
+            assert_eq!(error, format!("{name}, descriptor {number}, {why}"));
+        }
+    }
+
+    #[test]
+    fn what_this_process_has_opened_itself_is_never_taken() {
+        let own = TcpListener::bind("127.0.0.1:0").unwrap();
+        let error = Inherited::claim(&format!("listener:{}", own.as_raw_fd())).unwrap_err().to_string();
+        assert!(error.ends_with("was not inherited"), "{error}");
+        own.local_addr().unwrap();
+        let error = Inherited::claim("listener:1048575").unwrap_err().to_string();
+        assert!(error.ends_with("is not open"), "{error}");
+    }
+
+    #[test]
+    fn nothing_is_taken_beside_a_second_thread() {
+        // The test harness has one.
+        assert!(matches!(Inherited::take_value(Some("control:9".into())), Err(FdsError::TooLate)));
+        assert!(matches!(Inherited::take_value(None), Err(FdsError::NoVariable)));
+    }
+
+    #[test]
+    fn a_list_that_is_not_understood_is_refused_before_anything_is_taken() {
+        for value in [
+            "",
+            "control",
+            "control:",
+            "control:x",
+            "control:-1",
+            "control:2",
+            "memfd:9",
+            "control:9,",
+            "control:9,control:10",
+            "control:9,lock:9",
+            "control:99999999999",
+        ] {
+            let taken = Inherited::claim(value);
+            assert!(matches!(&taken, Err(FdsError::Variable(said)) if said == value), "{value:?}: {taken:?}");
+        }
+    }
 }

@@ -89,3 +89,89 @@ pub struct Hello {
     /// `CARGO_PKG_VERSION` of its binary.
     pub build: String,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+    use cluster::stats::{ForwardState, ForwardStats};
+    use cluster::{Target, WorkerOptions};
+
+    fn edge() -> UnitId {
+        UnitId::worker(Role::Edge, "127.0.0.6", 1935)
+    }
+
+    fn reread<T: Serialize + serde::de::DeserializeOwned>(message: &T) -> T {
+        serde_json::from_slice(&serde_json::to_vec(message).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn every_request_reads_back() {
+        let spec = WorkerSpec {
+            id: edge(),
+            cluster: "live".into(),
+            role: Role::Edge,
+            host: "127.0.0.6".into(),
+            listen: "127.0.0.6:1935".parse().unwrap(),
+            options: WorkerOptions::default(),
+            sources: vec![[127, 0, 0, 5].into()],
+            forward: Vec::new(),
+            secret_file: "/secret".into(),
+        };
+        let configure = Request::Configure { spec: Box::new(spec) };
+        let rest = [Request::Stats, Request::ReopenLog, Request::Listener, Request::Stop];
+        for request in rest.into_iter().chain([Request::Hello { version: VERSION }, configure]) {
+            assert_eq!(reread(&request), request);
+        }
+    }
+
+    #[test]
+    fn every_reply_reads_back() {
+        let hello = Hello {
+            version: VERSION,
+            id: edge(),
+            role: Role::Edge,
+            token: "0".repeat(32),
+            pid: 42,
+            build: "0.1.0".into(),
+        };
+        let forward = ForwardStats {
+            target: Target { id: edge(), host: "127.0.0.6".into(), port: 1935 },
+            state: ForwardState::Live,
+            lag_ms: Some(3),
+            sent: 7,
+            reconnects: 1,
+            last_error: Some("reset".into()),
+        };
+        let stream =
+            StreamStats { stream: "live/a".into(), forwards: vec![forward], ..StreamStats::default() };
+        let replies = [
+            (Reply::Hello(hello), true),
+            (Reply::Process(ProcessStats { beats: 5, ..ProcessStats::default() }), false),
+            (Reply::Stream(stream), false),
+            (Reply::Done, true),
+            (Reply::Error(Error::new(Code::NeedsRestart, "why")), true),
+        ];
+        for (reply, is_last) in replies {
+            assert_eq!(reread(&reply), reply);
+            assert_eq!(reply.is_last(), is_last, "{reply:?}");
+        }
+    }
+
+    #[test]
+    fn messages_of_another_version_are_read_as_far_as_they_are_known() {
+        let request = |text| serde_json::from_str::<Request>(text).unwrap();
+        assert_eq!(request(r#"{"type":"drain","seconds":5}"#), Request::Unknown);
+        assert_eq!(request(r#"{"type":"stop","gently":true}"#), Request::Stop);
+        let reply = |text| serde_json::from_str::<Reply>(text).unwrap();
+        assert_eq!(reply(r#"{"type":"hub","load":1}"#), Reply::Unknown);
+        assert!(!Reply::Unknown.is_last(), "what follows still belongs to the answer");
+        let old = ProcessStats { beats: 9, ..ProcessStats::default() };
+        assert_eq!(reply(r#"{"type":"process","beats":9}"#), Reply::Process(old));
+        let old = StreamStats { stream: "live/a".into(), ..StreamStats::default() };
+        assert_eq!(reply(r#"{"type":"stream","stream":"live/a"}"#), Reply::Stream(old));
+        let unknown = Reply::Error(Error::new(Code::Unknown, "m"));
+        assert_eq!(reply(r#"{"type":"error","code":"no-such-code","message":"m"}"#), unknown);
+        assert_eq!(reply(r#"{"type":"error","message":"m"}"#), unknown);
+    }
+}

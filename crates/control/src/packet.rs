@@ -201,6 +201,87 @@ fn receive(fd: &OwnedFd, buffer: &mut [u8]) -> io::Result<Received> {
             _ => {}
         }
     }
-    let truncated = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    // The space for credentials takes descriptors where none are sent.
+    let truncated =
+        received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) || fds.len() > MAX_FDS;
     Ok(Received { length: received.bytes, fds, sender, truncated })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::fd::AsRawFd as _;
+
+    /// The end that has connected, and the end that has accepted.
+    async fn pair() -> (Socket, Socket, tempfile::TempDir) {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ctl.sock");
+        let incoming = Listener::bind(&path).unwrap().watch().unwrap();
+        let client = Socket::connect(&path).unwrap();
+        (client, incoming.accept().await.unwrap(), temporary)
+    }
+
+    #[tokio::test]
+    async fn a_packet_comes_whole_with_its_sender_and_descriptors_that_close_at_exec() {
+        let (mut client, server, _temporary) = pair().await;
+        let file = tempfile::tempfile().unwrap();
+        server.send(&"hello", &[file.as_fd(), file.as_fd()]).await.unwrap();
+        let packet = client.receive::<String>().await.unwrap().unwrap();
+        assert_eq!(packet.message, "hello");
+        assert_eq!(packet.sender, Some(std::process::id()));
+        assert_eq!(packet.fds.len(), 2);
+        for fd in packet.fds {
+            assert_ne!(fd.as_raw_fd(), file.as_raw_fd());
+            assert_eq!(rustix::io::fcntl_getfd(&fd), Ok(rustix::io::FdFlags::CLOEXEC));
+        }
+    }
+
+    #[tokio::test]
+    async fn the_longest_packet_passes_and_a_longer_one_is_not_sent() {
+        let (client, mut server, _temporary) = pair().await;
+        let longest = "x".repeat(MAX_PACKET - 2);
+        client.send(&longest, &[]).await.unwrap();
+        assert_eq!(server.receive::<String>().await.unwrap().unwrap().message, longest);
+        let sent = client.send(&"x".repeat(MAX_PACKET - 1), &[]).await;
+        assert!(matches!(sent, Err(PacketError::TooLong)), "{sent:?}");
+        let file = tempfile::tempfile().unwrap();
+        let sent = client.send(&"x", &[file.as_fd(); MAX_FDS + 1]).await;
+        assert!(matches!(sent, Err(PacketError::TooLong)), "{sent:?}");
+    }
+
+    #[tokio::test]
+    async fn a_packet_beyond_the_bounds_is_dropped_whole_and_the_next_is_received() {
+        let (client, mut server, _temporary) = pair().await;
+        let long = format!("\"{}\"", "x".repeat(MAX_PACKET));
+        send(client.fd.get_ref(), long.as_bytes(), &[]).unwrap();
+        let received = server.receive::<String>().await;
+        assert!(matches!(received, Err(PacketError::TooLong)), "{received:?}");
+
+        let (held, lent) = rustix::pipe::pipe().unwrap();
+        let many = vec![lent.as_fd(); MAX_FDS + 4];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_FDS + 4))];
+        let mut ancillary = SendAncillaryBuffer::new(&mut space);
+        assert!(ancillary.push(SendAncillaryMessage::ScmRights(&many)));
+        let text = [IoSlice::new(b"\"x\"")];
+        rustix::net::sendmsg(&client.fd, &text, &mut ancillary, SendFlags::NOSIGNAL).unwrap();
+        let received = server.receive::<String>().await;
+        assert!(matches!(received, Err(PacketError::TooLong)), "{received:?}");
+        drop(lent);
+        assert_eq!(rustix::io::read(&held, &mut [0; 1]), Ok(0), "a descriptor of the packet is still open");
+
+        client.send(&"next", &[]).await.unwrap();
+        assert_eq!(server.receive::<String>().await.unwrap().unwrap().message, "next");
+    }
+
+    #[tokio::test]
+    async fn what_is_no_document_is_told_and_the_next_is_received() {
+        let (client, mut server, _temporary) = pair().await;
+        send(client.fd.get_ref(), b"\xff{", &[]).unwrap();
+        client.send(&"next", &[]).await.unwrap();
+        let received = server.receive::<String>().await;
+        assert!(matches!(received, Err(PacketError::Malformed(_))), "{received:?}");
+        assert_eq!(server.receive::<String>().await.unwrap().unwrap().message, "next");
+        drop(client);
+        assert!(server.receive::<String>().await.unwrap().is_none(), "the other end has closed");
+    }
 }
