@@ -2,15 +2,13 @@
 //!
 //! stdout is data, stderr is everything else. No logic that another crate needs lives here.
 
-mod agent;
-mod bench;
 mod cli;
 mod commands;
 mod failure;
-mod locate;
-mod logs;
+mod log;
 mod output;
-mod up;
+mod subject;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -18,16 +16,18 @@ use clap::Parser;
 use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command};
-use crate::failure::Failure;
+use crate::commands::{
+    agent, bench, check, down, encoder, logs, probe, publish, restart, status, up, urls, worker,
+};
+use crate::failure::{Failure, code};
+use crate::subject::Subject;
+use crate::terminal::complain;
 
 fn main() -> ExitCode {
-    match run(parse()) {
-        Ok(code) => code,
-        Err(failure) => {
-            commands::complain(&failure.to_string());
-            failure.code()
-        }
-    }
+    run(parse()).unwrap_or_else(|failure| {
+        complain(&failure.to_string());
+        failure.code()
+    })
 }
 
 /// The command line; where a command is missing, the help instead of a list that has the internal ones.
@@ -40,30 +40,29 @@ fn parse() -> Cli {
     if error.kind() == ErrorKind::MissingSubcommand
         && let Err(help) = Cli::try_parse_from(arguments().chain(["--help".into()]))
     {
-        commands::complain(help.render().to_string().trim_end());
-        std::process::exit(i32::from(failure::code::USAGE));
+        complain(help.render().to_string().trim_end());
+        std::process::exit(i32::from(code::USAGE));
     }
     error.exit()
 }
 
 fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
+    let subject = || Subject::find(&global);
     match command {
-        Command::Up { path, foreground } => block_on(up::up(&global, path, foreground)),
-        Command::Status { json } => block_on(commands::status(&global, json)),
-        Command::Restart { role, port, host } => block_on(commands::restart(&global, role, port, host)),
-        Command::Down { purge } => block_on(commands::down(&global, purge)),
-        Command::Logs { role, port, lines, follow } => {
-            block_on(logs::logs(&global, role, port, lines, follow))
-        }
-        Command::Urls { stream } => commands::urls(&global, &stream),
-        Command::Check { path } => commands::check(&global, path),
-        Command::Probe { url, timeout } => block_on(commands::probe(&url, timeout)),
-        Command::Publish { test_card, args } => block_on(commands::publish(test_card, args)),
-        Command::Bench(command) => bench::bench(command),
-        Command::Agent { path } => block_on(agent::agent(&global, &path)),
+        Command::Up(args) => block_on(up::run(&global, args)),
+        Command::Status(args) => block_on(status::run(&subject()?, args)),
+        Command::Restart(args) => block_on(restart::run(&subject()?, args)),
+        Command::Down(args) => block_on(down::run(&subject()?, args)),
+        Command::Logs(args) => block_on(logs::run(&subject()?, args)),
+        Command::Urls(args) => urls::run(&subject()?, &args),
+        Command::Check(args) => check::run(&global, args),
+        Command::Probe(args) => block_on(probe::run(args)),
+        Command::Publish(args) => block_on(publish::run(args)),
+        Command::Bench(command) => bench::run(command),
+        Command::Agent(args) => block_on(agent::run(&global, args)),
         // They take their descriptors over before a runtime exists.
-        Command::Worker { config } => agent::worker(&config),
-        Command::Encoder { config } => agent::encoder(&config),
+        Command::Worker(args) => worker::run(&args),
+        Command::Encoder(args) => encoder::run(&args),
     }
 }
 

@@ -24,17 +24,6 @@ use report::{Diagnostic, Mark};
 /// tenth of it.
 pub const MAX_FILE: usize = 1024 * 1024;
 
-/// A cluster file that was read and found sound.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Loaded {
-    /// What it says.
-    pub cluster: Cluster,
-    /// Its absolute path; symbolic links are kept.
-    pub path: PathBuf,
-    /// The text it was read from.
-    pub text: String,
-}
-
 /// Why a file was refused. Displayed, it is the whole message for the person, of one or more lines, the path as it
 /// was given; it ends without a line break.
 #[derive(Debug, thiserror::Error)]
@@ -50,51 +39,74 @@ pub enum FileError {
     Invalid(String),
 }
 
-/// Reads and checks the cluster file at `path`.
-///
-/// `resolve` looks up one host name; it is asked once for each different name, never for a literal address, and only
-/// when nothing else is wrong. The encoder's file is sought beside the cluster file and has to exist.
-pub fn load(path: &Path, resolve: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>) -> Result<Loaded, FileError> {
-    let bytes = read(path)?;
-    let absolute = std::path::absolute(path)
-        .map_err(|e| FileError::Unreadable(format!("{}: no absolute path: {e}", path.display())))?;
-    let (cluster, text) = parse(bytes, path, resolve)?;
-    Ok(Loaded { cluster, path: absolute, text })
+/// A cluster file as it was read, right or wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClusterFile {
+    path: PathBuf,
+    text: String,
 }
 
-/// The name of the cluster that the file at `path` describes, whatever else in it may be wrong by now: a host that no
-/// longer resolves must not keep anyone from stopping the cluster.
-pub fn cluster_name(path: &Path) -> Result<String, FileError> {
-    let text = utf8(read(path)?, path)?;
-    let invalid = |found: &[Diagnostic]| FileError::Invalid(report::render(path, &text, found));
-    let tree = tree::parse(&text).map_err(|found| invalid(&found))?;
-    check::name(&tree, &text).map_err(|found| invalid(&found))
-}
+impl ClusterFile {
+    /// A file that was read at `path` before.
+    #[must_use]
+    pub fn new(path: PathBuf, text: String) -> Self {
+        Self { path, text }
+    }
 
-/// The origin's `host:port` in the text of a cluster file, as it is written and whatever else in it may be wrong; `None` where
-/// it cannot be read.
-#[must_use]
-pub fn origin(text: &str) -> Option<String> {
-    check::origin(&tree::parse(text).ok()?, text)
-}
+    /// Reads the file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read, is too large for a cluster file, or is no text.
+    pub fn read(path: &Path) -> Result<Self, FileError> {
+        Ok(Self { path: path.to_owned(), text: utf8(read(path)?, path)? })
+    }
 
-/// Checks the content of a cluster file; `path` is where it was read, for messages and for the encoder's file. Gives the cluster
-/// and the content as text.
-///
-/// # Errors
-/// [`FileError::Invalid`].
-pub fn parse(
-    bytes: Vec<u8>,
-    path: &Path,
-    resolve: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>,
-) -> Result<(Cluster, String), FileError> {
-    let text = utf8(bytes, path)?;
-    let directory = path.parent().unwrap_or_else(|| Path::new(""));
-    let cluster = tree::parse(&text)
-        .and_then(|tree| check::cluster(&tree, &text, directory))
-        .and_then(|draft| hosts::settle(draft, resolve))
-        .map_err(|found| FileError::Invalid(report::render(path, &text, &found)))?;
-    Ok((cluster, text))
+    /// Where it was read, as it was named.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What is written in it.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// The name of the cluster that it describes, whatever else in it may be wrong by now: a host that no longer resolves must
+    /// not keep anyone from stopping the cluster.
+    ///
+    /// # Errors
+    /// [`FileError::Invalid`].
+    pub fn name(&self) -> Result<String, FileError> {
+        let tree = tree::parse(&self.text);
+        tree.and_then(|tree| check::name(&tree, &self.text)).map_err(|found| self.invalid(&found))
+    }
+
+    /// The origin's `host:port` as it is written, whatever else in it may be wrong; `None` where it cannot be read.
+    #[must_use]
+    pub fn origin(&self) -> Option<String> {
+        check::origin(&tree::parse(&self.text).ok()?, &self.text)
+    }
+
+    /// What it says, once it has been found sound.
+    ///
+    /// `resolve` looks up one host name; it is asked once for each different name, never for a literal address, and only
+    /// when nothing else is wrong. The encoder's file is sought beside the cluster file and has to exist.
+    ///
+    /// # Errors
+    /// [`FileError::Invalid`].
+    pub fn cluster(&self, resolve: &dyn Fn(&str) -> io::Result<Vec<IpAddr>>) -> Result<Cluster, FileError> {
+        let directory = self.path.parent().unwrap_or_else(|| Path::new(""));
+        tree::parse(&self.text)
+            .and_then(|tree| check::cluster(&tree, &self.text, directory))
+            .and_then(|draft| hosts::settle(draft, resolve))
+            .map_err(|found| self.invalid(&found))
+    }
+
+    fn invalid(&self, found: &[Diagnostic]) -> FileError {
+        FileError::Invalid(report::render(&self.path, &self.text, found))
+    }
 }
 
 /// Reads a generated config at `path` as `T`.

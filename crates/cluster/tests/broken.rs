@@ -6,7 +6,8 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use cluster::file::{FileError, load};
+use cluster::Cluster;
+use cluster::file::{ClusterFile, FileError};
 
 fn directory() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/broken")
@@ -18,6 +19,10 @@ fn resolve(name: &str) -> io::Result<Vec<IpAddr>> {
         return Ok(vec![Ipv4Addr::LOCALHOST.into()]);
     }
     Err(io::Error::other("not found"))
+}
+
+fn load(path: &Path) -> Result<Cluster, FileError> {
+    ClusterFile::read(path)?.cluster(&resolve)
 }
 
 /// The system's own words are not compared.
@@ -48,7 +53,7 @@ fn every_broken_file_gets_its_message() {
     let files = files();
     assert!(files.len() >= 30, "only {} broken files", files.len());
     for file in files {
-        let message = match load(&file, &resolve) {
+        let message = match load(&file) {
             Ok(_) => format!("{} is not broken", file.display()),
             Err(e) => without_causes(&e.to_string()),
         };
@@ -68,7 +73,7 @@ fn every_broken_file_gets_its_message() {
 fn every_message_names_file_line_and_column() {
     std::env::set_current_dir(directory()).unwrap();
     for file in files() {
-        let message = load(&file, &resolve).unwrap_err().to_string();
+        let message = load(&file).unwrap_err().to_string();
         let rest =
             message.strip_prefix(&format!("{}:", file.display())).unwrap_or_else(|| panic!("{message}"));
         let numbers: Vec<_> = rest.splitn(3, ':').take(2).map(str::parse::<u32>).collect();
@@ -80,7 +85,7 @@ fn every_message_names_file_line_and_column() {
 
 #[test]
 fn a_missing_file_is_named() {
-    let error = load(Path::new("no-such-file.yaml"), &resolve).unwrap_err();
+    let error = load(Path::new("no-such-file.yaml")).unwrap_err();
     assert!(matches!(error, FileError::Unreadable(_)));
     assert!(error.to_string().starts_with("no-such-file.yaml: no such file\n"), "{error}");
 }

@@ -5,8 +5,16 @@ fn no_names(name: &str) -> io::Result<Vec<IpAddr>> {
     Err(io::Error::other(format!("{name} was looked up")))
 }
 
+fn file(text: &str) -> ClusterFile {
+    ClusterFile::new("c.yaml".into(), text.into())
+}
+
+fn load(path: &Path) -> Result<Cluster, FileError> {
+    ClusterFile::read(path)?.cluster(&no_names)
+}
+
 fn read_text(text: &str) -> Result<Cluster, String> {
-    parse(text.into(), Path::new("c.yaml"), &no_names).map(|(c, _)| c).map_err(|e| e.to_string())
+    file(text).cluster(&no_names).map_err(|e| e.to_string())
 }
 
 fn with_names(text: &str, names: &[(&str, &[&str])]) -> Result<Cluster, String> {
@@ -15,7 +23,7 @@ fn with_names(text: &str, names: &[(&str, &[&str])]) -> Result<Cluster, String> 
             names.iter().find(|(n, _)| *n == name).ok_or_else(|| io::Error::other("not known"))?;
         Ok(addresses.iter().map(|a| a.parse().unwrap()).collect())
     };
-    parse(text.into(), Path::new("c.yaml"), &resolve).map(|(c, _)| c).map_err(|e| e.to_string())
+    file(text).cluster(&resolve).map_err(|e| e.to_string())
 }
 
 const GUIDE: &str =
@@ -25,8 +33,8 @@ const GUIDE: &str =
 fn the_shipped_examples_are_the_guides_cluster() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     for (file, net) in [("cluster.yaml", "127.0.0"), ("deploy/examples/guide.yaml", "192.168.1")] {
-        let loaded = load(&root.join(file), &no_names).unwrap_or_else(|e| panic!("{e}"));
-        let ports: Vec<_> = loaded.cluster.ports().map(|p| (p.role, p.listen_addr().to_string())).collect();
+        let cluster = load(&root.join(file)).unwrap_or_else(|e| panic!("{e}"));
+        let ports: Vec<_> = cluster.ports().map(|p| (p.role, p.listen_addr().to_string())).collect();
         let expected = [
             (Role::Origin, format!("{net}.5:1935")),
             (Role::Edge, format!("{net}.6:1935")),
@@ -35,10 +43,8 @@ fn the_shipped_examples_are_the_guides_cluster() {
             (Role::Edge, format!("{net}.7:1936")),
         ];
         assert_eq!(ports, expected);
-        assert!(loaded.cluster.ports().all(|p| p.options.max_connections == 10_240 && p.options.gop_cache));
-        assert_eq!(loaded.cluster.encoder, None);
-        assert!(loaded.path.is_absolute());
-        assert_eq!(loaded.text, std::fs::read_to_string(&loaded.path).unwrap());
+        assert!(cluster.ports().all(|p| p.options.max_connections == 10_240 && p.options.gop_cache));
+        assert_eq!(cluster.encoder, None);
     }
 }
 
@@ -125,7 +131,7 @@ fn a_name_is_looked_up_once() {
         Ok(vec!["127.0.0.6".parse().unwrap()])
     };
     let text = GUIDE.replace("127.0.0.6", "edge") + "  - { host: edge, ports: [1937] }\n";
-    parse(text.into(), Path::new("c.yaml"), &resolve).unwrap();
+    file(&text).cluster(&resolve).unwrap();
     assert_eq!(*asked.borrow(), ["edge"]);
 }
 
@@ -208,10 +214,10 @@ fn the_encoders_file_is_beside_the_cluster_file() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("c.yaml");
     std::fs::write(&path, format!("{GUIDE}encoder: {{ source: a b.FLV, stream: live/x }}\n")).unwrap();
-    let message = load(&path, &no_names).unwrap_err().to_string();
+    let message = load(&path).unwrap_err().to_string();
     assert!(message.contains("does not exist"), "{message}");
     std::fs::write(dir.path().join("a b.FLV"), "FLV").unwrap();
-    let encoder = load(&path, &no_names).unwrap().cluster.encoder.unwrap();
+    let encoder = load(&path).unwrap().encoder.unwrap();
     assert_eq!(encoder.source, EncoderSource::File(dir.path().join("a b.FLV")));
     assert_eq!(encoder.stream, "live/x");
 }
@@ -238,7 +244,7 @@ fn a_file_larger_than_the_limit_a_directory_and_a_device_are_refused() {
         (dir.path(), "this is a directory"),
         (Path::new("/dev/zero"), "larger than 1024 KiB"),
     ] {
-        let error = load(path, &no_names).unwrap_err();
+        let error = load(path).unwrap_err();
         assert!(matches!(error, FileError::Unreadable(_)));
         assert!(error.to_string().starts_with(&format!("{}: {expected}", path.display())), "{error}");
     }
@@ -246,22 +252,17 @@ fn a_file_larger_than_the_limit_a_directory_and_a_device_are_refused() {
 
 #[test]
 fn the_name_is_known_although_the_rest_is_wrong() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("c.yaml");
-    std::fs::write(&path, "cluster: live\norigin: { host: gone }\nencoder: { source: gone.flv }\nextra: 1\n")
-        .unwrap();
-    assert_eq!(cluster_name(&path).unwrap(), "live");
-    std::fs::write(&path, "cluster: li ve\n").unwrap();
-    assert!(cluster_name(&path).unwrap_err().to_string().contains(":1:10: expected a cluster name"));
-    std::fs::write(&path, "origin: 1\n").unwrap();
-    assert!(cluster_name(&path).unwrap_err().to_string().contains("lacks `cluster`"));
-    std::fs::write(&path, "- 1\n").unwrap();
-    assert!(cluster_name(&path).is_err());
+    let name = |text| file(text).name().map_err(|e| e.to_string());
+    let text = "cluster: live\norigin: { host: gone }\nencoder: { source: gone.flv }\nextra: 1\n";
+    assert_eq!(name(text), Ok("live".into()));
+    assert!(name("cluster: li ve\n").unwrap_err().contains(":1:10: expected a cluster name"));
+    assert!(name("origin: 1\n").unwrap_err().contains("lacks `cluster`"));
+    assert!(name("- 1\n").is_err());
 }
 
 #[test]
 fn the_origin_of_a_file_is_found_whatever_else_is_wrong() {
-    let with = |origin: &str| super::origin(&format!("cluster: li ve\norigin: {origin}\nextra: 1\n"));
+    let with = |origin: &str| file(&format!("cluster: li ve\norigin: {origin}\nextra: 1\n")).origin();
     assert_eq!(with("{ host: Gone.example, port: 1936 }").as_deref(), Some("gone.example:1936"));
     assert_eq!(with("{ host: 127.0.0.5 }").as_deref(), Some("127.0.0.5:1935"));
     for wrong in ["1", "{ port: 1935 }", "{ host: a, port: }", "{"] {

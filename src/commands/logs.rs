@@ -1,21 +1,58 @@
 //! `srsctl logs`: the logs of a cluster's processes, merged in order of time.
 
 use std::fs::File;
-use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
+use std::io::{self, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use crate::cli::{Global, LogArg};
+use clap::ValueEnum;
+
 use crate::failure::Failure;
-use crate::locate;
+use crate::subject::Subject;
+use crate::terminal::print;
 
 /// Bytes read from the end of one log at most: more lines than anyone reads.
 const TAIL_MAX: u64 = 4 << 20;
 
 /// Between two looks at logs that are followed.
 const FOLLOW_POLL: Duration = Duration::from_millis(250);
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Only this role, or the supervisor
+    role: Option<LogArg>,
+    /// Only this port
+    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Lines of each log
+    #[arg(short = 'n', long, default_value_t = 100)]
+    lines: usize,
+    /// Go on with what is written from now on
+    #[arg(long)]
+    follow: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LogArg {
+    Origin,
+    Edge,
+    Encoder,
+    Supervisor,
+}
+
+impl LogArg {
+    /// What the name of a log begins with.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Origin => "origin",
+            Self::Edge => "edge",
+            Self::Encoder => "encoder",
+            Self::Supervisor => "supervisor",
+        }
+    }
+}
 
 /// One line with what it is sorted by.
 struct Line {
@@ -26,15 +63,9 @@ struct Line {
 }
 
 /// Prints the last `lines` lines of each log.
-pub(crate) async fn logs(
-    global: &Global,
-    role: Option<LogArg>,
-    port: Option<u16>,
-    lines: usize,
-    follow: bool,
-) -> Result<ExitCode, Failure> {
-    let dirs = locate::cluster(global)?;
-    let directory = dirs.lib().join("log");
+pub(crate) async fn run(subject: &Subject, args: Args) -> Result<ExitCode, Failure> {
+    let Args { role, port, lines, follow } = args;
+    let directory = subject.dirs().lib().join("log");
     let mut found: Vec<Line> = Vec::new();
     let mut followed: Vec<Followed> = Vec::new();
     let files = log_files(&directory)?;
@@ -57,7 +88,7 @@ pub(crate) async fn logs(
         followed.push(Followed { name, path, file, rest: String::new() });
     }
     if followed.is_empty() {
-        let name = dirs.name();
+        let name = subject.name();
         return Err(Failure::failed(match names.as_slice() {
             [] => format!("cluster {name} has no logs: it was never started, or its logs were purged"),
             names => {
@@ -71,22 +102,17 @@ pub(crate) async fn logs(
     found.sort_by(|a, b| a.time.cmp(&b.time));
     let width = found.iter().map(|line| line.source.len()).max().unwrap_or(0);
     let mut is_read =
-        show(&found.iter().map(|l| format!("{:width$} | {}\n", l.source, l.text)).collect::<String>());
+        print(&found.iter().map(|l| format!("{:width$} | {}\n", l.source, l.text)).collect::<String>());
     while follow && is_read {
         tokio::time::sleep(FOLLOW_POLL).await;
         for log in &mut followed {
             // A log that cannot be read now may be readable again when it has been rotated.
             let lines = log.new_lines().unwrap_or_default();
             let lines: String = lines.iter().map(|line| format!("{:width$} | {line}\n", log.name)).collect();
-            is_read &= show(&lines);
+            is_read &= print(&lines);
         }
     }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Writes to stdout; false once the reader has gone away (`| head`).
-fn show(text: &str) -> bool {
-    io::stdout().write_all(text.as_bytes()).is_ok()
 }
 
 /// Where the supervisor puts a full log.
@@ -183,6 +209,8 @@ fn lines_of(name: &str, text: &str) -> Vec<Line> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write as _;
+
     use super::*;
 
     #[test]

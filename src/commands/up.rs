@@ -1,13 +1,13 @@
 //! `srsctl up`: starts a supervisor in the background, or hands a changed file to the one that runs.
 
 use std::os::unix::process::ExitStatusExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use cluster::file::Loaded;
+use cluster::Cluster;
 use cluster::status::{Status, UnitState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -15,42 +15,44 @@ use signal_hook::consts::SIGINT;
 use supervisor::StartupEvent;
 use supervisor::api::Apply;
 use supervisor::client::{Client, ClientError};
-use supervisor::dirs::ClusterDirs;
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::agent::{self, Report};
-use crate::cli::Global;
-use crate::commands::{complain, print};
+use crate::commands::agent::{self, Report};
 use crate::failure::{Failure, code};
-use crate::{locate, output};
+use crate::subject::{Global, Loaded, Subject};
+use crate::terminal::{complain, print};
+use crate::{log, output};
 
 /// How long the first reports and the encoder's first frames may take before `up` shows what there is.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
 /// How often it looks.
 const SETTLE_POLL: Duration = Duration::from_millis(100);
 
-/// Makes the cluster run as its file says.
-pub(crate) async fn up(
-    global: &Global,
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The cluster's file
+    #[arg(value_name = "FILE")]
     path: Option<PathBuf>,
+    /// Stay in the foreground as the supervisor; the first Ctrl-C stops the cluster, the second at once
+    #[arg(long)]
     foreground: bool,
-) -> Result<ExitCode, Failure> {
-    let file = locate::required_file(path.as_deref().or(global.file.as_deref()))?;
-    let loaded = locate::load(&file)?;
-    let dirs = locate::roots(global)?.cluster(&loaded.cluster.name);
-    locate::require_same(&loaded.path, &loaded.text, &dirs)?;
+}
+
+/// Makes the cluster run as its file says.
+pub(crate) async fn run(global: &Global, Args { path, foreground }: Args) -> Result<ExitCode, Failure> {
+    let (subject, loaded) = Subject::to_bring_up(global, path.as_deref())?;
     if foreground {
-        return in_foreground(global, &file, &loaded).await;
+        return in_foreground(&subject, loaded).await;
     }
     leave_at_second_interrupt()?;
     // One that ends meanwhile is no obstacle.
-    if !dirs.is_supervised() || !apply(&dirs, &loaded).await? {
+    if !subject.dirs().is_supervised() || !apply(&subject, &loaded).await? {
         start(global, &loaded).await?;
     }
-    let status = settled_status(&Client::new(dirs), &loaded).await?;
+    let status = settled_status(&subject.client(), &loaded.cluster).await?;
     print(&format!("\n{}", output::status(&status)));
     match status.units.iter().filter(|unit| unit.state != UnitState::Running).count() {
         0 => Ok(ExitCode::SUCCESS),
@@ -66,13 +68,13 @@ fn not_ready(waiting: usize) -> Failure {
 
 /// The status once every worker has reported and, where the cluster has an encoder, its stream is on every port; or as it is
 /// after a while.
-async fn settled_status(client: &Client, loaded: &Loaded) -> Result<Status, Failure> {
+async fn settled_status(client: &Client, cluster: &Cluster) -> Result<Status, Failure> {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
         let status = client.status().await?;
         let reported = status.units.iter().all(|unit| unit.stats.is_some());
         let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
-        let expected = if loaded.cluster.encoder.is_some() { loaded.cluster.ports().count() } else { 0 };
+        let expected = if cluster.encoder.is_some() { cluster.ports().count() } else { 0 };
         if (reported && live >= expected) || Instant::now() >= deadline {
             return Ok(status);
         }
@@ -90,10 +92,10 @@ fn leave_at_second_interrupt() -> Result<(), Failure> {
         .map_err(|e| Failure::failed(format!("cannot handle Ctrl-C: {e}")))
 }
 
-async fn in_foreground(global: &Global, file: &Path, loaded: &Loaded) -> Result<ExitCode, Failure> {
-    agent::log();
-    let config = agent::config(global, file, false)?;
-    complain(&format!("cluster {}: Ctrl-C stops it", loaded.cluster.name));
+async fn in_foreground(subject: &Subject, loaded: Loaded) -> Result<ExitCode, Failure> {
+    log::start();
+    let config = agent::config(subject, loaded, false)?;
+    complain(&format!("cluster {}: Ctrl-C stops it", subject.name()));
     let ended = supervisor::run(config, |event| {
         // The supervisor's log tells the rest.
         if let StartupEvent::Complete { .. } = event {
@@ -104,8 +106,8 @@ async fn in_foreground(global: &Global, file: &Path, loaded: &Loaded) -> Result<
 }
 
 /// Hands the file to the supervisor that runs; false if none does any more.
-async fn apply(dirs: &ClusterDirs, loaded: &Loaded) -> Result<bool, Failure> {
-    let client = Client::new(dirs.clone());
+async fn apply(subject: &Subject, loaded: &Loaded) -> Result<bool, Failure> {
+    let client = subject.client();
     let request = Apply { path: loaded.path.clone(), text: loaded.text.clone() };
     tokio::select! {
         applied = client.apply(&request, complain) => match applied {
@@ -212,7 +214,7 @@ fn spawn(global: &Global, loaded: &Loaded) -> Result<Child, Failure> {
     supervisor::process::keep_descriptors_to_self().map_err(failed)?;
     let mut command = Command::new(supervisor::process::own_binary().map_err(failed)?);
     command.arg("agent").arg(&loaded.path);
-    if let Some(dir) = &global.state_dir {
+    if let Some(dir) = global.state_dir() {
         command.arg("--state-dir").arg(std::path::absolute(dir).map_err(failed)?);
     }
     // It leaves this terminal and, once its state directory is there, this stderr too.

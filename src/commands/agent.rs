@@ -1,18 +1,23 @@
-//! The processes that `up` and the supervisor start: the supervisor itself, workers, the encoder.
+//! `srsctl agent`: the supervisor itself. `up` starts it.
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use cluster::file::ClusterFile;
 use serde::{Deserialize, Serialize};
 use supervisor::{AgentConfig, AgentError, StartupEvent};
-use tracing_subscriber::EnvFilter;
 
-use crate::cli::{Global, resolve};
 use crate::failure::{Failure, code};
-use crate::locate;
+use crate::log;
+use crate::subject::{self, Global, Loaded, Subject};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    path: PathBuf,
+}
 
 /// What a supervisor in the background tells the `up` that started it, a line of JSON each, on its stdout.
 #[derive(Debug, Serialize, Deserialize)]
@@ -30,12 +35,12 @@ pub(crate) enum Report {
 }
 
 /// Becomes the supervisor, detached from the terminal that started it.
-pub(crate) async fn agent(global: &Global, path: &Path) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { path }: Args) -> Result<ExitCode, Failure> {
     // Fails only for the leader of a process group, which is detached enough.
     let _ = nix::unistd::setsid();
     // From the moment all checks have passed stdout is the log's; the pipe to `up` closes when the start is over.
     let mut pipe = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).ok().map(File::from);
-    let outcome = supervise_in_background(global, path, &mut pipe).await;
+    let outcome = supervise_in_background(global, &path, &mut pipe).await;
     if let (Err(failure), Some(pipe)) = (&outcome, &mut pipe) {
         let _ = tell(pipe, &Report::Failed { message: failure.to_string(), code: failure.number() });
         return Ok(failure.code());
@@ -48,10 +53,11 @@ async fn supervise_in_background(
     path: &Path,
     pipe: &mut Option<File>,
 ) -> Result<(), Failure> {
-    let config = config(global, path, true)?;
+    let (subject, loaded) = Subject::to_bring_up(global, Some(path))?;
+    let config = config(&subject, loaded, true)?;
     // The state directory must not pin the directory that `up` was called in.
     std::env::set_current_dir("/").map_err(|e| Failure::failed(format!("cannot change to /: {e}")))?;
-    log();
+    log::start();
     let outcome = supervisor::run(config, |event| {
         let complete = matches!(event, StartupEvent::Complete { .. });
         if let Some(open) = pipe.as_mut() {
@@ -71,22 +77,20 @@ fn tell(pipe: &mut impl Write, report: &Report) -> io::Result<()> {
     pipe.write_all(&line)
 }
 
-/// The supervisor's config for the cluster file `path`.
-pub(crate) fn config(global: &Global, path: &Path, detached: bool) -> Result<AgentConfig, Failure> {
-    let loaded = locate::load(path)?;
-    let dirs = locate::roots(global)?.cluster(&loaded.cluster.name);
+/// The supervisor's config for the cluster that `subject` is to run.
+pub(crate) fn config(subject: &Subject, loaded: Loaded, detached: bool) -> Result<AgentConfig, Failure> {
     let binary = supervisor::process::own_binary()
         .map_err(|e| Failure::failed(format!("cannot find srsctl itself: {e}")))?;
+    let Loaded { cluster, path, text } = loaded;
     Ok(AgentConfig {
-        cluster: loaded.cluster,
-        path: loaded.path,
-        text: loaded.text,
-        dirs,
+        cluster,
+        path,
+        text,
+        dirs: subject.dirs().clone(),
         binary,
         detached,
         parse: Arc::new(|path, text| {
-            let parsed = cluster::file::parse(text.as_bytes().to_vec(), path, &resolve);
-            parsed.map(|(cluster, _)| cluster).map_err(|e| e.to_string())
+            subject::parse(&ClusterFile::new(path.to_owned(), text.to_owned())).map_err(|e| e.to_string())
         }),
     })
 }
@@ -102,41 +106,4 @@ pub(crate) fn failure(error: AgentError) -> Failure {
         | AgentError::System { .. } => code::FAILED,
     };
     Failure::new(code, error)
-}
-
-/// stderr, where a write that fails is a lost line and nothing else: the disk of the logs may be full, and the subscriber would
-/// panic while it complains.
-struct Log;
-
-impl Write for Log {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// Logs to stderr; `RUST_LOG` sets what.
-pub(crate) fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_writer(|| Log).with_ansi(false).with_target(false);
-    // A second subscriber is refused; the first one stays.
-    let _ = subscriber.with_env_filter(filter).try_init();
-}
-
-/// Serves one port.
-pub(crate) fn worker(config: &Path) -> Result<ExitCode, Failure> {
-    log();
-    worker::run(config).map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))
-}
-
-/// Publishes what the config says.
-pub(crate) fn encoder(config: &Path) -> Result<ExitCode, Failure> {
-    log();
-    worker::publish::run_encoder(config)
-        .map(|()| ExitCode::SUCCESS)
-        .map_err(|e| Failure::new(e.exit_code(), e))
 }

@@ -11,11 +11,11 @@ use bench::{Load, LoadError, Progress, Work};
 use clap::{Args, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
-use crate::commands::print;
 use crate::failure::{Failure, code};
+use crate::terminal::print;
 
 #[derive(Debug, Subcommand)]
-pub(crate) enum BenchCommand {
+pub(crate) enum Command {
     /// Play a stream many times and say how well it came
     ///
     /// Works with any RTMP server. Latency is known for streams that `srsctl bench publish` sends.
@@ -73,19 +73,19 @@ pub(crate) struct LoadArgs {
 }
 
 /// Makes the load and reports.
-pub(crate) fn bench(command: BenchCommand) -> Result<ExitCode, Failure> {
+pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
     let (args, mut load) = match command {
-        BenchCommand::Play { load: args, read_rate, receive_buffer, urls } => {
+        Command::Play { load: args, read_rate, receive_buffer, urls } => {
             let mut load = Load::new(Work::Play, args.clients, urls);
             (load.read_rate, load.receive_buffer) = (read_rate, receive_buffer);
             (args, load)
         }
-        BenchCommand::Publish { load: args, file, url } => {
+        Command::Publish { load: args, file, url } => {
             let mut load = Load::new(Work::Publish, args.clients, vec![url]);
             load.file = Some(file);
             (args, load)
         }
-        BenchCommand::Part => {
+        Command::Part => {
             // Ctrl-C in a terminal reaches this process too; the main one ends it through stdin.
             stop_at_signals()?;
             return bench::part().map(|()| ExitCode::SUCCESS).map_err(failure);

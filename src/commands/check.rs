@@ -1,0 +1,35 @@
+//! `srsctl check`: whether a cluster file is right, without touching anything.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::failure::Failure;
+use crate::subject::{self, Global};
+use crate::terminal::{complain, print};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The cluster's file
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
+}
+
+/// Checks a file.
+pub(crate) fn run(global: &Global, Args { path }: Args) -> Result<ExitCode, Failure> {
+    let file = global.required_file(path.as_deref())?;
+    let cluster = subject::parse(&file)?;
+    for problem in supervisor::preflight::check(&cluster, &[]) {
+        complain(&format!("{}: srsctl up would refuse it on this machine: {problem}", file.path().display()));
+    }
+    let (origins, hosts) = (cluster.origins.iter().map(ToString::to_string), cluster::hosts(&cluster.edges));
+    print(&format!(
+        "{}: ok: cluster {}, origin {}, {} edge ports on {} {}\n",
+        file.path().display(),
+        cluster.name,
+        origins.collect::<Vec<_>>().join(", "),
+        cluster.edges.len(),
+        hosts.len(),
+        if hosts.len() == 1 { "host" } else { "hosts" },
+    ));
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,20 @@
+//! `srsctl worker`: one RTMP port. The supervisor starts it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use crate::failure::Failure;
+use crate::log;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    #[arg(long)]
+    config: PathBuf,
+}
+
+/// Serves one port.
+pub(crate) fn run(Args { config }: &Args) -> Result<ExitCode, Failure> {
+    log::start();
+    let ended = worker::run(config);
+    ended.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))
+}

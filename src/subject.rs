@@ -1,0 +1,344 @@
+//! What a command means: which cluster, with which file and which state. It is decided here, once, and every command takes
+//! the answer; whatever else may name a cluster or a part of one one day belongs here too.
+
+use std::io;
+use std::net::{IpAddr, ToSocketAddrs as _};
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use cluster::Cluster;
+use cluster::file::{ClusterFile, FileError};
+use supervisor::client::Client;
+use supervisor::dirs::{ClusterDirs, StateRoots};
+use supervisor::orphans;
+
+use crate::failure::Failure;
+use crate::terminal::complain;
+
+/// The file a command without one takes.
+const DEFAULT_FILE: &str = "cluster.yaml";
+
+/// What every command line can say about it.
+#[derive(Debug, Args)]
+pub(crate) struct Global {
+    /// The cluster's file; without it ./cluster.yaml, else the only cluster that runs
+    #[arg(short, long, global = true, value_name = "FILE")]
+    file: Option<PathBuf>,
+    /// Where state, configs and logs are kept [default: /run/srsctl and /var/lib/srsctl as root, else ~/.local/state/srsctl]
+    #[arg(long, global = true, value_name = "DIR", env = "SRSCTL_STATE_DIR", hide_env_values = true)]
+    state_dir: Option<PathBuf>,
+}
+
+impl Global {
+    /// The file that was named, of a command that cannot do without: as its own argument, by -f, or by being here.
+    pub(crate) fn required_file(&self, argument: Option<&Path>) -> Result<ClusterFile, Failure> {
+        let path = argument.map(Path::to_path_buf).or_else(|| self.path());
+        let path = path.ok_or_else(|| {
+            Failure::usage(format!("no cluster file: there is no {DEFAULT_FILE} here; name one: -f FILE"))
+        })?;
+        Ok(ClusterFile::read(&path)?)
+    }
+
+    /// The directory that was named for the state of all clusters.
+    pub(crate) fn state_dir(&self) -> Option<&Path> {
+        self.state_dir.as_deref()
+    }
+
+    fn path(&self) -> Option<PathBuf> {
+        let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
+        self.file.clone().or_else(default)
+    }
+
+    fn roots(&self) -> Result<StateRoots, Failure> {
+        Ok(StateRoots::resolve(self.state_dir())?)
+    }
+}
+
+/// A cluster file that was found sound, to be brought into force.
+#[derive(Debug)]
+pub(crate) struct Loaded {
+    /// What it says.
+    pub(crate) cluster: Cluster,
+    /// Its absolute path; symbolic links are kept.
+    pub(crate) path: PathBuf,
+    /// What is written in it.
+    pub(crate) text: String,
+}
+
+/// The cluster that a command means.
+#[derive(Debug)]
+pub(crate) struct Subject {
+    /// Its file; none where a command goes on with the one in force.
+    file: Option<ClusterFile>,
+    /// Its state.
+    dirs: ClusterDirs,
+    /// The file that was last brought into force.
+    in_force: Option<ClusterFile>,
+    /// The state of all clusters.
+    roots: StateRoots,
+}
+
+impl Subject {
+    /// The cluster of the file that is named or here, else the only one that runs. A file that has been broken or removed
+    /// since it was brought into force still means its cluster.
+    pub(crate) fn find(global: &Global) -> Result<Self, Failure> {
+        let roots = global.roots()?;
+        let Some(path) = global.path() else { return Self::only_one(roots) };
+        let named = ClusterFile::read(&path).and_then(|file| Ok((file.name()?, file)));
+        match named {
+            Ok((name, file)) => Self::of_file(file, &name, roots),
+            Err(error) => Self::started_from(&path, &roots, error),
+        }
+    }
+
+    /// The cluster that a file is to start or to change, once it has been found sound; as [`Global::required_file`].
+    pub(crate) fn to_bring_up(global: &Global, argument: Option<&Path>) -> Result<(Self, Loaded), Failure> {
+        let file = global.required_file(argument)?;
+        let cluster = parse(&file)?;
+        let path = std::path::absolute(file.path())
+            .map_err(|e| Failure::usage(format!("{}: no absolute path: {e}", file.path().display())))?;
+        let text = file.text().to_owned();
+        Ok((Self::of_file(file, &cluster.name, global.roots()?)?, Loaded { cluster, path, text }))
+    }
+
+    /// The cluster's name.
+    pub(crate) fn name(&self) -> &str {
+        self.dirs.name()
+    }
+
+    /// Where its state is.
+    pub(crate) fn dirs(&self) -> &ClusterDirs {
+        &self.dirs
+    }
+
+    /// To ask its supervisor.
+    pub(crate) fn client(&self) -> Client {
+        Client::new(self.dirs.clone())
+    }
+
+    /// Its file, if that is not the one in force any more.
+    pub(crate) fn changed_file(&self) -> Option<&ClusterFile> {
+        let in_force = self.in_force.as_ref()?;
+        self.file.as_ref().filter(|file| file.text() != in_force.text())
+    }
+
+    /// What its file says, or the one in force where there is none or a broken one.
+    pub(crate) fn cluster(&self) -> Result<Cluster, Failure> {
+        match &self.file {
+            Some(file) => parse(file)
+                .or_else(|error| Self::started_from(file.path(), &self.roots, error)?.cluster_in_force()),
+            None => self.cluster_in_force(),
+        }
+    }
+
+    /// That it does not run, and which clusters do.
+    pub(crate) fn not_running(&self) -> String {
+        let others = self.roots.running().into_iter().map(|name| how_to_name(&self.roots.cluster(&name)));
+        format!("cluster {} is not running{}", self.name(), others.collect::<String>())
+    }
+
+    /// The cluster `name` of `file`, unless two clusters happen to have that name: it is known from another file with
+    /// another origin. With the same origin it is one cluster, whose file was copied or moved.
+    fn of_file(file: ClusterFile, name: &str, roots: StateRoots) -> Result<Self, Failure> {
+        let this = Self::new(Some(file), roots.cluster(name), roots)?;
+        let (Some(file), Some(in_force)) = (&this.file, &this.in_force) else { return Ok(this) };
+        let original = in_force.path();
+        let is_other = canonical(original) != canonical(file.path())
+            && original.exists()
+            && in_force.origin() != file.origin();
+        if !is_other {
+            return Ok(this);
+        }
+        let original = original.display();
+        Err(Failure::usage(if runs(&this.dirs) {
+            format!(
+                "cluster `{name}` already runs from {original}; give this file another `cluster:` name, or use -f {original}"
+            )
+        } else {
+            format!(
+                "cluster `{name}` is known from {original}; give this file another `cluster:` name, or forget that one with: \
+                 srsctl -f {original} down --purge"
+            )
+        }))
+    }
+
+    /// The cluster that was started from the file at `path`, which is broken or gone now, as `error` says.
+    fn started_from(path: &Path, roots: &StateRoots, error: FileError) -> Result<Self, Failure> {
+        let Some(this) = Self::recorded(path, roots) else { return Err(error.into()) };
+        this.explain(error.to_string().lines().next().unwrap_or_default());
+        Ok(this)
+    }
+
+    /// The only cluster that runs; one that left something, if none does.
+    fn only_one(roots: StateRoots) -> Result<Self, Failure> {
+        if let Some(this) = Self::recorded(Path::new(DEFAULT_FILE), &roots).filter(|this| runs(&this.dirs)) {
+            this.explain(&format!("{DEFAULT_FILE} is gone"));
+            return Ok(this);
+        }
+        let known: Vec<_> = roots.known().iter().map(|name| roots.cluster(name)).collect();
+        let mut fitting: Vec<_> = known.iter().filter(|dirs| runs(dirs)).collect();
+        if fitting.is_empty() {
+            // A crash of the machine leaves what `down` may tidy up.
+            fitting = known.iter().filter(|dirs| dirs.run().exists()).collect();
+        }
+        match fitting.as_slice() {
+            [dirs] => Self::new(None, (*dirs).clone(), roots),
+            [] => Err(Failure::failed(format!(
+                "no cluster runs, and there is no {DEFAULT_FILE} here; name a cluster by its file: -f FILE"
+            ))),
+            several => Err(Failure::usage(format!(
+                "several clusters run; name the one you mean by its file:{}",
+                several.iter().map(|dirs| how_to_name(dirs)).collect::<String>()
+            ))),
+        }
+    }
+
+    /// The cluster whose file in force came from `path`.
+    fn recorded(path: &Path, roots: &StateRoots) -> Option<Self> {
+        let wanted = canonical(path);
+        let mut known = roots.known().into_iter().filter_map(|name| {
+            let dirs = roots.cluster(&name);
+            let in_force = Some(in_force(&dirs).ok()??);
+            Some(Self { file: None, dirs, in_force, roots: roots.clone() })
+        });
+        known.find(|this| this.in_force.as_ref().is_some_and(|file| canonical(file.path()) == wanted))
+    }
+
+    fn new(file: Option<ClusterFile>, dirs: ClusterDirs, roots: StateRoots) -> Result<Self, Failure> {
+        let in_force = in_force(&dirs)?;
+        Ok(Self { file, dirs, in_force, roots })
+    }
+
+    fn cluster_in_force(&self) -> Result<Cluster, Failure> {
+        let in_force = self.in_force.as_ref().ok_or_else(|| {
+            Failure::failed(format!("cluster {} has no file in force; name it: -f FILE", self.name()))
+        })?;
+        Ok(parse(in_force)?)
+    }
+
+    /// Says that the command goes on without its file, and why.
+    fn explain(&self, why: &str) {
+        complain(&format!("{why}; using the file in force of cluster {}", self.name()));
+    }
+}
+
+/// What a cluster file says; names of hosts are looked up as the system does.
+pub(crate) fn parse(file: &ClusterFile) -> Result<Cluster, FileError> {
+    let resolve = |host: &str| -> io::Result<Vec<IpAddr>> {
+        Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
+    };
+    file.cluster(&resolve)
+}
+
+fn in_force(dirs: &ClusterDirs) -> Result<Option<ClusterFile>, Failure> {
+    Ok(dirs.in_force()?.map(|(path, text)| ClusterFile::new(path, text)))
+}
+
+/// Whether anything of a cluster runs: one whose supervisor was killed counts, since its workers run.
+fn runs(dirs: &ClusterDirs) -> bool {
+    dirs.is_supervised() || orphans::living(dirs) > 0
+}
+
+/// `path` without links, as far as it exists: the file may be gone.
+fn canonical(path: &Path) -> PathBuf {
+    let whole = path.canonicalize().ok();
+    let absolute = || std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let without_file = || {
+        let absolute = absolute();
+        Some(absolute.parent()?.canonicalize().ok()?.join(absolute.file_name()?))
+    };
+    whole.or_else(without_file).unwrap_or_else(absolute)
+}
+
+/// A line with the command that means this cluster.
+fn how_to_name(dirs: &ClusterDirs) -> String {
+    let file = dirs.in_force().ok().flatten().map_or_else(PathBuf::new, |(path, _)| path);
+    format!("\nrunning: {}: srsctl -f {} status", dirs.name(), file.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const GUIDE: &str =
+        "cluster: live\norigin: { host: 127.0.0.5 }\nedges:\n  - { host: 127.0.0.6, ports: [1935] }\n";
+
+    /// A directory for state and files, and the command line that names the file NAME in it.
+    struct Place(tempfile::TempDir);
+
+    impl Place {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn path(&self, name: &str) -> PathBuf {
+            self.0.path().join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) -> Global {
+            fs::write(self.path(name), text).unwrap();
+            Global { file: Some(self.path(name)), state_dir: Some(self.path("state")) }
+        }
+
+        /// Brings the file NAME into force, as a start would.
+        fn put_in_force(&self, name: &str, text: &str) -> Global {
+            let global = self.write(name, text);
+            let dirs = global.roots().unwrap().cluster("live");
+            dirs.create().unwrap().keep();
+            dirs.put_in_force(&self.path(name), text).unwrap();
+            global
+        }
+    }
+
+    fn refusal(global: &Global) -> String {
+        Subject::find(global).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_file_means_its_cluster_though_the_rest_of_it_is_wrong() {
+        let place = Place::new();
+        let global = place.write("a.yaml", "cluster: live\nedges: 3\n");
+        let subject = Subject::find(&global).unwrap();
+        assert_eq!(subject.name(), "live");
+        assert!(subject.cluster().unwrap_err().to_string().contains("a.yaml:2:8"));
+    }
+
+    #[test]
+    fn a_file_that_is_broken_or_gone_means_the_cluster_that_was_started_from_it() {
+        let place = Place::new();
+        let global = place.put_in_force("a.yaml", GUIDE);
+        for text in [Some("cluster: [\n"), Some("cluster: live\nedges: 3\n"), Some("cluster: other\n"), None]
+        {
+            match text {
+                Some(text) => fs::write(place.path("a.yaml"), text).unwrap(),
+                None => fs::remove_file(place.path("a.yaml")).unwrap(),
+            }
+            let cluster = Subject::find(&global).unwrap().cluster().unwrap();
+            assert_eq!(cluster.name, "live", "{text:?}");
+        }
+        let broken = place.write("b.yaml", "cluster: [\n");
+        assert!(refusal(&broken).contains("b.yaml:1:"));
+    }
+
+    #[test]
+    fn a_file_with_the_name_of_another_cluster_is_refused_and_a_copy_is_not() {
+        let place = Place::new();
+        place.put_in_force("a.yaml", GUIDE);
+        assert_eq!(Subject::find(&place.write("copy.yaml", GUIDE)).unwrap().name(), "live");
+        let other = place.write("b.yaml", &GUIDE.replace("127.0.0.5", "127.0.0.8"));
+        assert!(refusal(&other).contains("cluster `live` is known from "));
+        fs::remove_file(place.path("a.yaml")).unwrap();
+        assert_eq!(Subject::find(&other).unwrap().name(), "live");
+    }
+
+    #[test]
+    fn a_file_that_differs_from_the_one_in_force_is_told() {
+        let place = Place::new();
+        let global = place.put_in_force("a.yaml", GUIDE);
+        assert_eq!(Subject::find(&global).unwrap().changed_file(), None);
+        place.write("a.yaml", &format!("{GUIDE}# more\n"));
+        assert_eq!(Subject::find(&global).unwrap().changed_file().unwrap().path(), place.path("a.yaml"));
+    }
+}
