@@ -3,18 +3,21 @@
 //! * [`file`]: cluster.yaml as written → [`Cluster`], or a [`file::FileError`] that shows the line.
 //! * `config`: the generated file that tells one process what it is.
 //! * [`spec`]: [`Cluster`] and what one process of it is told, [`WorkerSpec`] and [`EncoderSpec`]; valid by construction.
+//! * [`Delays`]: how long to wait before the next attempt.
 //! * [`stats`]: what a process reports.
 //! * [`status`]: what `srsctl status --json` prints.
 //!
 //! No sockets and no clock here. This crate alone names the YAML library.
 
 mod config;
+mod delays;
 pub mod file;
 pub mod span;
 pub mod spec;
 pub mod stats;
 pub mod status;
 
+pub use delays::Delays;
 pub use span::{Latency, Span};
 pub use spec::{
     Cluster, Encoder, EncoderSource, EncoderSpec, Host, Port, ProcessSpec, Role, Target, UnitId,
