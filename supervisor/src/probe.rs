@@ -2,12 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use rtmp::client::{Config, Event, Mode, Session};
+use rtmp::client::{Config, Event, Mode};
 use rtmp::media::{Kind, classify};
 use rtmp::url::{Url, UrlError};
+use rtmp_io::{Client, Limit};
 use serde::{Deserialize, Serialize};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 
 /// Read at once; a keyframe of a usual stream fits a few times.
 const READ_BUFFER: usize = 64 * 1024;
@@ -37,37 +36,21 @@ pub enum ProbeError {
     /// Nothing to connect to.
     #[error("{0}")]
     Url(#[from] UrlError),
-    /// No TCP connection.
-    #[error("cannot connect to {address}: {source}")]
-    Connect {
-        /// Where.
-        address: String,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// The connection broke.
-    #[error("{address} {what}")]
-    Broken {
-        /// Where.
-        address: String,
-        /// How.
-        what: String,
-    },
-    /// The server answered no, or what is no RTMP.
+    /// No connection, one that broke, a server that answers no, or what is no RTMP.
     #[error("{address}: {source}")]
-    Rtmp {
+    Connection {
         /// Where.
         address: String,
         /// What was wrong.
-        source: rtmp::client::Error,
+        source: rtmp_io::Error,
     },
-    /// The time was up.
-    #[error("{address}: {waiting_for} within {} s", (.limit.as_secs_f32() * 10.0).round() / 10.0)]
+    /// It plays, but no keyframe came in time.
+    #[error("{address}: {lacks} within {} s", (.limit.as_secs_f32() * 10.0).round() / 10.0)]
     TimedOut {
         /// Where.
         address: String,
         /// What had not come.
-        waiting_for: String,
+        lacks: String,
         /// The time there was.
         limit: Duration,
     },
@@ -77,7 +60,8 @@ impl ProbeError {
     /// Whether the server refused because it has all the players it takes.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let Self::Rtmp { source: rtmp::client::Error::Rejected { code, .. }, .. } = self else {
+        use rtmp::client::Error::Rejected;
+        let Self::Connection { source: rtmp_io::Error::Rtmp(Rejected { code, .. }), .. } = self else {
             return false;
         };
         code == "NetStream.Play.Failed"
@@ -90,21 +74,15 @@ impl ProbeError {
 /// When that does not succeed within `limit`.
 pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<Duration, ProbeError> {
     let start = Instant::now();
-    let mut client = Client::new(Url {
-        host: host.to_owned(),
-        port,
-        app: PROBE_APP.to_owned(),
-        stream: "probe".to_owned(),
-    });
-    let outcome = tokio::time::timeout(limit, async {
-        client.open().await?;
-        loop {
-            if client.next().await? == Event::Connected {
-                return Ok(start.elapsed());
-            }
-        }
-    });
-    outcome.await.unwrap_or_else(|_| Err(client.timed_out(limit)))
+    let url = Url { host: host.to_owned(), port, app: PROBE_APP.to_owned(), stream: "probe".to_owned() };
+    let limit = Limit::new(limit);
+    let connected = async {
+        let mut client = Client::dial(Config::new(Mode::Play, url), None, limit).await?;
+        client.run_until(limit, &mut vec![0; READ_BUFFER], |event| event == Event::Connected).await
+    };
+    let address = || cluster::spec::host_port(host, port);
+    connected.await.map_err(|source| ProbeError::Connection { address: address(), source })?;
+    Ok(start.elapsed())
 }
 
 /// Plays `url` until the first keyframe.
@@ -113,60 +91,94 @@ pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<Duration,
 /// When none is there within `limit`, and why.
 pub async fn play(url: &str, limit: Duration) -> Result<ProbeReport, ProbeError> {
     let url: Url = url.parse()?;
-    let mut client = Client::new(url.clone());
     let start = Instant::now();
-    let outcome = tokio::time::timeout(limit, async {
-        let mut report = ProbeReport {
-            url: url.to_string(),
-            tcp: Duration::ZERO,
-            rtmp: Duration::ZERO,
-            keyframe: Duration::ZERO,
-            video_codec: None,
-            audio_codec: None,
-        };
-        client.open().await?;
-        report.tcp = start.elapsed();
-        loop {
-            match client.next().await? {
-                Event::Connected => report.rtmp = start.elapsed(),
-                Event::Media(message) => {
-                    let class = classify(message.type_id, &message.payload);
-                    match class.kind {
-                        Kind::Keyframe => {
-                            report.keyframe = start.elapsed();
-                            report.video_codec =
-                                class.codec.map(|codec| codec.to_string()).or(report.video_codec);
-                            return Ok(report);
-                        }
-                        Kind::VideoHeader => {
-                            report.video_codec = class.codec.map(|codec| codec.to_string());
-                            "no keyframe".clone_into(&mut client.waiting_for);
-                        }
-                        Kind::AudioHeader | Kind::Audio => {
-                            report.audio_codec = class.codec.map(|codec| codec.to_string());
-                            if report.video_codec.is_none() {
-                                let codec = report.audio_codec.as_deref().unwrap_or("unknown");
-                                client.waiting_for = format!("audio only ({codec}), no keyframe");
-                            }
-                        }
-                        Kind::Video | Kind::VideoMetadata | Kind::Metadata => {
-                            "no keyframe".clone_into(&mut client.waiting_for);
-                        }
-                        Kind::Data | Kind::Ignore => {}
-                    }
-                }
-                Event::Started => {
-                    client.waiting_for = format!(
-                        "connected, but nothing is published as {}/{}",
-                        url.app,
-                        without_parameters(&url.stream)
-                    );
-                }
-                Event::Pong { .. } | Event::Ack { .. } | Event::Status { .. } => {}
-            }
+    let mut watched = Watched::new(&url);
+    let played = async {
+        let limit = Limit::new(limit);
+        let mut client = Client::dial(Config::new(Mode::Play, url.clone()), None, limit).await?;
+        watched.report.tcp = start.elapsed();
+        let handle = |event| watched.handle(event, start.elapsed());
+        client.run_until(limit, &mut vec![0; READ_BUFFER], handle).await
+    };
+    let played = played.await;
+    let Url { host, port, app, stream } = &url;
+    let address = || {
+        let authority = cluster::spec::host_port(host, *port);
+        format!("rtmp://{authority}/{app}/{}", without_parameters(stream))
+    };
+    match (played, watched.lacks) {
+        (Ok(()), _) => Ok(watched.report),
+        (Err(rtmp_io::Error::TimedOut { .. }), Some(lacks)) => {
+            Err(ProbeError::TimedOut { address: address(), lacks, limit })
         }
-    });
-    outcome.await.unwrap_or_else(|_| Err(client.timed_out(limit)))
+        (Err(source), _) => Err(ProbeError::Connection { address: address(), source }),
+    }
+}
+
+/// What has come of a stream so far.
+struct Watched {
+    name: String,
+    report: ProbeReport,
+    /// What has not come although play was accepted.
+    lacks: Option<String>,
+}
+
+impl Watched {
+    fn new(url: &Url) -> Self {
+        Self {
+            name: format!("{}/{}", url.app, without_parameters(&url.stream)),
+            report: ProbeReport {
+                url: url.to_string(),
+                tcp: Duration::ZERO,
+                rtmp: Duration::ZERO,
+                keyframe: Duration::ZERO,
+                video_codec: None,
+                audio_codec: None,
+            },
+            lacks: None,
+        }
+    }
+
+    /// Takes what came `at` that time after the begin; true at a keyframe.
+    fn handle(&mut self, event: Event, at: Duration) -> bool {
+        let message = match event {
+            Event::Connected => {
+                self.report.rtmp = at;
+                return false;
+            }
+            Event::Started => {
+                self.lacks = Some(format!("connected, but nothing is published as {}", self.name));
+                return false;
+            }
+            Event::Pong { .. } | Event::Ack { .. } | Event::Status { .. } => return false,
+            Event::Media(message) => message,
+        };
+        let class = classify(message.type_id, &message.payload);
+        let codec = class.codec.map(|codec| codec.to_string());
+        match class.kind {
+            Kind::Keyframe => {
+                self.report.keyframe = at;
+                self.report.video_codec = codec.or_else(|| self.report.video_codec.take());
+                return true;
+            }
+            Kind::VideoHeader => {
+                self.report.video_codec = codec;
+                self.lacks = Some("no keyframe".to_owned());
+            }
+            Kind::AudioHeader | Kind::Audio => {
+                self.report.audio_codec = codec;
+                if self.report.video_codec.is_none() {
+                    let codec = self.report.audio_codec.as_deref().unwrap_or("unknown");
+                    self.lacks = Some(format!("audio only ({codec}), no keyframe"));
+                }
+            }
+            Kind::Video | Kind::VideoMetadata | Kind::Metadata => {
+                self.lacks = Some("no keyframe".to_owned());
+            }
+            Kind::Data | Kind::Ignore => {}
+        }
+        false
+    }
 }
 
 /// They may hold a secret.
@@ -174,93 +186,10 @@ fn without_parameters(stream: &str) -> &str {
     stream.split(['?', '#']).next().unwrap_or_default()
 }
 
-/// One connection as a player.
-struct Client {
-    url: Url,
-    stream: Option<(TcpStream, Session)>,
-    buffer: Vec<u8>,
-    /// The part of `buffer` that the session has not taken yet.
-    pending: std::ops::Range<usize>,
-    waiting_for: String,
-}
-
-impl Client {
-    fn new(url: Url) -> Self {
-        Self {
-            url,
-            stream: None,
-            buffer: vec![0; READ_BUFFER],
-            pending: 0..0,
-            waiting_for: "no TCP connection".to_owned(),
-        }
-    }
-
-    /// What is being reached: the URL that is played, or the port alone.
-    fn address(&self) -> String {
-        let Url { host, port, app, stream } = &self.url;
-        let address = cluster::spec::host_port(host, *port);
-        if app == PROBE_APP {
-            address
-        } else {
-            format!("rtmp://{address}/{app}/{}", without_parameters(stream))
-        }
-    }
-
-    fn timed_out(&self, limit: Duration) -> ProbeError {
-        ProbeError::TimedOut { address: self.address(), waiting_for: self.waiting_for.clone(), limit }
-    }
-
-    fn broken(&self, what: impl Into<String>) -> ProbeError {
-        ProbeError::Broken { address: self.address(), what: what.into() }
-    }
-
-    async fn open(&mut self) -> Result<(), ProbeError> {
-        let stream = TcpStream::connect((self.url.host.as_str(), self.url.port))
-            .await
-            .map_err(|source| ProbeError::Connect { address: self.address(), source })?;
-        let session = Session::new(Config::new(Mode::Play, &self.url))
-            .map_err(|source| ProbeError::Rtmp { address: self.address(), source })?;
-        self.stream = Some((stream, session));
-        "no RTMP handshake".clone_into(&mut self.waiting_for);
-        Ok(())
-    }
-
-    async fn next(&mut self) -> Result<Event, ProbeError> {
-        loop {
-            let Some((stream, session)) = &mut self.stream else {
-                return Err(self.broken("is not connected"));
-            };
-            let mut input = self.buffer.get(self.pending.clone()).unwrap_or_default();
-            let event = session.handle_input(&mut input);
-            self.pending.start = self.pending.end - input.len();
-            let output = std::mem::take(session.output());
-            if !output.is_empty()
-                && let Err(error) = stream.write_all(&output).await
-            {
-                return Err(self.broken(format!("broke the connection: {error}")));
-            }
-            match event {
-                Ok(Some(event)) => {
-                    if event == Event::Connected {
-                        "play is not answered".clone_into(&mut self.waiting_for);
-                    }
-                    return Ok(event);
-                }
-                Ok(None) => {}
-                Err(source) => return Err(ProbeError::Rtmp { address: self.address(), source }),
-            }
-            match stream.read(&mut self.buffer).await {
-                Ok(0) => return Err(self.broken("closed the connection")),
-                Ok(length) => self.pending = 0..length,
-                Err(error) => return Err(self.broken(format!("broke the connection: {error}"))),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
     use tokio::net::TcpListener;
 
     const SHORT: Duration = Duration::from_millis(200);
@@ -275,7 +204,7 @@ mod tests {
     async fn a_closed_port_a_silent_one_and_one_that_hangs_up_are_told_apart() {
         let (closed, port) = listener().await;
         drop(closed);
-        assert!(matches!(connect("127.0.0.1", port, SHORT).await, Err(ProbeError::Connect { .. })));
+        assert!(matches!(failure(port).await, rtmp_io::Error::Connect(_)));
 
         let (_silent, port) = listener().await;
         let error = connect("127.0.0.1", port, SHORT).await.unwrap_err().to_string();
@@ -283,8 +212,15 @@ mod tests {
 
         let (hangs_up, port) = listener().await;
         let server = async { drop(hangs_up.accept().await) };
-        let (probed, ()) = tokio::join!(connect("127.0.0.1", port, SHORT), server);
-        assert!(matches!(probed, Err(ProbeError::Broken { .. })), "{probed:?}");
+        let (probed, ()) = tokio::join!(failure(port), server);
+        assert!(matches!(probed, rtmp_io::Error::Closed | rtmp_io::Error::Lost(_)), "{probed:?}");
+    }
+
+    async fn failure(port: u16) -> rtmp_io::Error {
+        match connect("127.0.0.1", port, SHORT).await {
+            Err(ProbeError::Connection { source, .. }) => source,
+            other => panic!("{other:?}"),
+        }
     }
 
     #[tokio::test]

@@ -2,60 +2,47 @@
 //!
 //! A forwarder lives from the first publish on, reconnects for ever, and at each connect gives its target metadata,
 //! headers, the current GOP and live. It keeps no backlog. Its state is what the target has proved: four times a second it
-//! sends a ping that carries the time of the last frame sent before it; the echo proves that the target's loop has read that
-//! far. TCP's own acknowledgements would not: a frozen process has a kernel that acknowledges.
+//! sends a ping that carries the time of the last frame sent before it, and [`Liveness`] judges what comes back.
+
+mod liveness;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
-use std::io;
-use std::net::SocketAddr;
+use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use cluster::Target;
 use cluster::stats::{ForwardState, ForwardStats};
+use cluster::{Delays, Target};
 use rtmp::auth::Claim;
-use rtmp::client::{self, Event, Session};
+use rtmp::client::{self, Event, Mode};
 use rtmp::url::Url;
-use tokio::net::{TcpSocket, TcpStream};
+use rtmp_io::{Client, Limit, socket};
 use tokio::task::AbortHandle;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use crate::backoff::Backoff;
-use crate::cursor::{Cursor, Reader};
+use self::liveness::{DEAD_AFTER, Liveness};
+use crate::cursor::{Cursor, Flushed, Reader};
 use crate::hub::{Hub, count};
 use crate::stream::Stream;
 
-/// TCP connect to the target's Publish.Start at most.
+/// Look-up of the target's name to Publish.Start at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often acknowledgement is asked for.
+/// First delay between attempts: a port whose worker was restarted is back within a few of these.
+const RETRY_FIRST: Duration = Duration::from_millis(25);
+/// Longest delay, as SRS waits between attempts of a forwarder.
+const RETRY_LONGEST: Duration = Duration::from_secs(3);
+/// How often a sign of life is asked for.
 const PING_EVERY: Duration = Duration::from_millis(250);
-/// Without an acknowledgement for this long a forwarder is stalled, ms.
-const STALLED_AFTER: u64 = 2_000;
-/// Without an acknowledgement for this long it connects anew, ms.
-const DEAD_AFTER: u64 = 5_000;
 /// After the end of the publication, what is left is sent for at most this long.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Pings that wait for their echo at most; beyond it the oldest are forgotten.
-const PINGS_MAX: usize = 64;
 
 /// Why a connection to a target ended.
 #[derive(Debug, thiserror::Error)]
 enum ForwardError {
-    #[error("cannot look up {host}: {source}")]
-    Lookup { host: String, source: io::Error },
-    #[error("cannot connect: {0}")]
-    Connect(io::Error),
-    #[error("no answer within 5 s")]
-    Timeout,
-    #[error("the target closed the connection")]
-    Closed,
-    #[error("connection lost: {0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Rtmp(#[from] client::Error),
-    #[error("the target acknowledged nothing for 5 s")]
+    #[error(transparent)]
+    Connection(#[from] rtmp_io::Error),
+    #[error("no sign of life from the target for {} s", DEAD_AFTER / 1_000)]
     Dead,
 }
 
@@ -67,10 +54,7 @@ pub(crate) struct Forwarder {
 
 struct Report {
     target: Target,
-    phase: Cell<ForwardState>,
-    acked: Cell<Option<Acked>>,
-    /// When the oldest ping without an echo was sent, ms.
-    waiting_since: Cell<Option<u64>>,
+    phase: RefCell<Phase>,
     /// Stream time of the last message sent, ms.
     reached: Cell<Option<u64>>,
     sent: Cell<u64>,
@@ -80,22 +64,29 @@ struct Report {
     last_error: RefCell<Option<String>>,
 }
 
-/// The last acknowledgement.
-#[derive(Clone, Copy, Debug)]
-struct Acked {
-    /// When it came, ms.
-    at: u64,
-    /// How long it took, ms.
-    took: u64,
+enum Phase {
+    /// Nobody publishes.
+    Idle,
+    Connecting,
+    Connected(Liveness),
+    /// The last attempt failed.
+    Backoff,
+}
+
+impl Report {
+    /// Lets the connection's [`Liveness`] know something.
+    fn judge(&self, tell: impl FnOnce(&mut Liveness)) {
+        if let Phase::Connected(liveness) = &mut *self.phase.borrow_mut() {
+            tell(liveness);
+        }
+    }
 }
 
 impl Forwarder {
     pub(crate) fn start(hub: &Rc<Hub>, stream: &Rc<Stream>, target: Target) -> Self {
         let report = Rc::new(Report {
             target,
-            phase: Cell::new(ForwardState::Idle),
-            acked: Cell::new(None),
-            waiting_since: Cell::new(None),
+            phase: RefCell::new(Phase::Idle),
             reached: Cell::new(None),
             sent: Cell::new(0),
             failed: Cell::new(false),
@@ -113,21 +104,19 @@ impl Forwarder {
     /// `newest` is the stream's newest time while it is published.
     pub(crate) fn stats(&self, newest: Option<u64>, now: u64) -> ForwardStats {
         let report = &self.report;
-        let acked = report.acked.get();
-        let state = match report.phase.get() {
-            ForwardState::Live if acked.is_none_or(|acked| now.saturating_sub(acked.at) > STALLED_AFTER) => {
-                ForwardState::Stalled
+        let (state, lag_ms) = match &*report.phase.borrow() {
+            Phase::Idle => (ForwardState::Idle, None),
+            Phase::Connecting => (ForwardState::Connecting, None),
+            Phase::Backoff => (ForwardState::Backoff, None),
+            Phase::Connected(liveness) => {
+                let unsent = |newest: u64| newest.saturating_sub(report.reached.get().unwrap_or(newest));
+                (liveness.state(now), newest.and_then(|newest| liveness.lag(now, unsent(newest))))
             }
-            phase => phase,
         };
         ForwardStats {
             target: report.target.clone(),
             state,
-            lag_ms: newest.zip(acked).map(|(newest, acked)| {
-                let unsent = newest.saturating_sub(report.reached.get().unwrap_or(newest));
-                let waiting = report.waiting_since.get().map_or(0, |since| now.saturating_sub(since));
-                unsent + waiting.max(acked.took)
-            }),
+            lag_ms,
             sent: report.sent.get(),
             reconnects: report.reconnects.get(),
             last_error: report.last_error.borrow().clone(),
@@ -142,29 +131,25 @@ impl Drop for Forwarder {
 }
 
 async fn run(hub: Rc<Hub>, stream: Rc<Stream>, report: Rc<Report>) {
-    let mut backoff = Backoff::new();
+    let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
     let mut head = stream.watch();
     loop {
-        report.phase.set(ForwardState::Idle);
+        report.phase.replace(Phase::Idle);
         if head.wait_for(|head| head.publishing).await.is_err() {
             return;
         }
-        report.phase.set(ForwardState::Connecting);
-        let outcome = forward(&hub, &stream, &report, &mut backoff).await;
+        report.phase.replace(Phase::Connecting);
+        let outcome = forward(&hub, &stream, &report, &mut delays).await;
         report.failed.set(outcome.is_err());
         match outcome {
-            Ok(()) => {
-                report.acked.set(None);
-                backoff.reset();
-            }
+            Ok(()) => delays.reset(),
             Err(error) => {
-                report.acked.set(None);
-                report.phase.set(ForwardState::Backoff);
+                report.phase.replace(Phase::Backoff);
                 let text = error.to_string();
                 if report.last_error.replace(Some(text)).as_deref() != Some(&error.to_string()) {
                     warn!(stream = %stream.key, target = %report.target.id, %error, "forward failed");
                 }
-                tokio::time::sleep(backoff.next_delay()).await;
+                tokio::time::sleep(delays.next_delay(rtmp_io::chance())).await;
             }
         }
     }
@@ -175,15 +160,18 @@ async fn forward(
     hub: &Hub,
     stream: &Stream,
     report: &Report,
-    backoff: &mut Backoff,
+    delays: &mut Delays,
 ) -> Result<(), ForwardError> {
-    let started = timeout(CONNECT_TIMEOUT, connect(hub, stream, &report.target)).await;
-    let (socket, session) = started.map_err(|_| ForwardError::Timeout)??;
+    // By the worker's own address the target keeps a slot for us.
+    let own = hub.spec.borrow().listen.ip();
+    let client =
+        Client::open(request(hub, stream, &report.target), Some(own), Limit::new(CONNECT_TIMEOUT), |_| {})
+            .await?;
     if report.failed.get() {
         count(&report.reconnects, 1);
     }
-    report.waiting_since.set(None);
     info!(stream = %stream.key, target = %report.target.id, "forwarding");
+    report.phase.replace(Phase::Connected(Liveness::new()));
     // Metadata, headers and the current GOP, whatever players of the origin get.
     let from = {
         let log = stream.log();
@@ -193,13 +181,10 @@ async fn forward(
         hub,
         stream,
         report,
-        cursor: Cursor::new(Reader::Forwarder, session.msid(), from),
-        pings: VecDeque::new(),
-        heard: hub.now(),
+        cursor: Cursor::new(Reader::Forwarder, client.session.msid(), from),
         position: stream.log().position(from).0,
         has_sent: false,
-        socket,
-        session,
+        client,
     };
     let mut head = stream.watch();
     let mut ping = interval(PING_EVERY);
@@ -212,108 +197,35 @@ async fn forward(
         }
         tokio::select! {
             changed = head.changed() => if changed.is_err() { return Ok(()) },
-            ready = connection.socket.readable() => {
-                ready?;
+            ready = connection.client.socket.readable() => {
+                ready.map_err(rtmp_io::Error::Lost)?;
                 connection.read()?;
             }
-            ready = connection.socket.writable(), if blocked => ready?,
-            _ = ping.tick() => {
-                connection.ping()?;
-                if connection.report.phase.get() == ForwardState::Live {
-                    backoff.reset();
-                }
-            }
+            ready = connection.client.socket.writable(), if blocked => ready.map_err(rtmp_io::Error::Lost)?,
+            _ = ping.tick() => if connection.check(blocked)? == ForwardState::Live { delays.reset() },
         }
     }
 }
 
-/// Connects from the worker's own address, by which the target keeps a slot for us, and publishes.
-async fn connect(hub: &Hub, stream: &Stream, target: &Target) -> Result<(TcpStream, Session), ForwardError> {
-    let own = hub.spec.borrow().listen.ip();
+/// To publish `stream` at `target`, with the proof that we may.
+fn request(hub: &Hub, stream: &Stream, target: &Target) -> client::Config {
     let url = Url {
         host: target.host.clone(),
         port: target.port,
         app: stream.key.app().to_owned(),
         stream: stream.key.name().to_owned(),
     };
-    let lookup = |source| ForwardError::Lookup { host: target.host.clone(), source };
-    let addresses = tokio::net::lookup_host((target.host.as_str(), target.port)).await.map_err(lookup)?;
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "no address");
-    for address in addresses {
-        match connect_from(own, address).await {
-            Ok(socket) => {
-                socket.set_nodelay(true)?;
-                let config = client::Config {
-                    auth: Some(Claim {
-                        secret: hub.secret.clone(),
-                        target: target.id.as_str().to_owned(),
-                        clock: hub.clock.clone(),
-                    }),
-                    ..client::Config::new(client::Mode::Publish, &url)
-                };
-                let session = start(&socket, Session::new(config)?, hub).await?;
-                return Ok((socket, session));
-            }
-            Err(e) => failed = e,
-        }
-    }
-    Err(ForwardError::Connect(failed))
-}
-
-async fn connect_from(own: std::net::IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
-    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-    if !own.is_unspecified() && own.is_ipv4() == address.is_ipv4() {
-        socket.bind(SocketAddr::new(own, 0))?;
-    }
-    socket.connect(address).await
-}
-
-/// Handshake to Publish.Start.
-async fn start(socket: &TcpStream, mut session: Session, hub: &Hub) -> Result<Session, ForwardError> {
-    loop {
-        crate::io::write_all(socket, session.output()).await?;
-        socket.readable().await?;
-        if read(socket, &mut session, hub, |event| matches!(event, Event::Started))? {
-            // The rest of the output goes out with the first media.
-            return Ok(session);
-        }
-    }
-}
-
-/// Reads once; true if an event satisfied `until`.
-fn read(
-    socket: &TcpStream,
-    session: &mut Session,
-    hub: &Hub,
-    mut until: impl FnMut(Event) -> bool,
-) -> Result<bool, ForwardError> {
-    let mut buffer = hub.buffer.borrow_mut();
-    let taken = match socket.try_read(&mut buffer) {
-        Ok(0) => return Err(ForwardError::Closed),
-        Ok(taken) => taken,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-        Err(e) => return Err(e.into()),
-    };
-    count(&hub.counters.bytes_in, taken as u64);
-    let mut input = buffer.get(..taken).unwrap_or(&[]);
-    let mut found = false;
-    while let Some(event) = session.handle_input(&mut input)? {
-        found |= until(event);
-    }
-    Ok(found)
+    let claim =
+        Claim { secret: hub.secret.clone(), target: target.id.as_str().to_owned(), clock: hub.clock.clone() };
+    client::Config { auth: Some(claim), ..client::Config::new(Mode::Publish, url) }
 }
 
 struct Connection<'a> {
     hub: &'a Hub,
     stream: &'a Stream,
     report: &'a Report,
-    socket: TcpStream,
-    session: Session,
+    client: Client,
     cursor: Cursor,
-    /// Stream time and sending time, ms, of the pings whose echo has not come, oldest first.
-    pings: VecDeque<(u64, u64)>,
-    /// When the target last acknowledged, ms.
-    heard: u64,
     /// Number of the message the cursor has reached.
     position: u64,
     /// Whether a message has gone out on this connection.
@@ -322,12 +234,14 @@ struct Connection<'a> {
 
 impl Connection<'_> {
     /// Sends what there is; true if the socket takes no more.
-    fn flush(&mut self) -> Result<bool, ForwardError> {
+    fn flush(&mut self) -> Result<bool, rtmp_io::Error> {
         let log = self.stream.log();
         // The bound is for peers that only ask; ours asks little.
-        let _ = self.cursor.push_control(self.session.output());
+        let _ = self.cursor.push_control(self.client.session.output());
         let before = self.cursor.bytes_sent();
-        let flushed = self.cursor.flush(&log, &mut |slices| crate::io::try_send(&self.socket, slices))?;
+        let to = &self.client.socket;
+        let flushed = self.cursor.flush(&log, &mut |slices| socket::try_send(to, slices));
+        let flushed = flushed.map_err(rtmp_io::Error::Lost)?;
         count(&self.hub.counters.bytes_out, self.cursor.bytes_sent() - before);
         let (position, reached) = log.position(self.cursor.offset());
         self.report.reached.set(reached);
@@ -339,72 +253,164 @@ impl Connection<'_> {
             count(&self.report.sent, sent);
         }
         self.position = position;
-        Ok(flushed == crate::cursor::Flushed::Blocked)
+        if flushed == Flushed::CaughtUp {
+            let sent = self.cursor.bytes_sent();
+            self.report.judge(|liveness| liveness.handle_sent(sent));
+        }
+        Ok(flushed == Flushed::Blocked)
     }
 
-    fn read(&mut self) -> Result<(), ForwardError> {
-        let (hub, pings) = (self.hub, &mut self.pings);
-        let mut acked = None;
-        read(&self.socket, &mut self.session, hub, |event| {
+    fn read(&mut self) -> Result<(), rtmp_io::Error> {
+        let (hub, report) = (self.hub, self.report);
+        let handle = |event| {
             if let Event::Pong { timestamp } = event {
-                #[expect(clippy::cast_possible_truncation, reason = "a ping carries 32 bits")]
-                let echo = pings.iter().position(|&(time, _)| time as u32 == timestamp);
-                if let Some(index) = echo {
-                    acked = pings.drain(..=index).next_back();
-                }
+                report.judge(|liveness| liveness.handle_echo(hub.now(), timestamp));
             }
-            false
-        })?;
-        if let Some((_, sent_at)) = acked {
-            self.heard = hub.now();
-            self.report.acked.set(Some(Acked { at: self.heard, took: self.heard.saturating_sub(sent_at) }));
-            self.report.waiting_since.set(self.pings.front().map(|&(_, at)| at));
-            self.report.phase.set(ForwardState::Live);
-        }
+        };
+        let taken = self.client.read(&mut hub.buffer.borrow_mut(), handle)?;
+        count(&hub.counters.bytes_in, taken as u64);
         Ok(())
     }
 
-    fn ping(&mut self) -> Result<(), ForwardError> {
-        if self.hub.now().saturating_sub(self.heard) > DEAD_AFTER {
+    /// Four times a second: looks for signs of life and asks for the next.
+    fn check(&mut self, blocked: bool) -> Result<ForwardState, ForwardError> {
+        let now = self.hub.now();
+        // Until a frame has gone out on this connection there is nothing to be acknowledged.
+        let time = self.stream.log().position(self.cursor.offset()).1.filter(|_| self.has_sent);
+        let unacknowledged = socket::unacknowledged(&self.client.socket).map_err(rtmp_io::Error::Lost)?;
+        let acknowledged = self.cursor.bytes_sent().saturating_sub(unacknowledged);
+        let Phase::Connected(liveness) = &mut *self.report.phase.borrow_mut() else {
+            return Ok(ForwardState::Connecting);
+        };
+        liveness.handle_acknowledged(now, acknowledged, blocked);
+        if liveness.is_dead(now) {
             return Err(ForwardError::Dead);
         }
-        // Until a frame has gone out on this connection there is nothing to be acknowledged.
-        let Some(time) = self.stream.log().position(self.cursor.offset()).1.filter(|_| self.has_sent) else {
-            self.heard = self.hub.now();
-            return Ok(());
-        };
-        if self.pings.len() == PINGS_MAX {
-            self.pings.pop_front();
+        if let Some(time) = time.filter(|_| liveness.wants_ping()) {
+            liveness.handle_ping(now, time);
+            #[expect(clippy::cast_possible_truncation, reason = "a ping carries 32 bits")]
+            self.client.session.ping(time as u32);
         }
-        self.pings.push_back((time, self.hub.now()));
-        self.report.waiting_since.set(self.pings.front().map(|&(_, at)| at));
-        #[expect(clippy::cast_possible_truncation, reason = "a ping carries 32 bits")]
-        self.session.ping(time as u32);
-        Ok(())
+        Ok(liveness.state(now))
     }
 
     /// The publication is over: sends what is left, says so, closes.
     async fn finish(mut self) -> Result<(), ForwardError> {
-        let rest = timeout(FINISH_TIMEOUT, async {
-            while self.flush()? {
-                self.socket.writable().await?;
-            }
-            self.session.finish();
-            let mut rest = self.cursor.take_rest();
-            rest.append(self.session.output());
-            crate::io::write_all(&self.socket, &mut rest).await?;
-            // Read to the end: closing with bytes unread would reset the connection, and with it what is still on its way.
-            rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Write).map_err(io::Error::from)?;
-            loop {
-                self.socket.readable().await?;
-                self.read()?;
-            }
-        });
+        let rest = timeout(FINISH_TIMEOUT, self.send_rest());
         match rest.await {
             // A target that does not take the rest in time is closed all the same.
-            Err(_) | Ok(Err(ForwardError::Closed)) => Ok(()),
-            Ok(Err(error)) => Err(error),
-            Ok(Ok(never)) => never,
+            Err(_) | Ok(Err(rtmp_io::Error::Closed)) => Ok(()),
+            Ok(Err(error)) => Err(error.into()),
+            Ok(Ok(never)) => match never {},
         }
+    }
+
+    async fn send_rest(&mut self) -> Result<Infallible, rtmp_io::Error> {
+        use rtmp_io::Error::Lost;
+        while self.flush()? {
+            self.client.socket.writable().await.map_err(Lost)?;
+        }
+        self.client.session.finish();
+        let mut rest = self.cursor.take_rest();
+        rest.append(self.client.session.output());
+        socket::write_all(&self.client.socket, &mut rest).await.map_err(Lost)?;
+        // Read to the end: closing with bytes unread would reset the connection, and with it what is still on its way.
+        rustix::net::shutdown(&self.client.socket, rustix::net::Shutdown::Write)
+            .map_err(|e| Lost(e.into()))?;
+        loop {
+            self.client.socket.readable().await.map_err(Lost)?;
+            self.read()?;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
+    use rtmp::chunk::Message;
+    use rtmp::message_type::VIDEO;
+    use rtmp::server::{self, Session, StreamKey};
+    use rtmp::wire::csid;
+    use tokio::net::{TcpListener, TcpSocket, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// Frames of the group that is there when the target is connected to, and the bytes of each: together what a slow target needs more
+    /// than `DEAD_AFTER` for, and what a kernel would take at once.
+    const GROUP: (usize, usize) = (40, 100_000);
+    /// What the target reads every 100 ms, and what its kernel keeps for it, bytes.
+    const PACE: usize = 64 * 1024;
+
+    fn origin(target: SocketAddr) -> WorkerSpec {
+        let target = Target {
+            id: UnitId::worker(Role::Edge, "target", 1935),
+            host: target.ip().to_string(),
+            port: target.port(),
+        };
+        WorkerSpec {
+            id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
+            cluster: "test".to_owned(),
+            role: Role::Origin,
+            host: "127.0.0.1".to_owned(),
+            listen: "127.0.0.1:1935".parse().unwrap(),
+            options: WorkerOptions::default(),
+            sources: Vec::new(),
+            forward: vec![target],
+            secret_file: "/none".into(),
+        }
+    }
+
+    /// Reads slowly as a target until the whole group is there.
+    async fn read_slowly(socket: TcpStream) {
+        let mut session = Session::new(server::Config::default());
+        let mut buffer = vec![0; PACE];
+        let mut pace = interval(Duration::from_millis(100));
+        let mut missing = GROUP.0 * GROUP.1;
+        while missing > 0 {
+            pace.tick().await;
+            socket.readable().await.unwrap();
+            let Ok(taken) = socket.try_read(&mut buffer) else { continue };
+            assert!(taken > 0, "given up {missing} bytes before the end");
+            let mut input = &buffer[..taken];
+            while let Some(event) = session.handle_input(&mut input).unwrap() {
+                match event {
+                    server::Event::Publish { .. } => session.accept_publish(),
+                    server::Event::Media(message) => missing -= message.payload.len(),
+                    _ => {}
+                }
+            }
+            socket::write_all(&socket, session.output()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_target_that_takes_a_large_group_slowly_is_not_given_up() {
+        let small = TcpSocket::new_v4().unwrap();
+        small.set_recv_buffer_size(PACE as u32).unwrap();
+        small.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let target = small.listen(1).unwrap();
+
+        let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
+        let encoder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(encoder.local_addr().unwrap()).await.unwrap();
+        let link = hub.admit(socket, encoder.local_addr().unwrap()).unwrap();
+        let publish_and_read = async {
+            let publisher = hub.publish(&StreamKey::parse("live", "a").unwrap(), None, &link).unwrap();
+            for frame in 0..GROUP.0 {
+                let mut payload = vec![0; GROUP.1];
+                payload[..2].copy_from_slice(if frame == 0 { &[0x17, 1] } else { &[0x27, 1] });
+                let timestamp = frame as u32 * 40;
+                let csid = csid::VIDEO.into();
+                let message = Message { csid, type_id: VIDEO, msid: 1, timestamp, payload: payload.into() };
+                assert!(publisher.ingest(message, hub.now()));
+            }
+            publisher.commit();
+            let (socket, _) = target.accept().await.unwrap();
+            read_slowly(socket).await;
+        };
+        LocalSet::new().run_until(publish_and_read).await;
     }
 }

@@ -16,7 +16,6 @@
 //!
 //! [`run`] and [`publish::run_encoder`] are the two kinds of process a supervisor starts; [`publish::publish`] is the encoder on its own.
 
-mod backoff;
 mod clock;
 mod connection;
 mod cursor;
@@ -24,7 +23,6 @@ mod forward;
 mod hub;
 #[doc(hidden)]
 pub mod internals;
-mod io;
 mod link;
 mod log;
 mod player;

@@ -32,7 +32,7 @@ impl Player {
     pub(crate) fn flush(&self, log: &Log, counters: &Counters, now: u64) {
         let mut cursor = self.cursor.borrow_mut();
         let before = cursor.bytes_sent();
-        let flushed = cursor.flush(log, &mut |slices| crate::io::try_send(&self.link.socket, slices));
+        let flushed = cursor.flush(log, &mut |slices| rtmp_io::socket::try_send(&self.link.socket, slices));
         let taken = cursor.bytes_sent() - before;
         counters.bytes_out.set(counters.bytes_out.get() + taken);
         counters.skips.set(counters.skips.get() + cursor.take_skips());

@@ -8,32 +8,38 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use cluster::Delays;
 use cluster::spec::{EncoderSource, EncoderSpec, Role};
 use cluster::stats::ProcessStats;
 use control::{Inherited, RunError, Seat, Service};
-use rtmp::client::{self, Event, Session};
+use rtmp::client::{self, Mode, Session};
 use rtmp::flv::{FlvError, Reader, Tag, Timeline};
 use rtmp::media::{self, Kind};
 use rtmp::url::Url;
 use rtmp::wire::csid;
 use rtmp::{chunk, message_type};
-use tokio::net::TcpStream;
+use rtmp_io::{Client, Limit, socket};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tracing::info;
 
-use crate::backoff::Backoff;
 use crate::hub::count;
 
 /// The built-in picture and tone; `worker/assets/make-test-card.sh` makes it.
 static TEST_CARD: &[u8] = include_bytes!("../assets/test-card.flv");
-/// TCP connect to Publish.Start at most.
+/// Look-up of the server's name to Publish.Start at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 /// For so long the server may take no byte.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(10);
+/// First delay between attempts; an origin that was restarted is back within a few of these.
+const RETRY_FIRST: Duration = Duration::from_millis(25);
+/// Longest delay between attempts.
+const RETRY_LONGEST: Duration = Duration::from_secs(3);
 /// A connection that took this many messages, a few seconds of them, was a good one: the next attempt is made soon.
 const STEADY: u64 = 250;
 /// Larger data is left out, bytes: servers, ours too, close the connection of whoever sends it. It is the index of a long file.
 const DATA_MAX: usize = 60 * 1024;
+/// Bytes read from the server at once: it says little.
+const READ: usize = 4 * 1024;
 /// Bytes read from a file at once.
 const FILE_READ: usize = 64 * 1024;
 
@@ -69,15 +75,12 @@ pub enum PublishError {
     /// See [`SourceError`]; final.
     #[error(transparent)]
     Source(#[from] SourceError),
-    /// The server cannot be reached, or the connection was lost.
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    /// The server did not let us publish, or broke the protocol.
-    #[error("{0}")]
-    Rtmp(#[from] client::Error),
-    /// No answer in time.
-    #[error("no answer within 10 s")]
-    Timeout,
+    /// The server cannot be reached, does not let us publish, or the connection was lost.
+    #[error(transparent)]
+    Connection(#[from] rtmp_io::Error),
+    /// The server does not read.
+    #[error("the server took no byte for {} s", WRITE_TIMEOUT.as_secs())]
+    Stuck,
 }
 
 /// What [`publish`] tells whoever runs it.
@@ -112,7 +115,7 @@ pub async fn publish(
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<(), SourceError> {
     check(source)?;
-    let mut backoff = Backoff::new();
+    let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
     loop {
         let before = sent.messages.get();
         let error = match publish_once(source, url, sent, progress).await {
@@ -122,9 +125,9 @@ pub async fn publish(
         };
         sent.publishing.set(false);
         if sent.messages.get() - before >= STEADY {
-            backoff.reset();
+            delays.reset();
         }
-        let delay = backoff.next_delay();
+        let delay = delays.next_delay(rtmp_io::chance());
         progress(Progress::Retrying(&error, delay));
         sleep(delay).await;
     }
@@ -152,8 +155,8 @@ async fn publish_once(
     sent: &Sent,
     progress: &mut dyn FnMut(Progress<'_>),
 ) -> Result<Never, PublishError> {
-    let connected = timeout(CONNECT_TIMEOUT, connect(url)).await;
-    let (socket, mut session) = connected.map_err(|_| PublishError::Timeout)??;
+    let config = client::Config::new(Mode::Publish, url.clone());
+    let mut client = Client::open(config, None, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
     sent.publishing.set(true);
     progress(Progress::Publishing);
     let mut start = Instant::now();
@@ -166,9 +169,9 @@ async fn publish_once(
             let time = timeline.time(&tag);
             length.extend(tag.type_id, time);
             let due = start + Duration::from_millis(u64::from(time));
-            wait_until(due, &socket, &mut session).await?;
-            put(&mut session, &tag, offset.wrapping_add(time));
-            write(&socket, &mut session).await?;
+            wait_until(due, &mut client).await?;
+            put(&mut client.session, &tag, offset.wrapping_add(time));
+            write(&mut client).await?;
             count(&sent.messages, 1);
             count(&sent.bytes, tag.payload.len() as u64);
         }
@@ -211,58 +214,21 @@ impl Length {
     }
 }
 
-async fn connect(url: &Url) -> Result<(TcpStream, Session), PublishError> {
-    let socket = TcpStream::connect((url.host.as_str(), url.port)).await?;
-    socket.set_nodelay(true)?;
-    let mut session = Session::new(client::Config::new(client::Mode::Publish, url))?;
-    loop {
-        write(&socket, &mut session).await?;
-        socket.readable().await?;
-        if read(&socket, &mut session)? {
-            return Ok((socket, session));
-        }
-    }
-}
-
 /// Answers the server until `due`.
-async fn wait_until(due: Instant, socket: &TcpStream, session: &mut Session) -> Result<(), PublishError> {
-    loop {
-        match timeout_at(due, socket.readable()).await {
-            Err(_) => return Ok(()),
-            Ok(ready) => {
-                ready?;
-                read(socket, session)?;
-                write(socket, session).await?;
-            }
-        }
+async fn wait_until(due: Instant, client: &mut Client) -> Result<(), PublishError> {
+    let mut buffer = [0; READ];
+    while let Ok(ready) = timeout_at(due, client.socket.readable()).await {
+        ready.map_err(rtmp_io::Error::Lost)?;
+        client.read(&mut buffer, |_| {})?;
+        write(client).await?;
     }
+    Ok(())
 }
 
-/// Reads once; true when publishing has started.
-fn read(socket: &TcpStream, session: &mut Session) -> Result<bool, PublishError> {
-    let mut buffer = [0; 4096];
-    let taken = match socket.try_read(&mut buffer) {
-        Ok(0) => {
-            return Err(
-                io::Error::new(io::ErrorKind::UnexpectedEof, "the server closed the connection").into()
-            );
-        }
-        Ok(taken) => taken,
-        Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-        Err(e) => return Err(e.into()),
-    };
-    let mut input = buffer.get(..taken).unwrap_or(&[]);
-    let mut started = false;
-    while let Some(event) = session.handle_input(&mut input)? {
-        started |= matches!(event, Event::Started);
-    }
-    Ok(started)
-}
-
-async fn write(socket: &TcpStream, session: &mut Session) -> Result<(), PublishError> {
+async fn write(client: &mut Client) -> Result<(), PublishError> {
     // Without a limit a cut network is noticed when TCP gives up, after a quarter of an hour.
-    let written = timeout(WRITE_TIMEOUT, crate::io::write_all(socket, session.output())).await;
-    Ok(written.map_err(|_| PublishError::Timeout)??)
+    let written = timeout(WRITE_TIMEOUT, socket::write_all(&client.socket, client.session.output())).await;
+    Ok(written.map_err(|_| PublishError::Stuck)?.map_err(rtmp_io::Error::Lost)?)
 }
 
 fn put(session: &mut Session, tag: &Tag, timestamp: u32) {
@@ -406,7 +372,7 @@ mod tests {
                     } else if is_asked {
                         session.reject_publish("NetStream.Publish.BadName", "taken");
                     }
-                    crate::io::write_all(&socket, session.output()).await.unwrap();
+                    socket::write_all(&socket, session.output()).await.unwrap();
                     if is_asked && !is_taken {
                         break;
                     }

@@ -1,12 +1,10 @@
 //! Accepting connections, flushing players, the worker's own clock.
 
-use std::io;
 use std::rc::Rc;
 use std::time::Duration;
 
 use cluster::Latency;
-use rustix::net::sockopt;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::task::{JoinSet, yield_now};
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep, sleep_until};
 use tracing::{debug, warn};
@@ -28,16 +26,6 @@ const PLAYERS_PER_LOOK: usize = 16;
 const TURN: Duration = Duration::from_millis(2);
 /// Wait after an accept that failed for want of descriptors or memory: connections stay in the backlog.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Unsent bytes the kernel keeps for one connection; what is beyond waits in the log, once for all players. Twice a keyframe of a
-/// 10 Mbit/s stream.
-const NOTSENT_LOWAT: u32 = 256 * 1024;
-/// A peer that has been silent this long is asked by the kernel whether it lives: players of a silent stream send nothing.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
-/// Time between further questions.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
-/// Unanswered questions that end a connection.
-const KEEPALIVE_COUNT: u32 = 3;
-
 /// Accepts until the task is dropped; the connections end with it.
 pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
     let mut connections = JoinSet::new();
@@ -53,7 +41,7 @@ pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
         };
         match accepted {
             Ok((socket, peer)) => {
-                if let Err(error) = set_options(&socket) {
+                if let Err(error) = rtmp_io::socket::set_options(&socket) {
                     // It is gone already.
                     debug!(%peer, %error, "accepted, then failed");
                     continue;
@@ -79,20 +67,6 @@ pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
             },
         }
     }
-}
-
-/// TCP_USER_TIMEOUT is left off on purpose: a reader whose window is smaller than one of the kernel's buffers is served by window
-/// probes alone, which count as no progress, so it would be reset although it reads. A player that takes nothing is closed by
-/// [`crate::player::STUCK_AFTER`].
-fn set_options(socket: &TcpStream) -> io::Result<()> {
-    // Flushes are whole batches; Nagle would hold the last part back for an acknowledgement.
-    socket.set_nodelay(true)?;
-    socket2::SockRef::from(socket).set_tcp_notsent_lowat(NOTSENT_LOWAT)?;
-    sockopt::set_socket_keepalive(socket, true)?;
-    sockopt::set_tcp_keepidle(socket, KEEPALIVE_IDLE)?;
-    sockopt::set_tcp_keepintvl(socket, KEEPALIVE_INTERVAL)?;
-    sockopt::set_tcp_keepcnt(socket, KEEPALIVE_COUNT)?;
-    Ok(())
 }
 
 /// Sends to the players of every stream that has something for them: at once, or when the configured latency has passed.

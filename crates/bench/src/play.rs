@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use rtmp::amf0::{self, Value};
 use rtmp::client::{Config, Event, Mode, Session};
 use rtmp::media::{Kind, classify};
+use rtmp::url::Url;
 use rtmp::wire::{WINDOW, csid};
 use rtmp::{chunk, message_type};
 
@@ -277,7 +278,7 @@ impl Client for Drain {
 
 /// What client `index` asks of `target`.
 pub(crate) fn config(mode: Mode, load: &Load, target: &Target, index: u32) -> Config {
-    Config { stream: load.stream(&target.url, index), ..Config::new(mode, &target.url) }
+    Config::new(mode, Url { stream: load.stream(&target.url, index), ..target.url.clone() })
 }
 
 /// For counting: the same for all clients that were refused alike.

@@ -5,6 +5,7 @@ use crate::chunk::{self, Limits, Message, ReadError, Reader};
 use crate::client::{self, Mode};
 use crate::flv;
 use crate::server;
+use crate::url::{self, Url};
 
 /// Small limits, so that short inputs reach them.
 const LIMITS: Limits = Limits { message: 4096, command: 1024, chunk_streams: 8, partial: 8192 };
@@ -119,9 +120,7 @@ pub fn client_session(data: &[u8]) {
     let Some((&first, mut input)) = data.split_first() else { return };
     let config = client::Config {
         mode: if first & 1 == 0 { Mode::Publish } else { Mode::Play },
-        app: "a".into(),
-        stream: "s".into(),
-        tc_url: "rtmp://h/a".into(),
+        url: Url { host: "h".into(), port: url::DEFAULT_PORT, app: "a".into(), stream: "s".into() },
         chunk_size: chunk::DEFAULT_CHUNK_SIZE,
         limits: LIMITS,
         auth: None,

@@ -17,12 +17,8 @@ pub enum Mode {
 pub struct Config {
     /// Publish or play.
     pub mode: Mode,
-    /// Application, as `live`.
-    pub app: String,
-    /// Stream name; parameters are sent as written.
-    pub stream: String,
-    /// Address of the application, as `rtmp://host/live`.
-    pub tc_url: String,
+    /// Application and stream to name, parameters as written; `connect` also carries the address of the application.
+    pub url: Url,
     /// Outbound chunk size, bytes, 1 to 2^31-1; announced when the server has answered `connect`.
     pub chunk_size: u32,
     /// What the server may make us hold.
@@ -36,12 +32,10 @@ pub struct Config {
 impl Config {
     /// To publish or play `url` with the chunk size and window of [`wire`], without a proof.
     #[must_use]
-    pub fn new(mode: Mode, url: &Url) -> Self {
+    pub fn new(mode: Mode, url: Url) -> Self {
         Self {
             mode,
-            app: url.app.clone(),
-            stream: url.stream.clone(),
-            tc_url: url.tc_url(),
+            url,
             chunk_size: wire::CHUNK_SIZE,
             limits: Limits::default(),
             auth: None,

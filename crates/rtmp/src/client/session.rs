@@ -1,4 +1,4 @@
-use super::{Config, Error, Event, MAX_OUTPUT, Mode};
+use super::{Config, Error, Event, MAX_OUTPUT, Mode, Stage};
 use crate::amf0::Value;
 use crate::auth::{self, Claim};
 use crate::chunk::Message;
@@ -98,9 +98,16 @@ impl Session {
         self.config.chunk_size
     }
 
-    /// Whether the server accepted `connect`.
-    pub fn is_connected(&self) -> bool {
-        !matches!(self.state, State::Handshake(_) | State::Connecting)
+    /// What it waits for.
+    pub fn stage(&self) -> Stage {
+        match self.state {
+            State::Handshake(_) => Stage::Handshake,
+            State::Connecting => Stage::Connect,
+            State::Creating => Stage::CreateStream,
+            State::Starting { .. } => Stage::Start(self.config.mode),
+            State::Active { .. } => Stage::Active,
+            State::Finished => Stage::Finished,
+        }
     }
 
     /// Asks for an [`Event::Pong`] with the same value. Nothing is sent during the handshake.
@@ -115,7 +122,7 @@ impl Session {
         if let State::Starting { msid } | State::Active { msid } = self.state {
             let output = &mut self.link.output;
             if self.config.mode == Mode::Publish {
-                let name = self.config.stream.as_str().into();
+                let name = self.config.url.stream.as_str().into();
                 output.command(0, "FCUnpublish", transaction::FC_UNPUBLISH, &[Value::Null, name]);
             }
             let id = f64::from(msid).into();
@@ -138,17 +145,17 @@ impl Session {
     }
 
     fn send_connect(&mut self, s1: &[u8]) {
-        let Config { app, tc_url, mode, auth, .. } = &self.config;
-        let mut fields: Vec<(&str, Value)> = vec![("app", app.as_str().into())];
+        let Config { url, mode, auth, .. } = &self.config;
+        let mut fields: Vec<(&str, Value)> = vec![("app", url.app.as_str().into())];
         match mode {
             Mode::Publish => fields.extend([
                 ("type", "nonprivate".into()),
                 ("flashVer", "FMLE/3.0 (compatible; srsctl)".into()),
-                ("tcUrl", tc_url.as_str().into()),
+                ("tcUrl", url.tc_url().as_str().into()),
             ]),
             Mode::Play => fields.extend([
                 ("flashVer", "LNX 9,0,124,2".into()),
-                ("tcUrl", tc_url.as_str().into()),
+                ("tcUrl", url.tc_url().as_str().into()),
                 ("fpad", false.into()),
                 ("capabilities", 15.0.into()),
                 ("audioCodecs", 4071.0.into()),
@@ -246,7 +253,7 @@ impl Session {
         output.set_chunk_size(self.config.chunk_size);
         output.control(message_type::WINDOW_ACK_SIZE, &self.config.window_ack.max(1).to_be_bytes());
         if self.config.mode == Mode::Publish {
-            let name = || [Value::Null, self.config.stream.as_str().into()];
+            let name = || [Value::Null, self.config.url.stream.as_str().into()];
             output.command(0, "releaseStream", transaction::RELEASE_STREAM, &name());
             output.command(0, "FCPublish", transaction::FC_PUBLISH, &name());
         }
@@ -255,7 +262,7 @@ impl Session {
 
     fn send_start(&mut self, msid: u32) {
         let output = &mut self.link.output;
-        let name = self.config.stream.as_str().into();
+        let name = self.config.url.stream.as_str().into();
         match self.config.mode {
             Mode::Publish => {
                 output.command(msid, "publish", transaction::START, &[Value::Null, name, "live".into()]);

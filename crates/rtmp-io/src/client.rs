@@ -1,0 +1,357 @@
+//! Connections that we open.
+
+use std::fmt;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use rtmp::client::{self, Config, Event, Session, Stage};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::time::{Instant, timeout_at};
+
+use crate::socket;
+
+/// Bytes read at once until the server has agreed: its answers are short.
+const START_READ: usize = 4 * 1024;
+
+/// What a connection that is being opened waits for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// The addresses of the host's name.
+    Lookup,
+    /// One of the addresses to accept.
+    Tcp,
+    /// An answer of the server.
+    Rtmp(Stage),
+}
+
+impl fmt::Display for Step {
+    /// Fit to stand behind "no" or "waits for".
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Lookup => f.write_str("address of the host"),
+            Self::Tcp => f.write_str("TCP connection"),
+            Self::Rtmp(stage) => stage.fmt(f),
+        }
+    }
+}
+
+/// Why a connection that we opened is of no more use.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The host has no address that we know.
+    #[error("cannot look up {host}: {source}")]
+    Lookup {
+        /// As it was given.
+        host: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// None of the addresses accepts; the last one's reason.
+    #[error("cannot connect: {0}")]
+    Connect(io::Error),
+    /// The server's time to agree was up.
+    #[error("no {step} within {} s", (limit.as_secs_f32() * 10.0).round() / 10.0)]
+    TimedOut {
+        /// What had not come.
+        step: Step,
+        /// The time there was.
+        limit: Duration,
+    },
+    /// The server ended the connection.
+    #[error("the server closed the connection")]
+    Closed,
+    /// Something between us ended it.
+    #[error("connection lost: {0}")]
+    Lost(io::Error),
+    /// The server refused, or what it sends is no RTMP.
+    #[error(transparent)]
+    Rtmp(#[from] client::Error),
+}
+
+/// The time there is for something.
+#[derive(Clone, Copy, Debug)]
+pub struct Limit {
+    length: Duration,
+    end: Instant,
+}
+
+impl Limit {
+    /// `length` from now on.
+    #[must_use]
+    pub fn new(length: Duration) -> Self {
+        Self { length, end: Instant::now() + length }
+    }
+
+    async fn keep<T>(self, step: Step, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
+        timeout_at(self.end, work).await.unwrap_or_else(|_| Err(self.passed(step)))
+    }
+
+    fn passed(self, step: Step) -> Error {
+        Error::TimedOut { step, limit: self.length }
+    }
+}
+
+async fn lookup(host: &str, port: u16) -> Result<impl Iterator<Item = SocketAddr>, Error> {
+    let found = tokio::net::lookup_host((host, port)).await;
+    found.map_err(|source| Error::Lookup { host: host.to_owned(), source })
+}
+
+async fn connect(
+    addresses: impl Iterator<Item = SocketAddr>,
+    from: Option<IpAddr>,
+) -> Result<TcpStream, Error> {
+    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
+    for address in addresses {
+        match connect_to(address, from).await {
+            Ok(socket) => return Ok(socket),
+            Err(error) => failed = error,
+        }
+    }
+    Err(Error::Connect(failed))
+}
+
+async fn connect_to(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    if let Some(from) = from.filter(|from| !from.is_unspecified() && from.is_ipv4() == address.is_ipv4()) {
+        socket.bind(SocketAddr::new(from, 0))?;
+    }
+    let socket = socket.connect(address).await?;
+    socket::set_options(&socket)?;
+    Ok(socket)
+}
+
+/// An RTMP connection that we opened, to publish or to play. Dropping it closes it.
+#[derive(Debug)]
+pub struct Client {
+    /// Ours to read and write; see [`Client::read`] for the one way in.
+    pub socket: TcpStream,
+    /// Whatever stands in its output is to be sent, at a message boundary.
+    pub session: Session,
+}
+
+impl Client {
+    /// Connects to the first address of `config.url` that accepts, from the address `from` where the target's is of the same
+    /// family. The session is at the begin of its handshake then.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn dial(config: Config, from: Option<IpAddr>, limit: Limit) -> Result<Self, Error> {
+        let addresses = limit.keep(Step::Lookup, lookup(&config.url.host, config.url.port)).await?;
+        let socket = limit.keep(Step::Tcp, connect(addresses, from)).await?;
+        Ok(Self { socket, session: Session::new(config)? })
+    }
+
+    /// Connects like [`Client::dial`], and waits until the server has agreed to `publish` or `play`. `handle` gets every event, so the
+    /// first media of a server that sends it in one piece with its consent are not lost. The last answer may leave output,
+    /// which goes out with what is sent next.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn open(
+        config: Config,
+        from: Option<IpAddr>,
+        limit: Limit,
+        mut handle: impl FnMut(Event),
+    ) -> Result<Self, Error> {
+        let mut client = Self::dial(config, from, limit).await?;
+        let handle = |event| {
+            let started = event == Event::Started;
+            handle(event);
+            started
+        };
+        client.run_until(limit, &mut vec![0; START_READ], handle).await?;
+        Ok(client)
+    }
+
+    /// Reads, and sends the session's replies, until an event satisfies `handle`, which gets every event.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn run_until(
+        &mut self,
+        limit: Limit,
+        buffer: &mut [u8],
+        mut handle: impl FnMut(Event) -> bool,
+    ) -> Result<(), Error> {
+        let mut done = false;
+        while !done {
+            let handle = |event| done |= handle(event);
+            match timeout_at(limit.end, self.turn(buffer, handle)).await {
+                Ok(outcome) => outcome?,
+                Err(_) => return Err(limit.passed(Step::Rtmp(self.session.stage()))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Sends the session's output, waits until the server has sent something, and takes it in: the whole life of a
+    /// connection that only reads.
+    ///
+    /// # Errors
+    /// See [`Error`]. There is no limit of time.
+    pub async fn turn(&mut self, buffer: &mut [u8], handle: impl FnMut(Event)) -> Result<(), Error> {
+        socket::write_all(&self.socket, self.session.output()).await.map_err(Error::Lost)?;
+        self.socket.readable().await.map_err(Error::Lost)?;
+        self.read(buffer, handle)?;
+        Ok(())
+    }
+
+    /// Takes in what is there, one `buffer` at most, and gives each event to `handle`; the bytes taken, 0 when nothing is there.
+    ///
+    /// # Errors
+    /// [`Error::Closed`], [`Error::Lost`] and [`Error::Rtmp`].
+    pub fn read(&mut self, buffer: &mut [u8], mut handle: impl FnMut(Event)) -> Result<usize, Error> {
+        let taken = match self.socket.try_read(buffer) {
+            Ok(0) => return Err(Error::Closed),
+            Ok(taken) => taken,
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(e) => return Err(Error::Lost(e)),
+        };
+        let mut input = buffer.get(..taken).unwrap_or(&[]);
+        while let Some(event) = self.session.handle_input(&mut input)? {
+            handle(event);
+        }
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use rtmp::client::Mode;
+    use rtmp::wire::csid;
+    use rtmp::{message_type, server};
+    use tokio::net::TcpListener;
+
+    const SOON: Duration = Duration::from_millis(200);
+    const LONG: Duration = Duration::from_secs(10);
+
+    async fn listener() -> (TcpListener, Config) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("rtmp://{}/live/a", listener.local_addr().unwrap());
+        (listener, Config::new(Mode::Play, url.parse().unwrap()))
+    }
+
+    /// Answers one client as a server until it has closed; `media` follows the consent to play at once.
+    async fn serve(listener: &TcpListener, media: &[u8], consents: bool) -> SocketAddr {
+        let (socket, peer) = listener.accept().await.unwrap();
+        let mut session = server::Session::new(server::Config::default());
+        let mut buffer = [0; 4096];
+        loop {
+            socket.readable().await.unwrap();
+            let Ok(taken) = socket.try_read(&mut buffer) else { continue };
+            if taken == 0 {
+                return peer;
+            }
+            let mut input = &buffer[..taken];
+            while let Some(event) = session.handle_input(&mut input).unwrap() {
+                if let server::Event::Play { msid, .. } = event
+                    && consents
+                {
+                    session.accept_play();
+                    let size = session.chunk_size();
+                    rtmp::chunk::put_full(
+                        session.output(),
+                        size,
+                        csid::VIDEO,
+                        0,
+                        message_type::VIDEO,
+                        msid,
+                        media,
+                    );
+                }
+            }
+            socket::write_all(&socket, session.output()).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_server_sends_in_one_piece_with_its_consent_is_not_lost() {
+        let (listener, config) = listener().await;
+        let media = RefCell::new(Vec::new());
+        let mut handle = |event| {
+            if let Event::Media(message) = event
+                && message.type_id == message_type::VIDEO
+            {
+                media.borrow_mut().push(message.payload);
+            }
+        };
+        let client = async {
+            let mut client = Client::open(config, None, Limit::new(LONG), &mut handle).await.unwrap();
+            assert_eq!(client.session.stage(), Stage::Active);
+            let mut buffer = [0; 4096];
+            while media.borrow().is_empty() {
+                client.turn(&mut buffer, &mut handle).await.unwrap();
+            }
+        };
+        tokio::join!(client, serve(&listener, &[0x17, 1], true));
+        assert_eq!(media.take(), [&[0x17, 1][..]]);
+    }
+
+    #[tokio::test]
+    async fn it_comes_from_the_address_that_was_asked_for() {
+        let (listener, config) = listener().await;
+        let from = "127.9.8.7".parse().unwrap();
+        let client =
+            async { drop(Client::open(config, Some(from), Limit::new(LONG), |_| {}).await.unwrap()) };
+        let ((), peer) = tokio::join!(client, serve(&listener, &[], true));
+        assert_eq!(peer.ip(), from);
+    }
+
+    #[tokio::test]
+    async fn an_address_of_another_family_or_of_none_is_left_to_the_system() {
+        for from in ["::1", "0.0.0.0"] {
+            let (listener, config) = listener().await;
+            Client::dial(config, Some(from.parse().unwrap()), Limit::new(LONG)).await.unwrap();
+            assert!(listener.accept().await.unwrap().1.ip().is_loopback());
+        }
+    }
+
+    #[tokio::test]
+    async fn the_error_says_which_step_failed() {
+        let (closed, config) = listener().await;
+        drop(closed);
+        let failed = Client::open(config, None, Limit::new(LONG), |_| {}).await;
+        assert!(matches!(failed, Err(Error::Connect(_))), "{failed:?}");
+
+        let (silent, config) = listener().await;
+        let late = Client::open(config, None, Limit::new(SOON), |_| {}).await.unwrap_err();
+        assert_eq!(late.to_string(), "no RTMP handshake within 0.2 s");
+        drop(silent);
+
+        let (undecided, config) = listener().await;
+        let client = async { Client::open(config, None, Limit::new(SOON), |_| {}).await.unwrap_err() };
+        let (late, _) = tokio::join!(client, serve(&undecided, &[], false));
+        assert_eq!(late.to_string(), "no answer to play within 0.2 s");
+
+        let (hangs_up, config) = listener().await;
+        let client = async { Client::open(config, None, Limit::new(LONG), |_| {}).await };
+        let (ended, _) = tokio::join!(client, async { drop(hangs_up.accept().await) });
+        assert!(matches!(ended, Err(Error::Closed | Error::Lost(_))), "{ended:?}");
+    }
+
+    #[tokio::test]
+    async fn what_a_peer_has_not_acknowledged_is_known() {
+        let (listener, config) = listener().await;
+        let client = Client::dial(config, None, Limit::new(LONG)).await.unwrap().socket;
+        let (server, _) = listener.accept().await.unwrap();
+        // Nobody reads: the peer's kernel takes some, and the rest stays.
+        let mut sent = 0;
+        loop {
+            match client.try_write(&[0; 64 * 1024]) {
+                Ok(taken) => sent += taken as u64,
+                Err(_) if sent > 0 && socket::unacknowledged(&client).unwrap() > 0 => break,
+                Err(_) => client.writable().await.unwrap(),
+            }
+        }
+        assert!(socket::unacknowledged(&client).unwrap() <= sent);
+        let mut buffer = vec![0; 1 << 20];
+        while socket::unacknowledged(&client).unwrap() > 0 {
+            server.readable().await.unwrap();
+            let _ = server.try_read(&mut buffer);
+        }
+    }
+}
