@@ -29,8 +29,11 @@ test: export CARGO_INCREMENTAL ?= 0
 test:
 	@tests/install-deps.sh test
 	cargo fmt --all --check
+	PATH="$$PWD/target/tools/bin:$$PATH" cargo shear --locked
+	PATH="$$PWD/target/tools/bin:$$PATH" cargo deny --locked check bans licenses sources
 	cargo clippy --workspace --all-targets --locked -- -D warnings
 	cargo test --workspace --locked
+	cargo check --manifest-path fuzz/Cargo.toml --no-default-features --locked
 	for file in cluster.yaml deploy/examples/*.yaml; do target/debug/srsctl check "$$file" || exit; done
 
 bench:

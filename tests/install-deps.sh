@@ -12,6 +12,9 @@ packages=()
 if ! command -v cc >/dev/null; then
   packages+=(gcc libc6-dev)
 fi
+if [ "${1:-test}" = test ] && ! python3 -m pip --version >/dev/null 2>&1; then
+  packages+=(python3-pip)      # installs tests/tools.txt
+fi
 wanted=()
 if [ "${1:-test}" = bench ]; then
   wanted=(
@@ -61,6 +64,15 @@ if [ "${1:-test}" != build ] && [ ! -x "$nginx/usr/sbin/nginx" ] && command -v a
     as_root apt-get install -y -qq --no-install-recommends libpcre2-8-0 libssl3 zlib1g >/dev/null
   fi
   rm -rf "$nginx" && mv "$nginx.part" "$nginx"
+fi
+
+tools=target/tools
+if [ "${1:-test}" = test ] && ! cmp -s tests/tools.txt "$tools/tools.txt"; then
+  echo "install-deps: installing the tools of tests/tools.txt into $tools"
+  rm -rf "$tools"
+  python3 -m pip install -q --disable-pip-version-check --root-user-action=ignore --no-deps --only-binary=:all: \
+    --require-hashes --target "$tools" -r tests/tools.txt
+  cp tests/tools.txt "$tools/"
 fi
 
 if [ "${1:-test}" = test ] && command -v rustup >/dev/null; then

@@ -6,6 +6,8 @@
 
 mod check;
 mod draft;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod host_name;
 mod hosts;
 mod report;

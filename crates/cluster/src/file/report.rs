@@ -11,6 +11,8 @@ const MAX_SHOWN: usize = 20;
 const MAX_WIDTH: usize = 110;
 /// Longest piece of a value that a message repeats, characters.
 const MAX_QUOTED: usize = 60;
+/// Longest message of somebody else that is repeated, characters: more than any without a value in it.
+const MAX_FOREIGN: usize = 200;
 
 /// A piece of one line of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,11 +140,25 @@ fn span(lines: &[String], index: usize, mark: Mark) -> Range<usize> {
 
 /// `text` in quotes, cut to a length for messages, nothing in it that could act on a terminal.
 pub(super) fn quoted(text: &str) -> String {
-    let mut cut: String = text.chars().take(MAX_QUOTED).collect();
+    format!("{:?}", cut(text, MAX_QUOTED))
+}
+
+/// `text` as [`quoted`], without quotes.
+pub(super) fn bare(text: &str) -> String {
+    clean(&cut(text, MAX_QUOTED))
+}
+
+/// A message of somebody else, cut to a length, nothing in it that could act on a terminal.
+pub(super) fn foreign(text: &str) -> String {
+    clean(&cut(text, MAX_FOREIGN))
+}
+
+fn cut(text: &str, longest: usize) -> String {
+    let mut cut: String = text.chars().take(longest).collect();
     if cut.len() < text.len() {
         cut.push('…');
     }
-    format!("{cut:?}")
+    cut
 }
 
 /// `text` with nothing in it that could act on a terminal.

@@ -68,7 +68,7 @@ impl Node {
         match &self.value {
             Value::Nothing => "nothing".into(),
             Value::Bool(_) | Value::Whole(_) | Value::Real => {
-                report::clean(&report::slice(source, self.place.written))
+                report::bare(&report::slice(source, self.place.written))
             }
             Value::Text(text) => format!("the text {}", report::quoted(text)),
             Value::List(_) => "a list".into(),
@@ -182,7 +182,7 @@ fn syntax(kind: &ErrorKind, at: &str) -> (String, &'static str) {
         ErrorKind::InvalidQuotedScalarIndent => {
             ("text in quotes goes on in this line", "is the closing quote of a line above missing?")
         }
-        kind => return (format!("not YAML: {}", report::clean(&kind.to_string())), ""),
+        kind => return (format!("not YAML: {}", report::foreign(&kind.to_string())), ""),
     };
     (message.to_owned(), help)
 }
@@ -195,7 +195,7 @@ fn beyond_limits() -> String {
 
 /// The library's own words, for what a person rarely meets.
 fn foreign(error: &Error) -> String {
-    format!("not YAML: {}", report::clean(&UserMessageFormatter.format_message(error)))
+    format!("not YAML: {}", report::foreign(&UserMessageFormatter.format_message(error)))
 }
 
 fn mark(location: serde_saphyr::Location) -> Mark {
