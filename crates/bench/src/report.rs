@@ -193,7 +193,7 @@ pub struct Report {
     pub generator_cpu_percent: Option<f64>,
 }
 
-/// Quantiles of a quantity, each within 1.6 %, the largest exact.
+/// Quantiles of a quantity, each within 0.1 %.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// Values.
