@@ -305,6 +305,8 @@ fn is_ready(unit: &UnitStatus) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use cluster::UnitId;
+
     use super::*;
 
     fn guide(state: &str) -> Status {
@@ -315,10 +317,14 @@ mod tests {
                 "stats_age_ms": null, "config": "", "log": "",
             })
         };
+        let forward = serde_json::json!({
+            "target": { "id": "edge-192.168.1.6-1935", "host": "192.168.1.6", "port": 1935 },
+            "state": "live", "lag_ms": 12, "sent": 100, "reconnects": 1, "last_error": "connection refused",
+        });
         let stream = serde_json::json!({
             "unit": "edge", "url": "rtmp://192.168.1.6:1935/live/livestream", "host": "192.168.1.6", "port": 1935,
             "stream": "live/livestream", "publishing": true, "connections": 10_240, "bitrate": 9_285_000,
-            "video_codec": "h264", "audio_codec": "aac", "last_frame_age_ms": 40, "forwards": [],
+            "video_codec": "h264", "audio_codec": "aac", "last_frame_age_ms": 40, "forwards": [forward],
         });
         let document = serde_json::json!({
             "schema": "srsctl/status/v1", "cluster": "live", "supervisor_pid": 1_234_567,
@@ -341,9 +347,48 @@ mod tests {
     }
 
     #[test]
+    fn a_status_is_a_summary_and_tables() {
+        snapbox::assert_data_eq!(
+            status(&guide("running")),
+            snapbox::str![[r#"
+cluster live  ready: origin 1/1 edges 1/1
+players 0  supervisor pid 1234567 up 12m34s
+
+HOST      ROLE   PORT STATE   HEALTH  UPTIME RESTARTS CONN     PID LAST EXIT
+127.0.0.5 origin 1935 running passing 12m34s        0    - 1234567 -
+127.0.0.6 edge   1935 running passing 12m34s        0    - 1234567 -
+
+URL                                     SERVER      PORT  CONN     BITRATE CODEC    LAST FRAME
+rtmp://192.168.1.6:1935/live/livestream 192.168.1.6 1935 10240 9285 kbit/s h264+aac 40ms ago
+
+FORWARD          TO                STATE   LAG  SENT  RECONNECTS  LAST ERROR
+live/livestream  192.168.1.6:1935  live   12ms   100           1  connection refused
+
+"#]]
+        );
+    }
+
+    #[test]
     fn the_first_line_says_whether_all_is_ready() {
         assert!(status(&guide("running")).starts_with("cluster live  ready: origin 1/1 edges 1/1\n"));
         assert!(status(&guide("backoff")).starts_with("cluster live  NOT READY: origin 0/1 edges 0/1\n"));
+    }
+
+    #[test]
+    fn what_a_killed_supervisor_left_is_a_table() {
+        let left = [
+            Remnant { id: UnitId::worker(Role::Origin, "127.0.0.5", 1935), pid: Some(11), is_alive: true },
+            Remnant { id: UnitId::encoder(), pid: None, is_alive: false },
+        ];
+        snapbox::assert_data_eq!(
+            remnants(&left),
+            snapbox::str![[r#"
+HOST      ROLE    PORT PID PROCESS
+127.0.0.5 origin  1935  11 alive
+-         encoder    -   - dead
+
+"#]]
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 mod bench;
 mod broken_files;
 mod cli;
+mod commands;
 mod crash;
 mod hostile;
 mod relay;
