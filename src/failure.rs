@@ -51,8 +51,8 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<supervisor::files::StateError> for Failure {
-    fn from(error: supervisor::files::StateError) -> Self {
+impl From<supervisor::StateError> for Failure {
+    fn from(error: supervisor::StateError) -> Self {
         Self::failed(error)
     }
 }

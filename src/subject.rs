@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use cluster::Cluster;
 use cluster::file::{ClusterFile, FileError};
-use supervisor::client::Client;
-use supervisor::dirs::{ClusterDirs, StateRoots};
+use supervisor::Client;
 use supervisor::orphans;
+use supervisor::{ClusterDirs, StateRoots};
 
 use crate::failure::Failure;
 use crate::terminal::complain;

@@ -79,8 +79,8 @@ fn tell(pipe: &mut impl Write, report: &Report) -> io::Result<()> {
 
 /// The supervisor's config for the cluster that `subject` is to run.
 pub(crate) fn config(subject: &Subject, loaded: Loaded, detached: bool) -> Result<AgentConfig, Failure> {
-    let binary = supervisor::process::own_binary()
-        .map_err(|e| Failure::failed(format!("cannot find srsctl itself: {e}")))?;
+    let binary =
+        supervisor::own_binary().map_err(|e| Failure::failed(format!("cannot find srsctl itself: {e}")))?;
     let Loaded { cluster, path, text } = loaded;
     Ok(AgentConfig {
         cluster,

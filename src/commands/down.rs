@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use cluster::UnitId;
-use supervisor::client::ClientError;
+use supervisor::ClientError;
 use supervisor::orphans::{self, OrphansError};
 
 use crate::failure::{Failure, code};

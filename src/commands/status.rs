@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use supervisor::client::ClientError;
+use supervisor::ClientError;
 use supervisor::orphans;
 
 use crate::failure::{Failure, code};

@@ -12,9 +12,9 @@ use cluster::status::{Status, UnitState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGINT;
+use supervisor::Apply;
 use supervisor::StartupEvent;
-use supervisor::api::Apply;
-use supervisor::client::{Client, ClientError};
+use supervisor::{Client, ClientError};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::ctrl_c;
@@ -211,8 +211,8 @@ fn ignores_hangup() -> bool {
 
 fn spawn(global: &Global, loaded: &Loaded) -> Result<Child, Failure> {
     let failed = |e: std::io::Error| Failure::failed(format!("cannot start the supervisor: {e}"));
-    supervisor::process::keep_descriptors_to_self().map_err(failed)?;
-    let mut command = Command::new(supervisor::process::own_binary().map_err(failed)?);
+    supervisor::keep_descriptors_to_self().map_err(failed)?;
+    let mut command = Command::new(supervisor::own_binary().map_err(failed)?);
     command.arg("agent").arg(&loaded.path);
     if let Some(dir) = global.state_dir() {
         command.arg("--state-dir").arg(std::path::absolute(dir).map_err(failed)?);

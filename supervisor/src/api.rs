@@ -72,7 +72,7 @@ pub struct Restart {
 /// One line of an answer.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
-pub enum Line {
+pub(crate) enum Line {
     /// Something was done.
     Progress {
         /// What, for a person.
@@ -176,7 +176,7 @@ pub(crate) async fn serve(
 /// Drops a request whose sender does not wait any more.
 async fn refuse_old(request: axum::extract::Request, next: Next) -> Response {
     let sent: Option<u64> = request.headers().get(SENT).and_then(|sent| sent.to_str().ok()?.parse().ok());
-    let age = crate::procfs::uptime_ms().zip(sent).map_or(0, |(now, sent)| now.saturating_sub(sent));
+    let age = crate::host::procfs::uptime_ms().zip(sent).map_or(0, |(now, sent)| now.saturating_sub(sent));
     if age > TOO_OLD {
         let error = format!("the request lay here for {age} ms and is not carried out");
         let error = Line::Failed { error, busy: true };

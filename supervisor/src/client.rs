@@ -12,8 +12,8 @@ use hyper_util::rt::TokioIo;
 use serde::Serialize;
 
 use crate::api::{Apply, LINE_LIMIT, Line, Restart, SENT};
-use crate::dirs::ClusterDirs;
-use crate::process::Process;
+use crate::exec::process::Process;
+use crate::host::dirs::ClusterDirs;
 
 /// For so long a supervisor may take to end after it said that all is done.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -209,7 +209,7 @@ impl Client {
             .uri(path)
             .header(hyper::header::HOST, "srsctl")
             .header(hyper::header::CONTENT_TYPE, "application/json")
-            .header(SENT, crate::procfs::uptime_ms().unwrap_or_default())
+            .header(SENT, crate::host::procfs::uptime_ms().unwrap_or_default())
             .body(Full::new(body))
             .map_err(|error| self.broken(error))?;
         let answer = tokio::time::timeout(ANSWER_LIMIT, sender.send_request(request)).await;
@@ -264,7 +264,7 @@ impl Client {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dirs::StateRoots;
+    use crate::host::dirs::StateRoots;
 
     #[tokio::test]
     async fn without_a_supervisor_the_error_says_how_to_start_one() {

@@ -16,10 +16,10 @@
 //! chance and no I/O of their own.
 //!
 //! **A process outlives its supervisor.** It is a session of its own, writes to a file and not to a pipe, and holds the
-//! listener itself. The next supervisor finds it by the lock that it inherited ([`record`]), proves that it is its own
-//! ([`adopt`]) and takes the listener back. What cannot be proved is left alone.
+//! listener itself. The next supervisor finds it by the lock that it inherited (`exec::record`), proves that it is its own
+//! (`exec::adopt`) and takes the listener back. What cannot be proved is left alone.
 //!
-//! **A port outlives its process.** The supervisor binds the listener ([`listeners`]) and lends it ([`process`]); when
+//! **A port outlives its process.** The supervisor binds the listener (`exec::listeners`) and lends it (`exec::process`); when
 //! the process dies, players queue until the next one accepts.
 //!
 //! **All or nothing.** What can be known before anything is touched is checked first ([`preflight`]), and all problems
@@ -28,29 +28,24 @@
 //! **Liveness never depends on another host.** A process is restarted when it ends or shows no sign of life. A port that
 //! refuses, a stream that stands still, an origin that is gone are reported and restart nothing.
 
-pub mod adopt;
-pub mod api;
-pub mod client;
-pub mod dirs;
-pub mod files;
-pub mod listeners;
-pub mod logs;
+mod api;
+mod client;
+mod exec;
+mod host;
 mod machine;
-mod monitor;
-pub mod orphans;
-pub mod owner;
-pub mod preflight;
 pub mod probe;
-pub mod process;
-mod processes;
-pub mod procfs;
 mod reconcile;
-pub mod record;
 
+pub use api::{Apply, Restart};
 pub use client::{Client, ClientError};
-pub use dirs::{ClusterDirs, StateRoots};
-pub use probe::{ProbeError, ProbeReport};
+pub use exec::orphans;
+pub use exec::process::{keep_descriptors_to_self, own_binary};
+pub use exec::record::{AliveLock, UnitFiles};
+pub use host::dirs::{ClusterDirs, StateRoots};
+pub use host::files::StateError;
+pub use host::preflight;
+pub use host::procfs::start_ticks;
 pub use reconcile::config::{AgentConfig, AgentError, Parse};
-pub use reconcile::plan::{Action, Kind, Plan};
+pub use reconcile::plan::{Action, Kind};
 pub use reconcile::run::run;
 pub use reconcile::startup::StartupEvent;

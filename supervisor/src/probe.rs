@@ -59,7 +59,7 @@ pub enum ProbeError {
 impl ProbeError {
     /// Whether the server refused because it has all the players it takes.
     #[must_use]
-    pub fn is_full(&self) -> bool {
+    pub(crate) fn is_full(&self) -> bool {
         use rtmp::client::Error::Rejected;
         let Self::Connection { source: rtmp_io::Error::Rtmp(Rejected { code, .. }), .. } = self else {
             return false;
@@ -72,7 +72,7 @@ impl ProbeError {
 ///
 /// # Errors
 /// When that does not succeed within `limit`.
-pub async fn connect(host: &str, port: u16, limit: Duration) -> Result<Duration, ProbeError> {
+pub(crate) async fn connect(host: &str, port: u16, limit: Duration) -> Result<Duration, ProbeError> {
     let start = Instant::now();
     let url = Url { host: host.to_owned(), port, app: PROBE_APP.to_owned(), stream: "probe".to_owned() };
     let limit = Limit::new(limit);

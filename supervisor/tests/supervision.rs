@@ -14,8 +14,8 @@ use cluster::status::{Health, Status, UnitState, UnitStatus};
 use cluster::{Role, UnitId};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use supervisor::api::{Apply, Restart};
-use supervisor::record::{AliveLock, UnitFiles};
+use supervisor::{AliveLock, UnitFiles};
+use supervisor::{Apply, Restart};
 use supervisor::{Client, ClientError, ClusterDirs, StartupEvent, StateRoots, orphans};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -182,7 +182,7 @@ fn send(pid: u32, signal: Signal) {
 }
 
 fn lives(pid: u32) -> bool {
-    supervisor::procfs::start_ticks(pid).is_some()
+    supervisor::start_ticks(pid).is_some()
 }
 
 fn files(dir: &Path) -> Vec<PathBuf> {
@@ -271,7 +271,7 @@ async fn workers_that_die_together_do_not_start_together() {
     let mut starts = Vec::new();
     for id in before.keys() {
         let unit = bench.until(id, |unit| unit.restarts == 1 && unit.state == UnitState::Running).await;
-        starts.push(supervisor::procfs::start_ticks(unit.pid.unwrap()).unwrap());
+        starts.push(supervisor::start_ticks(unit.pid.unwrap()).unwrap());
     }
     starts.sort_unstable();
     // Ticks of 10 ms, rounded down.

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use cluster::Cluster;
 
 use super::plan::Action;
-use crate::dirs::ClusterDirs;
-use crate::files::StateError;
-use crate::preflight::Problem;
+use crate::host::dirs::ClusterDirs;
+use crate::host::files::StateError;
+use crate::host::preflight::Problem;
 
 /// Parses a cluster file: path and text in, cluster or a message for a person out.
 pub type Parse = Arc<dyn Fn(&Path, &str) -> Result<Cluster, String> + Send + Sync>;
@@ -23,7 +23,7 @@ pub struct AgentConfig {
     pub text: String,
     /// Where its state lives.
     pub dirs: ClusterDirs,
-    /// The program that is run as `worker` and `encoder`; see [`crate::process::own_binary`].
+    /// The program that is run as `worker` and `encoder`; see [`crate::exec::process::own_binary`].
     pub binary: PathBuf,
     /// From the moment all checks have passed, standard output and standard error go to [`ClusterDirs::agent_log`].
     pub detached: bool,

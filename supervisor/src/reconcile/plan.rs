@@ -30,15 +30,15 @@ pub enum Kind {
 
 /// All steps from one cluster to another.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// In the order in which they are carried out.
-    pub actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
 }
 
 impl Plan {
     /// The steps that turn `current` into `new`. The order of edges is no difference.
     #[must_use]
-    pub fn compare(current: &Cluster, new: &Cluster) -> Self {
+    pub(crate) fn compare(current: &Cluster, new: &Cluster) -> Self {
         let mut actions = Vec::new();
         if current.name != new.name {
             actions.push(refuse(None, format!("cluster: {} → {}", current.name, new.name)));
@@ -92,17 +92,17 @@ impl Plan {
 
     /// Nothing has to be done.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.actions.is_empty()
     }
 
     /// The steps that cannot be done; if there are any, none is.
-    pub fn refused(&self) -> impl Iterator<Item = &Action> {
+    pub(crate) fn refused(&self) -> impl Iterator<Item = &Action> {
         self.actions.iter().filter(|action| action.kind == Kind::Refuse)
     }
 
     /// The ids of the processes that are started.
-    pub fn started(&self) -> impl Iterator<Item = &UnitId> {
+    pub(crate) fn started(&self) -> impl Iterator<Item = &UnitId> {
         self.actions
             .iter()
             .filter(|action| action.kind == Kind::Start)

@@ -13,7 +13,7 @@ use super::kernel::{Client, Command, CommandError, InForce, Input, Instance, Ker
 use super::member::{Live, Member};
 use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
 use super::startup::StartupEvent;
-use crate::dirs::ClusterDirs;
+use crate::host::dirs::ClusterDirs;
 use crate::machine::backoff::Spacing;
 use crate::machine::state::{Action, Event, State, Wanted};
 

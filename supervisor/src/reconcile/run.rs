@@ -13,14 +13,16 @@ use super::kernel::{Command, InForce, Input, Look};
 use super::plan::{Action, Kind, Plan};
 use super::reconciler::{End, Reconciler, specs};
 use super::startup::StartupEvent;
-use crate::adopt::{Found, find_all};
-use crate::dirs::{ClusterDirs, Created, Lock};
-use crate::files::StateError;
-use crate::monitor::Message;
-use crate::preflight::Problem;
-use crate::process::Spawner;
-use crate::processes::Processes;
-use crate::{api, listeners, logs, preflight, procfs};
+use crate::api;
+use crate::exec::adopt::{Found, find_all};
+use crate::exec::listeners;
+use crate::exec::monitor::Message;
+use crate::exec::process::Spawner;
+use crate::exec::processes::Processes;
+use crate::host::dirs::{ClusterDirs, Created, Lock};
+use crate::host::files::StateError;
+use crate::host::preflight::Problem;
+use crate::host::{logs, preflight, procfs};
 
 /// Commands that wait for the loop.
 const COMMANDS: usize = 16;

@@ -69,7 +69,7 @@ fn supervise(state: &Path, file: &Path) {
         cluster,
         path: file.to_owned(),
         dirs,
-        binary: supervisor::process::own_binary().unwrap(),
+        binary: supervisor::own_binary().unwrap(),
         detached: text.contains("detached"),
         text,
         parse: std::sync::Arc::new(|_, text| parse(text)),

@@ -18,7 +18,7 @@ pub struct Owner {
 ///
 /// `None`: nobody listens there any more, or /proc does not show whose socket it is.
 #[must_use]
-pub fn listening_on(address: SocketAddr) -> Option<Owner> {
+pub(crate) fn listening_on(address: SocketAddr) -> Option<Owner> {
     let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
         .iter()
         .filter_map(|path| fs::read_to_string(path).ok())
@@ -41,7 +41,7 @@ pub fn listening_on(address: SocketAddr) -> Option<Owner> {
             })
             .then(|| Owner {
                 pid,
-                name: crate::procfs::name(pid).unwrap_or_default(),
+                name: crate::host::procfs::name(pid).unwrap_or_default(),
                 cluster_file: cluster_file(pid),
             })
     })

@@ -7,21 +7,21 @@ use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A log larger than this is put aside. Bytes.
-pub const MAX_SIZE: u64 = 10 << 20;
+pub(crate) const MAX_SIZE: u64 = 10 << 20;
 /// So many old logs are kept: NAME.1 is the newest.
-pub const KEPT: u32 = 3;
+pub(crate) const KEPT: u32 = 3;
 
 /// Opens a log for appending, 0600.
 ///
 /// # Errors
 /// As of open(2).
-pub fn open(path: &Path) -> io::Result<File> {
+pub(crate) fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 /// Whether a log is to be put aside.
 #[must_use]
-pub fn is_full(path: &Path) -> bool {
+pub(crate) fn is_full(path: &Path) -> bool {
     fs::metadata(path).is_ok_and(|metadata| metadata.len() > MAX_SIZE)
 }
 
@@ -29,7 +29,7 @@ pub fn is_full(path: &Path) -> bool {
 ///
 /// # Errors
 /// When the new one cannot be opened.
-pub fn rotate(path: &Path) -> io::Result<File> {
+pub(crate) fn rotate(path: &Path) -> io::Result<File> {
     let old = |number: u32| {
         let mut name = path.as_os_str().to_owned();
         name.push(format!(".{number}"));
@@ -55,7 +55,7 @@ pub fn rotate(path: &Path) -> io::Result<File> {
 ///
 /// # Errors
 /// When the log cannot be opened.
-pub fn write_here(path: &Path) -> io::Result<()> {
+pub(crate) fn write_here(path: &Path) -> io::Result<()> {
     become_output(&open(path)?)
 }
 
@@ -66,7 +66,7 @@ fn become_output(file: &File) -> io::Result<()> {
 }
 
 /// Rotates the supervisor's own log, if its output goes there.
-pub fn rotate_own(path: &Path) {
+pub(crate) fn rotate_own(path: &Path) {
     let Ok(named) = fs::metadata(path) else { return };
     let is_output = rustix::fs::fstat(rustix::stdio::stderr())
         .is_ok_and(|output| (output.st_dev, output.st_ino) == (named.dev(), named.ino()));

@@ -11,10 +11,10 @@ use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::adopt::Found;
+use crate::exec::adopt::Found;
+use crate::exec::process::Process;
 use crate::machine::health::{Heartbeat, Ladder};
 use crate::machine::state::Event;
-use crate::process::Process;
 use crate::reconcile::kernel::{Input, Instance, Report, What};
 
 /// Between two tries of a process that is not ready yet.

@@ -6,13 +6,13 @@ use std::time::Duration;
 use cluster::{Role, UnitId};
 use control::{Request, ask_once};
 
-use crate::adopt::{self, Found};
-use crate::dirs::ClusterDirs;
-use crate::files::StateError;
+use crate::exec::adopt::{self, Found};
+use crate::exec::process::Process;
+use crate::exec::record::UnitFiles;
+use crate::host::dirs::ClusterDirs;
+use crate::host::files::StateError;
+use crate::host::procfs;
 use crate::machine::state::STOP_STEP;
-use crate::process::Process;
-use crate::procfs;
-use crate::record::UnitFiles;
 
 /// How long the kernel may take to end a process that was sent SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(10);

@@ -13,19 +13,21 @@ use control::{Request, ask_once, packet};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
-use crate::adopt::{self, Found};
 use crate::api::{Apply, Reply};
-use crate::dirs::ClusterDirs;
-use crate::files::write_atomic;
+use crate::exec::adopt::{self, Found};
+use crate::exec::listeners;
+use crate::exec::monitor::{Message, Watched};
+use crate::exec::process::{Given, Process, Spawner};
+use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
+use crate::host::dirs::ClusterDirs;
+use crate::host::files::write_atomic;
+use crate::host::{logs, preflight, procfs};
 use crate::machine::state::{Event, STOP_STEP};
-use crate::monitor::{Message, Watched};
-use crate::process::{Given, Process, Spawner};
+use crate::probe;
 use crate::reconcile::config::Parse;
 use crate::reconcile::kernel::{
     Answer, Client, CommandError, Input, Instance, Kernel, Look, Ticket, Unplayed, What,
 };
-use crate::record::{AliveLock, Record, SCHEMA, UnitFiles};
-use crate::{listeners, logs, preflight, probe, procfs};
 
 /// Descriptors that the encoder uses at most.
 const ENCODER_FDS: u64 = 64;
@@ -257,7 +259,7 @@ impl Processes {
 
 impl Kernel for Processes {
     fn random(&mut self) -> f64 {
-        crate::monitor::random()
+        crate::exec::monitor::random()
     }
 
     fn spawn(

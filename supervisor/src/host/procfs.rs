@@ -8,7 +8,7 @@ use std::time::Duration;
 ///
 /// # Errors
 /// When /proc is not mounted.
-pub fn boot_id() -> io::Result<String> {
+pub(crate) fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
@@ -22,13 +22,13 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
 
 /// The short name of a process.
 #[must_use]
-pub fn name(pid: u32) -> Option<String> {
+pub(crate) fn name(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
 /// Milliseconds since boot.
 #[must_use]
-pub fn uptime_ms() -> Option<u64> {
+pub(crate) fn uptime_ms() -> Option<u64> {
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let seconds: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
     u64::try_from(Duration::try_from_secs_f64(seconds).ok()?.as_millis()).ok()
@@ -36,7 +36,7 @@ pub fn uptime_ms() -> Option<u64> {
 
 /// For how long a process that started at `ticks` has run.
 #[must_use]
-pub fn age(ticks: u64) -> Option<Duration> {
+pub(crate) fn age(ticks: u64) -> Option<Duration> {
     let uptime = fs::read_to_string("/proc/uptime").ok()?;
     let now: f64 = uptime.split_ascii_whitespace().next()?.parse().ok()?;
     let per_second = nix::unistd::sysconf(nix::unistd::SysconfVar::CLK_TCK).ok()??;

@@ -11,7 +11,7 @@ use cluster::{Port, UnitId};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::owner::{self, Owner};
+use crate::host::owner::{self, Owner};
 
 /// Why a port cannot be served here.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +78,12 @@ fn owner_text(owner: Option<&Owner>, port: u16) -> String {
 
 /// The addresses of this machine.
 #[derive(Clone, Debug)]
-pub struct LocalAddresses(Vec<IpAddr>);
+pub(crate) struct LocalAddresses(Vec<IpAddr>);
 
 impl LocalAddresses {
     /// Of all interfaces now.
     #[must_use]
-    pub fn read() -> Self {
+    pub(crate) fn read() -> Self {
         let interfaces = nix::ifaddrs::getifaddrs().map(Iterator::collect::<Vec<_>>).unwrap_or_default();
         let addresses = interfaces.into_iter().filter_map(|interface| {
             let address = interface.address?;
@@ -95,7 +95,7 @@ impl LocalAddresses {
 
     /// All of 127/8, ::1, and what an interface has.
     #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
+    pub(crate) fn contains(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         address.is_loopback() || self.0.contains(&address)
     }
@@ -104,7 +104,7 @@ impl LocalAddresses {
     ///
     /// # Errors
     /// [`ListenError::NotLocal`].
-    pub fn check(&self, port: &Port) -> Result<(), ListenError> {
+    pub(crate) fn check(&self, port: &Port) -> Result<(), ListenError> {
         // Bound to all addresses, only `host` tells which machine is meant.
         let address = port.source_address();
         if self.contains(address) {
@@ -125,7 +125,7 @@ impl LocalAddresses {
 ///
 /// # Errors
 /// One for each port that cannot be bound.
-pub fn bind_all<'a>(
+pub(crate) fn bind_all<'a>(
     ports: impl IntoIterator<Item = &'a Port>,
 ) -> Result<BTreeMap<UnitId, OwnedFd>, Vec<ListenError>> {
     let (mut bound, mut errors) = (BTreeMap::new(), Vec::new());
@@ -144,7 +144,7 @@ pub fn bind_all<'a>(
 ///
 /// # Errors
 /// When it cannot be bound.
-pub fn bind(port: &Port) -> Result<OwnedFd, ListenError> {
+pub(crate) fn bind(port: &Port) -> Result<OwnedFd, ListenError> {
     let (unit, address) = (port.id(), port.listen_addr());
     try_bind(address, backlog()).map_err(|error| match error {
         Errno::ADDRINUSE => ListenError::Taken { unit, address, owner: owner::listening_on(address) },
@@ -178,7 +178,7 @@ fn backlog() -> i32 {
 
 /// Whether `listener` is the one of `port`, and not of some earlier cluster file.
 #[must_use]
-pub fn is_bound_to(listener: &OwnedFd, port: &Port) -> bool {
+pub(crate) fn is_bound_to(listener: &OwnedFd, port: &Port) -> bool {
     rustix::net::getsockname(listener)
         .ok()
         .and_then(|address| SocketAddr::try_from(address).ok())

@@ -13,18 +13,18 @@ use cluster::UnitId;
 use control::{AskError, Connection, Request, VERSION, fds};
 use tokio::task::JoinSet;
 
-use crate::dirs::ClusterDirs;
-use crate::files::StateError;
-use crate::process::Process;
-use crate::procfs;
-use crate::record::{AliveLock, Identity, UnitFiles};
+use crate::exec::process::Process;
+use crate::exec::record::{AliveLock, Identity, UnitFiles};
+use crate::host::dirs::ClusterDirs;
+use crate::host::files::StateError;
+use crate::host::procfs;
 
 /// How long a process may take to say who it is, and to lend its listener.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 /// What was found of a unit.
 #[derive(Debug)]
-pub enum Found {
+pub(crate) enum Found {
     /// No process. What was on record is forgotten.
     Nothing,
     /// Its process, proved.
@@ -121,7 +121,7 @@ fn judge(unit: &UnitId, evidence: &Evidence) -> Verdict {
 ///
 /// # Errors
 /// When the state directory cannot be used.
-pub async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Found, StateError> {
+pub(crate) async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Found, StateError> {
     if !files.alive_lock().exists() {
         files.forget();
         return Ok(Found::Nothing);

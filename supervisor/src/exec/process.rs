@@ -17,9 +17,9 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::exec::record::Identity;
+use crate::host::procfs;
 use crate::machine::exit::Exit;
-use crate::procfs;
-use crate::record::Identity;
 
 /// The path of this program, to start others of the same build.
 ///
@@ -36,33 +36,33 @@ pub fn own_binary() -> io::Result<PathBuf> {
 
 /// What a new process is given.
 #[derive(Debug)]
-pub struct Given<'a> {
+pub(crate) struct Given<'a> {
     /// `worker` or `encoder`.
-    pub subcommand: &'a str,
+    pub(crate) subcommand: &'a str,
     /// Its config file.
-    pub config: &'a Path,
+    pub(crate) config: &'a Path,
     /// Descriptors 1 and 2.
-    pub log: File,
+    pub(crate) log: File,
     /// All its other descriptors.
-    pub lent: Lent,
+    pub(crate) lent: Lent,
     /// It must be able to open this many.
-    pub descriptors: u64,
+    pub(crate) descriptors: u64,
 }
 
 /// Why there is no process.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot start {}: {source}", .binary.display())]
-pub struct SpawnError {
+pub(crate) struct SpawnError {
     /// What was to be run.
-    pub binary: PathBuf,
+    pub(crate) binary: PathBuf,
     /// What the system said.
-    pub source: io::Error,
+    pub(crate) source: io::Error,
 }
 
 impl SpawnError {
     /// Whether trying again cannot help.
     #[must_use]
-    pub fn is_fatal(&self) -> bool {
+    pub(crate) fn is_fatal(&self) -> bool {
         // EPERM is of setrlimit, not of exec.
         matches!(
             self.source.raw_os_error().map(Errno::from_raw_os_error),
@@ -93,7 +93,7 @@ pub fn keep_descriptors_to_self() -> io::Result<()> {
 
 /// Starts processes of one binary.
 #[derive(Debug)]
-pub struct Spawner {
+pub(crate) struct Spawner {
     binary: PathBuf,
     /// As this process was given it; its own is raised.
     soft_limit: Option<u64>,
@@ -104,7 +104,7 @@ impl Spawner {
     ///
     /// # Errors
     /// When descriptors run out, /proc is not mounted, or the kernel has no pidfd.
-    pub fn new(binary: PathBuf) -> io::Result<Self> {
+    pub(crate) fn new(binary: PathBuf) -> io::Result<Self> {
         keep_descriptors_to_self()?;
         // Without it no process could be watched; better known before one is started.
         rustix::process::pidfd_open(rustix::process::getpid(), PidfdFlags::empty())
@@ -119,7 +119,7 @@ impl Spawner {
     ///
     /// # Errors
     /// When there is no process afterwards.
-    pub fn spawn(&self, given: Given<'_>) -> Result<Process, SpawnError> {
+    pub(crate) fn spawn(&self, given: Given<'_>) -> Result<Process, SpawnError> {
         let fail = |source| SpawnError { binary: self.binary.clone(), source };
         let limit = fd_limit_for(self.soft_limit, given.descriptors);
         let mut command = Command::new(&self.binary);
@@ -159,7 +159,7 @@ fn fd_limit_for(soft: Option<u64>, needed: u64) -> Rlimit {
 
 /// A process, held by its pidfd: signals reach it or nobody.
 #[derive(Debug)]
-pub struct Process {
+pub(crate) struct Process {
     identity: Identity,
     pidfd: AsyncFd<OwnedFd>,
     child: bool,
@@ -171,7 +171,7 @@ impl Process {
     ///
     /// # Errors
     /// When there is no such process.
-    pub fn adopt(pid: u32) -> io::Result<Self> {
+    pub(crate) fn adopt(pid: u32) -> io::Result<Self> {
         Self::open(pid, false)
     }
 
@@ -190,7 +190,7 @@ impl Process {
 
     /// Who it is.
     #[must_use]
-    pub fn identity(&self) -> Identity {
+    pub(crate) fn identity(&self) -> Identity {
         self.identity
     }
 
@@ -212,12 +212,12 @@ impl Process {
     }
 
     /// Asks it to end.
-    pub fn terminate(&self) {
+    pub(crate) fn terminate(&self) {
         self.signal(Signal::TERM);
     }
 
     /// Ends it.
-    pub fn kill(&self) {
+    pub(crate) fn kill(&self) {
         self.signal(Signal::KILL);
     }
 
@@ -232,7 +232,7 @@ impl Process {
     ///
     /// # Errors
     /// As of pidfd_getfd(2).
-    pub fn duplicate_fd(&self, number: RawFd) -> io::Result<OwnedFd> {
+    pub(crate) fn duplicate_fd(&self, number: RawFd) -> io::Result<OwnedFd> {
         Ok(rustix::process::pidfd_getfd(self.pidfd.get_ref(), number, PidfdGetfdFlags::empty())?)
     }
 
@@ -240,7 +240,7 @@ impl Process {
     ///
     /// # Errors
     /// When its hard limit is lower and this user may not raise it.
-    pub fn raise_fd_limit(&self, needed: u64) -> io::Result<()> {
+    pub(crate) fn raise_fd_limit(&self, needed: u64) -> io::Result<()> {
         let pid = i32::try_from(self.identity.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
         let before = rustix::process::prlimit(Some(pid), Resource::Nofile, fd_limit_for(Some(0), needed))?;
         if before.current.is_none_or(|soft| soft > needed) {

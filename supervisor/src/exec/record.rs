@@ -10,37 +10,37 @@ use cluster::UnitId;
 use rustix::fs::FlockOperation;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{StateError, hex, write_for_this_boot};
+use crate::host::files::{StateError, hex, write_for_this_boot};
 
 /// The schema of record.json.
-pub const SCHEMA: &str = "srsctl/unit/v1";
+pub(crate) const SCHEMA: &str = "srsctl/unit/v1";
 
 /// record.json: what is known of the process that was started last. Without it, or until it is there, the token in
 /// alive.lock is the proof.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Record {
+pub(crate) struct Record {
     /// [`SCHEMA`].
-    pub schema: String,
+    pub(crate) schema: String,
     /// Whose process.
-    pub unit: UnitId,
+    pub(crate) unit: UnitId,
     /// 128 bits in hex, new for each process; also the text of alive.lock.
-    pub token: String,
+    pub(crate) token: String,
     /// The boot in which it was started.
-    pub boot_id: String,
+    pub(crate) boot_id: String,
     /// The process.
-    pub process: Identity,
+    pub(crate) process: Identity,
     /// The number of its RTMP listener; none of an encoder.
     #[serde(default)]
-    pub listener_fd: Option<RawFd>,
+    pub(crate) listener_fd: Option<RawFd>,
 }
 
 /// A pid, and what makes it one process for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub(crate) struct Identity {
     /// Process id.
-    pub pid: u32,
-    /// See [`crate::procfs::start_ticks`].
-    pub start_ticks: u64,
+    pub(crate) pid: u32,
+    /// See [`crate::host::procfs::start_ticks`].
+    pub(crate) start_ticks: u64,
 }
 
 /// The run files of one unit.
@@ -80,7 +80,7 @@ impl UnitFiles {
 
     /// The control socket.
     #[must_use]
-    pub fn control(&self) -> PathBuf {
+    pub(crate) fn control(&self) -> PathBuf {
         self.dir.join("ctl.sock")
     }
 
@@ -121,7 +121,7 @@ impl UnitFiles {
     ///
     /// # Errors
     /// When that cannot be written; then nothing may be spawned.
-    pub fn begin(&self, lock: &File) -> Result<String, StateError> {
+    pub(crate) fn begin(&self, lock: &File) -> Result<String, StateError> {
         let fail = |source| StateError { what: "cannot write", path: self.alive_lock(), source };
         let mut token = [0; 16];
         getrandom::fill(&mut token).map_err(|error| fail(io::Error::other(error.to_string())))?;
@@ -138,7 +138,7 @@ impl UnitFiles {
     ///
     /// # Errors
     /// When it cannot be written; then there is none, unless there was one before.
-    pub fn write(&self, record: &Record) -> Result<(), StateError> {
+    pub(crate) fn write(&self, record: &Record) -> Result<(), StateError> {
         let mut text = serde_json::to_vec_pretty(record).unwrap_or_default();
         text.push(b'\n');
         write_for_this_boot(&self.record(), &text)
@@ -147,26 +147,26 @@ impl UnitFiles {
     /// Reads record.json. A record that is missing, broken, of a newer schema or of another unit is none: then the
     /// token in alive.lock is all that is known.
     #[must_use]
-    pub fn read(&self, unit: &UnitId) -> Option<Record> {
+    pub(crate) fn read(&self, unit: &UnitId) -> Option<Record> {
         let record: Record = serde_json::from_slice(&read_bounded(&self.record())?).ok()?;
         (record.schema == SCHEMA && record.unit == *unit).then_some(record)
     }
 
     /// The token in alive.lock, if it is one.
     #[must_use]
-    pub fn lock_token(&self) -> Option<String> {
+    pub(crate) fn lock_token(&self) -> Option<String> {
         let text = String::from_utf8(read_bounded(&self.alive_lock())?).ok()?;
         (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
     }
 
     /// Forgets the process.
-    pub fn forget(&self) {
+    pub(crate) fn forget(&self) {
         let _ = fs::remove_file(self.record());
         let _ = fs::remove_file(self.control());
     }
 
     /// Forgets the unit.
-    pub fn remove(&self) {
+    pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(&self.dir);
     }
 }

@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use cluster::UnitId;
 use rustix::fs::FlockOperation;
 
-use crate::files::{StateError, hex, write_atomic, write_synced};
+use crate::host::files::{StateError, hex, write_atomic, write_synced};
 
 /// What must be free in the state directory, bytes.
 const ROOM: usize = 1 << 20;
@@ -127,7 +127,7 @@ impl ClusterDirs {
 
     /// The socket of the control API.
     #[must_use]
-    pub fn agent_socket(&self) -> PathBuf {
+    pub(crate) fn agent_socket(&self) -> PathBuf {
         self.run.join("agent.sock")
     }
 
@@ -138,7 +138,7 @@ impl ClusterDirs {
 
     /// The run files of all units.
     #[must_use]
-    pub fn units(&self) -> PathBuf {
+    pub(crate) fn units(&self) -> PathBuf {
         self.run.join("units")
     }
 
@@ -183,7 +183,7 @@ impl ClusterDirs {
 
     /// The supervisor's process id, as it wrote it; to be shown, not to be signalled.
     #[must_use]
-    pub fn supervisor_pid(&self) -> Option<u32> {
+    pub(crate) fn supervisor_pid(&self) -> Option<u32> {
         fs::read_to_string(self.run.join("lock")).ok()?.trim().parse().ok()
     }
 
@@ -241,7 +241,7 @@ impl ClusterDirs {
     ///
     /// # Errors
     /// When it can be neither read nor written.
-    pub fn ensure_secret(&self) -> Result<PathBuf, StateError> {
+    pub(crate) fn ensure_secret(&self) -> Result<PathBuf, StateError> {
         let path = self.secret();
         if fs::metadata(&path).is_ok_and(|found| found.len() >= 64) {
             // Whoever loosened it did not mean to: running workers have it.
@@ -267,7 +267,7 @@ impl ClusterDirs {
     ///
     /// # Errors
     /// When something cannot be removed.
-    pub fn remove_run(&self) -> Result<(), StateError> {
+    pub(crate) fn remove_run(&self) -> Result<(), StateError> {
         remove_tree(&self.units())?;
         let lock = self.run.join("lock");
         let others = fs::read_dir(&self.run).into_iter().flatten().flatten().map(|entry| entry.path());
@@ -372,7 +372,7 @@ impl Drop for Created {
 
 /// The cluster's lock, held until dropped.
 #[derive(Debug)]
-pub struct Lock(#[expect(dead_code, reason = "held, never read")] File);
+pub(crate) struct Lock(#[expect(dead_code, reason = "held, never read")] File);
 
 impl ClusterDirs {
     /// Takes the cluster's lock. Its directory must exist.
@@ -381,7 +381,7 @@ impl ClusterDirs {
     ///
     /// # Errors
     /// When the lock file cannot be used.
-    pub fn lock(&self) -> Result<Option<Lock>, StateError> {
+    pub(crate) fn lock(&self) -> Result<Option<Lock>, StateError> {
         let path = self.run.join("lock");
         let fail = |source| StateError { what: "cannot lock", path: path.clone(), source };
         // `is_supervised` of another command may hold it for some microseconds.

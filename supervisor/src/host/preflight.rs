@@ -10,7 +10,7 @@ use rtmp::flv::Reader;
 use rtmp::message_type;
 use rustix::process::Resource;
 
-use crate::listeners::{ListenError, LocalAddresses};
+use crate::exec::listeners::{ListenError, LocalAddresses};
 
 /// One reason why a cluster cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -44,7 +44,7 @@ pub enum Problem {
     },
     /// The state directory.
     #[error(transparent)]
-    State(#[from] crate::files::StateError),
+    State(#[from] crate::host::files::StateError),
 }
 
 /// Checks all of `cluster` that can be checked without a trace.
@@ -62,7 +62,7 @@ pub fn check(cluster: &Cluster, specs: &[WorkerSpec]) -> Vec<Problem> {
 
 /// The ports of `cluster` that are not on this machine.
 #[must_use]
-pub fn hosts(cluster: &Cluster) -> Vec<Problem> {
+pub(crate) fn hosts(cluster: &Cluster) -> Vec<Problem> {
     let here = LocalAddresses::read();
     cluster.ports().filter_map(|port| here.check(port).err()).map(Problem::from).collect()
 }

@@ -1,0 +1,9 @@
+//! Processes of this machine: started with what they are lent, watched, found again, stopped.
+
+pub(crate) mod adopt;
+pub(crate) mod listeners;
+pub(crate) mod monitor;
+pub mod orphans;
+pub(crate) mod process;
+pub(crate) mod processes;
+pub(crate) mod record;

@@ -1,0 +1,8 @@
+//! What this machine gives: directories, files and logs, and what it tells before anything is touched.
+
+pub(crate) mod dirs;
+pub(crate) mod files;
+pub(crate) mod logs;
+pub(crate) mod owner;
+pub mod preflight;
+pub(crate) mod procfs;
