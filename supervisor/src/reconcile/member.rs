@@ -88,6 +88,11 @@ impl Member {
         self.report.as_ref().filter(|report| now.saturating_duration_since(report.at) < FRESH)
     }
 
+    /// Whether an end stops it: `all`, or only those whose process no earlier supervisor started.
+    pub(crate) fn is_stopped(&self, all: bool) -> bool {
+        all || self.live.is_none_or(|live| !live.adopted)
+    }
+
     /// That the process is not touched, and why, if so.
     pub(crate) fn left_alone(&self) -> Option<String> {
         match self.machine.state() {

@@ -42,7 +42,7 @@ pub(crate) struct Reconciler {
     before: Option<Box<InForce>>,
     pub(super) members: Vec<Member>,
     pub(super) started: Instant,
-    queue: Queue,
+    pub(super) queue: Queue,
     /// What the queue says to run; what is answered at once has none.
     job: Option<Job>,
     /// Clients that wait for a status in which all is new, and since when.
@@ -271,11 +271,15 @@ impl Reconciler {
                     kernel.forget(id);
                 }
                 self.feed(index, event, now, kernel);
-                if has_ended
-                    && let Some((_, how)) =
-                        self.members.get(index).and_then(|member| member.machine.last_end())
-                {
-                    tracing::info!(unit = %id, %how, "ended");
+                if has_ended {
+                    let ended = self.members.get(index).and_then(|member| member.machine.last_end());
+                    if let Some((_, how)) = ended {
+                        tracing::info!(unit = %id, %how, "ended");
+                    }
+                    if self.queue.runs() == Some(Runs::End) {
+                        // Also one that was to be left: nothing is started any more.
+                        self.feed(index, Event::Want(Wanted::Down), now, kernel);
+                    }
                 }
             }
             What::NotReady(why) => member.not_ready = Some(why),
@@ -314,7 +318,7 @@ impl Reconciler {
                 };
                 self.job = Some(Job { errors, ..Job::new(Some(client), steps) });
             }
-            (Ok(_), Command::Down) => self.begin_end(Some(client), true, kernel),
+            (Ok(_), Command::Down) => self.begin_end(Some(client), true, now, kernel),
         }
     }
 
@@ -328,7 +332,7 @@ impl Reconciler {
                 self.end = Some(End::Left(left));
             }
             // A start that is interrupted leaves what was found running as it was.
-            (Ok(Accepted::End), _) => self.begin_end(None, self.is_started, kernel),
+            (Ok(Accepted::End), _) => self.begin_end(None, self.is_started, now, kernel),
             (Ok(Accepted::Hurry), _) => {
                 for index in 0..self.members.len() {
                     let state = self.members.get(index).map(|member| member.machine.state());
@@ -342,9 +346,18 @@ impl Reconciler {
     }
 
     /// Breaks off what runs, and begins to stop all processes, or only those that this supervisor started.
-    fn begin_end(&mut self, client: Option<Client>, all: bool, kernel: &mut impl Kernel) {
+    fn begin_end(&mut self, client: Option<Client>, all: bool, now: Instant, kernel: &mut impl Kernel) {
         use cluster::Role::{Edge, Encoder, Origin};
         self.break_off(kernel);
+        for index in 0..self.members.len() {
+            let Some(member) = self.members.get(index).filter(|member| member.is_stopped(all)) else {
+                continue;
+            };
+            // What waits for its restart, or is being restarted, does not come back before its turn to stop.
+            if !matches!(member.machine.state(), State::Starting { .. } | State::Running { .. }) {
+                self.feed(index, Event::Want(Wanted::Down), now, kernel);
+            }
+        }
         let back = self.before.take().filter(|_| !all).map(Step::GoBack);
         let stops = [Encoder, Edge, Origin].map(|role| Step::Stop(StopRole { role, all, begun: None }));
         self.job = Some(Job::new(client, back.into_iter().chain(stops).chain([Step::Clear { all }])));
@@ -359,19 +372,18 @@ impl Reconciler {
     fn handle_deadlines(&mut self, now: Instant, kernel: &mut impl Kernel) {
         for index in 0..self.members.len() {
             let Some(member) = self.members.get(index) else { return };
-            if member.machine.deadline().is_none_or(|deadline| deadline > now) {
-                continue;
-            }
             let restarts = matches!(member.machine.state(), State::Backoff { .. });
-            if restarts && self.spacing.earliest(now) > now {
-                continue;
+            if !restarts && member.machine.deadline().is_some_and(|deadline| deadline <= now) {
+                self.feed(index, Event::Deadline, now, kernel);
             }
+        }
+        if self.spacing.earliest(now) <= now
+            && let Some(index) = self.next_restart(now)
+        {
             self.feed(index, Event::Deadline, now, kernel);
-            if restarts {
-                // Counted from the fork: what comes before it waits for the disk.
-                let live = self.members.get(index).and_then(|member| member.live);
-                self.spacing.handle_restart(live.map_or(now, |live| live.started));
-            }
+            // Counted from the fork: what comes before it waits for the disk.
+            let live = self.members.get(index).and_then(|member| member.live);
+            self.spacing.handle_restart(live.map_or(now, |live| live.started));
         }
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
@@ -384,6 +396,16 @@ impl Reconciler {
                 }
             }
         }
+    }
+
+    /// Of the units whose wait is over the one that has waited longest: one that dies at once must not keep another back.
+    fn next_restart(&self, now: Instant) -> Option<usize> {
+        let due =
+            self.members.iter().enumerate().filter_map(|(index, member)| match member.machine.state() {
+                State::Backoff { until } if *until <= now => Some((*until, index)),
+                _ => None,
+            });
+        due.min().map(|(_, index)| index)
     }
 
     /// Takes the steps of the running command as far as they go.

@@ -52,7 +52,7 @@ impl Reconciler {
                     continue;
                 }
                 State::Unknown { why } => why.as_str(),
-                _ if !is_stopped(member, all) => {
+                _ if !member.is_stopped(all) => {
                     is_empty = false;
                     continue;
                 }
@@ -76,9 +76,4 @@ impl Reconciler {
             Err(why) => Turn::Failed(why),
         }
     }
-}
-
-/// Whether an end stops a unit: `all`, or only those whose process no earlier supervisor started.
-fn is_stopped(member: &Member, all: bool) -> bool {
-    all || member.live.is_none_or(|live| !live.adopted)
 }
