@@ -10,6 +10,8 @@ mod queue;
 mod reconciler;
 mod restart;
 pub(crate) mod run;
+#[cfg(test)]
+mod simulation;
 mod start;
 pub(crate) mod startup;
 mod steps;

@@ -66,6 +66,12 @@ impl Unit {
         &self.state
     }
 
+    /// What its owner wants.
+    #[cfg(test)]
+    pub(crate) fn wanted(&self) -> Wanted {
+        self.wanted
+    }
+
     /// Where the unit stands, in the words of `status`.
     pub(crate) fn status(&self) -> UnitState {
         match &self.state {

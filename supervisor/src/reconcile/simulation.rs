@@ -1,0 +1,455 @@
+//! Thousands of histories of a supervisor, each from a seed: processes that do not start, die, freeze and do not hear,
+//! commands and signals at any time, supervisors that are killed and followed by another. The reconciler is the real
+//! one, the kernel is `fake::Fake`. After each step it is checked that
+//!
+//! * a unit that is wanted has exactly one process, or a reason, and a moment when it is tried again;
+//! * no unit has two processes, and nothing is signalled that is not proved to be ours (in the fake);
+//! * siblings are not restarted together, on their own or on request, and stop in order;
+//! * a refusal changed nothing, and what is asked gets exactly one answer.
+//!
+//! `SRSCTL_SEEDS=100000` runs more of them, `SRSCTL_SEED=N` begins at N; a single seed (`SRSCTL_SEEDS=1`) is told step by
+//! step.
+
+mod fake;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cluster::{Role, UnitId};
+
+use super::kernel::{Client, Command, CommandError, InForce, Input};
+use super::queue::Runs;
+use super::reconciler::{End, Reconciler};
+use super::startup::StartupEvent;
+use crate::api::{Apply, Restart};
+use crate::host::dirs::{ClusterDirs, StateRoots};
+use crate::machine::backoff::{LONGEST, Spacing};
+use crate::machine::exit::Exit;
+use crate::machine::state::{State, Wanted};
+use fake::{Fake, parse};
+
+/// Histories of an ordinary test run: a few seconds.
+const SEEDS: u64 = 2000;
+/// How long things go wrong in one history.
+const STORMY: Duration = Duration::from_secs(120);
+/// After so long without trouble all is well, and everybody has an answer: two commands at their limits.
+const CALM: Duration = Duration::from_secs(400);
+/// The last `down` takes no longer.
+const DOWN: Duration = Duration::from_secs(100);
+/// All steps of a stop: what does not end by then does not hold up the next role.
+const STOP_LIMIT: Duration = Duration::from_secs(20);
+
+#[test]
+fn a_wanted_unit_has_exactly_one_process_or_a_reason_through_thousands_of_histories() {
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().unwrap());
+    let (first, count) = (number("SRSCTL_SEED").unwrap_or(0), number("SRSCTL_SEEDS").unwrap_or(SEEDS));
+    for seed in first..first + count {
+        let told = std::panic::catch_unwind(|| History::run(seed, count == 1));
+        assert!(told.is_ok(), "seed {seed}; see it step by step: SRSCTL_SEED={seed} SRSCTL_SEEDS=1");
+    }
+}
+
+/// What one supervisor is watched by.
+struct History {
+    fake: Fake,
+    dirs: ClusterDirs,
+    supervisor: Option<Reconciler>,
+    last_client: Client,
+    /// Of this supervisor: automatic restarts counted of each unit, and the newest.
+    restarts: BTreeMap<UnitId, u32>,
+    last_restart: Option<Instant>,
+    /// When it began to end.
+    end_began: Option<Instant>,
+    /// What it has told of its start.
+    ready: BTreeSet<UnitId>,
+    is_complete: bool,
+    /// What was there when a change was asked for.
+    asked: BTreeMap<Client, (Vec<UnitId>, String)>,
+}
+
+impl History {
+    fn run(seed: u64, trace: bool) {
+        let roots = StateRoots::resolve(Some(Path::new("/nowhere"))).unwrap();
+        let mut it = Self {
+            fake: Fake::new(seed, Instant::now(), trace),
+            dirs: roots.cluster("live"),
+            supervisor: None,
+            last_client: 0,
+            restarts: BTreeMap::new(),
+            last_restart: None,
+            end_began: None,
+            ready: BTreeSet::new(),
+            is_complete: false,
+            asked: BTreeMap::new(),
+        };
+        let edges = 1 + it.fake.random.below(4);
+        let text: Vec<String> = (0..edges).map(|edge| (1935 + edge).to_string()).collect();
+        it.start(&text.join(","));
+        let end = it.fake.now + STORMY;
+        while it.fake.now < end {
+            let wait = it.fake.random.ms(1, 12_000);
+            it.pass(wait);
+            it.disturb();
+        }
+        it.be_calm();
+    }
+
+    /// Lets so much time pass.
+    fn pass(&mut self, wait: Duration) {
+        let end = self.fake.now + wait;
+        loop {
+            let due = self.supervisor.as_ref().map(Reconciler::next_due);
+            let next = due.into_iter().chain(self.fake.next_due()).min().filter(|next| *next <= end);
+            let Some(next) = next else { break };
+            self.fake.now = next.max(self.fake.now);
+            let input = self.fake.poll();
+            self.step(input.unwrap_or(Input::Time));
+        }
+        self.fake.now = end;
+    }
+
+    /// Has the supervisor, if there is one, take one thing in; and looks at what came of it.
+    fn step(&mut self, input: Input) {
+        let Some(mut supervisor) = self.supervisor.take() else { return };
+        self.fake.tell(|| format!("{input:?}").chars().take(200).collect());
+        let now = self.fake.now;
+        supervisor.handle(now, input, &mut self.fake);
+        self.look(&mut supervisor);
+        match supervisor.end() {
+            None => {
+                assert!(supervisor.next_due() > now, "it is due at once, again and again");
+                self.supervisor = Some(supervisor);
+            }
+            Some((end, is_started)) => self.ended(&supervisor, &end.clone(), is_started),
+        }
+    }
+
+    fn start(&mut self, text: &str) {
+        let found = self.fake.find_all();
+        let before = parse(&self.fake.in_force).ok().filter(|_| self.fake.in_force != text);
+        let before = before.map(|cluster| InForce {
+            path: "/before".into(),
+            text: self.fake.in_force.clone(),
+            cluster,
+        });
+        let files = (parse(text).unwrap(), PathBuf::from("/file"), self.dirs.clone());
+        text.clone_into(&mut self.fake.in_force);
+        self.fake.tell(|| format!("a supervisor starts with {text}, finds {found:?}"));
+        self.restarts.clear();
+        self.ready.clear();
+        (self.last_restart, self.end_began, self.is_complete) = (None, None, false);
+        let before = before.filter(|_| !found.is_empty());
+        let mut supervisor = Reconciler::start(self.fake.now, files, before, found, &mut self.fake);
+        self.look(&mut supervisor);
+        self.supervisor = Some(supervisor);
+    }
+
+    /// The file with which the next supervisor may start: it names all that runs.
+    fn next_file(&mut self) -> String {
+        let mut ports: BTreeSet<u16> =
+            parse(&self.fake.in_force).unwrap().edges.iter().map(|edge| edge.port).collect();
+        for process in self.fake.processes.values().filter(|process| process.exit.is_none()) {
+            if let Some(port) = process.unit.as_str().strip_prefix("edge-127.0.0.6-") {
+                ports.insert(port.parse().unwrap());
+            }
+        }
+        if !self.fake.calm && self.fake.random.percent(20) {
+            ports.insert(1935 + u16::try_from(self.fake.random.below(6)).unwrap());
+        }
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        ports.join(",")
+    }
+
+    /// One thing goes wrong, or is asked.
+    fn disturb(&mut self) {
+        if self.supervisor.is_none() {
+            let text = self.next_file();
+            self.start(&text);
+            return;
+        }
+        match self.fake.random.below(100) {
+            0..15 => self.with_process(|fake, pid| {
+                let exit =
+                    fake.random.pick(&[Exit::Signal(9), Exit::Signal(11), Exit::Code(78), Exit::Code(0)]);
+                fake.end(pid, exit);
+            }),
+            // All at once, by one cause.
+            15..18 => {
+                let all: Vec<u32> = self.fake.held.values().map(|(_, pid)| *pid).collect();
+                all.into_iter().for_each(|pid| self.fake.end(pid, Exit::Signal(9)));
+            }
+            18..25 => self.with_process(Fake::freeze),
+            25..35 => self.ask(Command::Status),
+            35..55 => self.apply(),
+            55..78 => {
+                let role = self.fake.random.pick(&[Role::Edge, Role::Edge, Role::Origin, Role::Encoder]);
+                let port = self.fake.random.percent(30).then_some(1936);
+                self.ask(Command::Restart(Restart { role, port, host: None }));
+            }
+            78..80 => self.ask(Command::Down),
+            80..82 => self.step(Input::Stop),
+            82..84 => self.step(Input::Leave),
+            84..90 => {
+                self.fake.tell(|| "the supervisor is killed".to_owned());
+                self.supervisor = None;
+                self.fake.lose_supervisor();
+                self.asked.clear();
+                // What lived on may die unseen, and a stranger may come.
+                self.with_living(20, |fake, pid| fake.end(pid, Exit::Signal(9)));
+                self.with_living(20, |fake, pid| {
+                    fake.end(pid, Exit::Signal(9));
+                    let unit = fake.processes[&pid].unit.clone();
+                    fake.add_stranger(&unit);
+                });
+                // The record of one is lost.
+                self.with_living(20, |fake, pid| fake.processes.get_mut(&pid).unwrap().proven = false);
+            }
+            // A stranger gets hold of the lock of a unit that has no process.
+            90..96 => {
+                let members = self.supervisor.iter().flat_map(|it| &it.members);
+                let units: Vec<UnitId> = members.map(|member| member.id.clone()).collect();
+                let place = usize::try_from(self.fake.random.below(units.len() as u64)).unwrap();
+                self.fake.add_stranger(&units[place]);
+            }
+            _ => self.ask(Command::Status),
+        }
+    }
+
+    fn with_process(&mut self, act: impl FnOnce(&mut Fake, u32)) {
+        let all: Vec<u32> = self.fake.held.values().map(|(_, pid)| *pid).collect();
+        if !all.is_empty() {
+            let pid = self.fake.random.pick(&all);
+            act(&mut self.fake, pid);
+        }
+    }
+
+    fn with_living(&mut self, percent: u64, act: impl FnOnce(&mut Fake, u32)) {
+        let living = self.fake.processes.iter().filter(|(_, process)| process.exit.is_none());
+        let living: Vec<u32> = living.map(|(pid, _)| *pid).collect();
+        if self.fake.random.percent(percent) && !living.is_empty() {
+            let pid = self.fake.random.pick(&living);
+            act(&mut self.fake, pid);
+        }
+    }
+
+    fn apply(&mut self) {
+        let mut text = self.fake.in_force.clone();
+        match self.fake.random.below(10) {
+            0 => text.push_str(",x"),
+            // An edge is taken out, or nothing changes.
+            1 => text = text.split(',').next().unwrap().to_owned(),
+            2 => {}
+            _ => {
+                let port = (1935 + self.fake.random.below(6)).to_string();
+                if !text.split(',').any(|it| it == port) {
+                    text = format!("{text},{port}");
+                }
+            }
+        }
+        self.ask(Command::Apply(Apply { path: "/file".into(), text }));
+    }
+
+    /// A client asks; a refusal must change nothing.
+    fn ask(&mut self, command: Command) {
+        self.step(Input::Time);
+        let Some(supervisor) = &self.supervisor else { return };
+        self.last_client += 1;
+        let client = self.last_client;
+        self.fake.owed.insert(client);
+        let units = supervisor.members.iter().map(|member| member.id.clone()).collect();
+        self.asked.insert(client, (units, format!("{:?}", supervisor.cluster)));
+        let picture = |it: &Reconciler| {
+            let members =
+                it.members.iter().map(|m| (m.id.clone(), m.machine.state().clone(), m.spec.clone()));
+            (members.collect::<Vec<_>>(), it.queue, format!("{:?}", it.cluster))
+        };
+        let (before, effects) = (picture(supervisor), self.fake.effects);
+        let by = Some(4711);
+        self.fake.answers.clear();
+        self.step(Input::Asked { client, by, command });
+        let answers = std::mem::take(&mut self.fake.answers);
+        let refused =
+            answers.iter().any(|(to, how)| *to == client && matches!(how, Err(CommandError::Busy(_))));
+        if refused {
+            assert_eq!(effects, self.fake.effects, "a refused command had an effect");
+            let after = self.supervisor.as_ref().map(picture).expect("a refused command ended it");
+            assert_eq!(before, after, "a refused command changed something");
+        }
+    }
+
+    /// Looks at all after one step.
+    fn look(&mut self, supervisor: &mut Reconciler) {
+        let now = self.fake.now;
+        let mut restarted = 0;
+        for member in &supervisor.members {
+            let (id, state) = (&member.id, member.machine.state());
+            let held = self.fake.held.get(id).copied();
+            assert_eq!(
+                member.live.map(|live| (live.instance, live.pid)),
+                held,
+                "{id}: another process is known"
+            );
+            let has_process = match state {
+                State::Starting { .. }
+                | State::Running { .. }
+                | State::Stopping { .. }
+                | State::Killing { .. } => true,
+                State::Stopped => {
+                    assert_eq!(member.machine.wanted(), Wanted::Down, "{id} is wanted and stopped");
+                    false
+                }
+                State::Backoff { until } => {
+                    assert!(*until <= now + LONGEST, "{id} is tried again too late");
+                    let turns = Spacing::GAP * u32::try_from(supervisor.members.len()).unwrap();
+                    assert!(now <= *until + turns, "{id} is not tried again");
+                    assert!(member.machine.last_end().is_some(), "{id} is backed off without a reason");
+                    false
+                }
+                State::Failed { why } | State::Unknown { why } => {
+                    assert!(!why.is_empty(), "{id} is left without a reason");
+                    false
+                }
+            };
+            assert_eq!(held.is_some(), has_process, "{id} is {state:?}");
+            if let (Some((_, pid)), Some(holder)) = (held, self.fake.holder(id)) {
+                assert_eq!(pid, holder, "{id} has another process");
+            }
+            let deadline = member.machine.deadline();
+            let waits = matches!(state, State::Backoff { .. });
+            assert!(waits || deadline.is_none_or(|deadline| deadline > now), "{id}: a deadline was missed");
+            let counted = member.machine.restarts();
+            restarted += u32::from(counted > self.restarts.insert(id.clone(), counted).unwrap_or(0));
+        }
+        for unit in self.fake.held.keys() {
+            assert!(supervisor.index(unit).is_some(), "{unit} has a process and is not supervised");
+        }
+        assert!(restarted <= 1, "siblings are restarted together");
+        if restarted == 1 {
+            let gap = self.last_restart.is_none_or(|last| now >= last + Spacing::GAP);
+            assert!(gap, "siblings are restarted within {:?}", Spacing::GAP);
+            self.last_restart = Some(now);
+        }
+        self.look_at_stops(supervisor);
+        self.look_at_answers(supervisor);
+        while let Some(event) = supervisor.poll_startup() {
+            match event {
+                StartupEvent::Ready { unit, .. } => {
+                    assert!(self.ready.insert(unit.clone()), "{unit} is told to be ready twice");
+                }
+                StartupEvent::Complete { ready, waiting } => {
+                    assert_eq!(ready + waiting, supervisor.members.len());
+                    assert!(!self.is_complete, "a start is complete twice");
+                    self.is_complete = true;
+                }
+                StartupEvent::Adopted { .. }
+                | StartupEvent::Unknown { .. }
+                | StartupEvent::Started { .. }
+                | StartupEvent::NotReady { .. } => {}
+            }
+        }
+    }
+
+    /// Encoder, then edges, then origin: nobody is stopped before what hangs on it, unless that does not end.
+    fn look_at_stops(&mut self, supervisor: &Reconciler) {
+        let place = |role| [Role::Encoder, Role::Edge, Role::Origin].iter().position(|it| *it == role);
+        if supervisor.queue.runs() == Some(Runs::End) {
+            self.end_began.get_or_insert(self.fake.now);
+        }
+        for unit in std::mem::take(&mut self.fake.stops) {
+            let Some(stopped) = supervisor.member(&unit) else { continue };
+            let Some(began) = self.end_began else { continue };
+            let patient = self.fake.now >= began + STOP_LIMIT;
+            if stopped.machine.wanted() == Wanted::Up {
+                continue;
+            }
+            for earlier in supervisor.members.iter().filter(|it| place(it.role()) < place(stopped.role())) {
+                let left = earlier.live.is_some_and(|live| live.adopted);
+                assert!(earlier.is_at_rest() || patient || left, "{unit} is stopped before {}", earlier.id);
+            }
+        }
+    }
+
+    fn look_at_answers(&mut self, supervisor: &Reconciler) {
+        for (client, outcome) in &self.fake.answers {
+            let Some((units, cluster)) = self.asked.remove(client) else { continue };
+            let Err(CommandError::Failed(why)) = outcome else { continue };
+            if why.contains("nothing was touched") {
+                let now: Vec<UnitId> = supervisor.members.iter().map(|member| member.id.clone()).collect();
+                assert_eq!(units, now, "{why}");
+                assert_eq!(cluster, format!("{:?}", supervisor.cluster), "{why}");
+            }
+        }
+        if supervisor.queue.runs().is_none() {
+            let targets = supervisor.cluster.targets();
+            for member in &supervisor.members {
+                if let (Role::Origin, cluster::ProcessSpec::Worker(spec)) = (member.role(), &member.spec) {
+                    assert_eq!(spec.forward, targets, "{} has other targets than the cluster", member.id);
+                }
+            }
+            assert_eq!(
+                parse(&self.fake.in_force).unwrap().edges,
+                supervisor.cluster.edges,
+                "another file is in force"
+            );
+        }
+    }
+
+    fn ended(&mut self, supervisor: &Reconciler, end: &End, is_started: bool) {
+        self.fake.tell(|| format!("the supervisor ends: {end:?}"));
+        assert!(self.fake.owed.is_empty(), "it ended and owes answers to {:?}", self.fake.owed);
+        let held = self.fake.held.len();
+        match end {
+            End::Left(left) => assert_eq!(*left, held, "more or fewer processes are left than was said"),
+            End::Stopped(Ok(())) => {
+                let ours =
+                    |it: &&super::member::Member| it.live.is_some_and(|live| is_started || !live.adopted);
+                assert_eq!(supervisor.members.iter().filter(ours).count(), 0, "it said that all is stopped");
+            }
+            End::Stopped(Err(why)) => {
+                for unit in self.fake.held.keys() {
+                    assert!(
+                        !is_started || why.contains(unit.as_str()),
+                        "{unit} is left, and not told: {why}"
+                    );
+                }
+            }
+        }
+        self.fake.lose_supervisor();
+        self.asked.clear();
+    }
+
+    /// Nothing goes wrong any more: all is well after a while, and stops when it is told to.
+    fn be_calm(&mut self) {
+        self.fake.be_calm();
+        if self.supervisor.is_none() {
+            let text = self.next_file();
+            self.start(&text);
+        }
+        self.pass(CALM);
+        let Some(supervisor) = &self.supervisor else {
+            // It was told to end before.
+            return;
+        };
+        assert!(self.fake.owed.is_empty(), "{:?} wait for ever", self.fake.owed);
+        assert!(self.is_complete && supervisor.queue.runs().is_none(), "{:?}", supervisor.queue);
+        for member in &supervisor.members {
+            let serves = member.is_ready() && self.fake.holder(&member.id).is_some();
+            // Given up for good, until somebody asks: by its exit code, or for want of a binary.
+            let given_up = matches!(member.machine.state(), State::Failed { .. });
+            let unwanted = member.machine.wanted() == Wanted::Down;
+            assert!(
+                serves || given_up || unwanted,
+                "{} is {:?} in the end",
+                member.id,
+                member.machine.state()
+            );
+        }
+        self.ask(Command::Down);
+        self.pass(DOWN);
+        assert!(self.supervisor.is_none(), "it does not end");
+        let living = self.fake.processes.iter().filter(|(_, process)| process.exit.is_none());
+        let living: Vec<_> = living.filter(|(_, process)| process.proven).collect();
+        assert!(living.is_empty(), "left alive: {living:?}");
+    }
+}

@@ -1,0 +1,578 @@
+//! The kernel of the simulation: processes that start late or never, die, freeze and do not hear, in the order that a
+//! seed gives. It refuses, loudly, what the real one could not do or must not be asked.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cluster::stats::ProcessStats;
+use cluster::status::Status;
+use cluster::{Cluster, Host, Port, ProcessSpec, Role, UnitId, WorkerOptions, WorkerSpec};
+
+use crate::api::Apply;
+use crate::machine::exit::Exit;
+use crate::machine::state::Event;
+use crate::reconcile::kernel::{
+    Answer, Client, CommandError, Input, Instance, Kernel, Look, Report, Ticket, Unplayed, What,
+};
+
+const MS: Duration = Duration::from_millis(1);
+
+/// Chance from a seed (splitmix64, Steele et al. 2014).
+pub(super) struct Random(pub(super) u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In 0..`bound`.
+    pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+
+    pub(super) fn percent(&mut self, chance: u64) -> bool {
+        self.below(100) < chance
+    }
+
+    /// In `from`..`to` milliseconds.
+    pub(super) fn ms(&mut self, from: u64, to: u64) -> Duration {
+        MS * u32::try_from(from + self.below(to - from)).unwrap()
+    }
+
+    pub(super) fn pick<T: Copy>(&mut self, from: &[T]) -> T {
+        from[usize::try_from(self.below(from.len() as u64)).unwrap()]
+    }
+}
+
+/// What a process heeds when it is to end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Manners {
+    Asked,
+    Terminated,
+    Killed,
+    /// Sleeps in the kernel through so many SIGKILLs.
+    KilledAfter(u32),
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Process {
+    pub(super) unit: UnitId,
+    /// It has ended, and how.
+    pub(super) exit: Option<Exit>,
+    /// It can be proved to be the cluster's.
+    pub(super) proven: bool,
+    pub(super) frozen: bool,
+    ready: bool,
+    manners: Manners,
+    /// A child of the supervisor that runs.
+    child: bool,
+}
+
+/// What comes at its time. What is for a supervisor is lost with it.
+#[derive(Debug)]
+enum Due {
+    Dies(u32, Exit),
+    Freezes(u32),
+    GetsReady(u32),
+    /// To the supervisor of this number.
+    Tell(u64, Input),
+    /// A report of this process; and then again and again.
+    Report(u64, u32, bool),
+    /// Another look at a unit.
+    Look(u64, UnitId),
+}
+
+pub(super) struct Fake {
+    pub(super) start: Instant,
+    pub(super) now: Instant,
+    pub(super) random: Random,
+    /// Nothing goes wrong any more.
+    pub(super) calm: bool,
+    /// Tells one supervisor from the next.
+    supervisor: u64,
+    due: BTreeMap<(Instant, u64), Due>,
+    last: u64,
+    pub(super) processes: BTreeMap<u32, Process>,
+    /// Those that have not ended.
+    pub(super) living: BTreeSet<u32>,
+    /// The process that the supervisor holds for each unit.
+    pub(super) held: BTreeMap<UnitId, (Instance, u32)>,
+    found: BTreeMap<UnitId, u32>,
+    /// Clients that are owed an answer.
+    pub(super) owed: BTreeSet<Client>,
+    /// What was answered since the step began.
+    pub(super) answers: Vec<(Client, Result<(), CommandError>)>,
+    /// Whatever was done that is no answer, counted.
+    pub(super) effects: u64,
+    pub(super) in_force: String,
+    /// Units that were asked to stop since the step began.
+    pub(super) stops: Vec<UnitId>,
+    readied_at: BTreeMap<UnitId, Instant>,
+    restarts: BTreeMap<Client, Vec<(UnitId, Instant)>>,
+    pub(super) trace: bool,
+}
+
+impl Fake {
+    pub(super) fn new(seed: u64, now: Instant, trace: bool) -> Self {
+        Self {
+            start: now,
+            now,
+            random: Random(seed),
+            calm: false,
+            supervisor: 0,
+            due: BTreeMap::new(),
+            last: 0,
+            processes: BTreeMap::new(),
+            living: BTreeSet::new(),
+            held: BTreeMap::new(),
+            found: BTreeMap::new(),
+            owed: BTreeSet::new(),
+            answers: Vec::new(),
+            effects: 0,
+            in_force: String::new(),
+            stops: Vec::new(),
+            readied_at: BTreeMap::new(),
+            restarts: BTreeMap::new(),
+            trace,
+        }
+    }
+
+    /// Tells one who reproduces a failure what happens.
+    pub(super) fn tell(&self, what: impl FnOnce() -> String) {
+        if self.trace {
+            eprintln!("{:>9.3} {}", (self.now - self.start).as_secs_f64(), what());
+        }
+    }
+
+    fn after(&mut self, wait: Duration, due: Due) {
+        self.last += 1;
+        self.due.insert((self.now + wait, self.last), due);
+    }
+
+    fn tell_after(&mut self, wait: Duration, input: Input) {
+        self.after(wait, Due::Tell(self.supervisor, input));
+    }
+
+    fn event_after(&mut self, wait: Duration, pid: u32, event: Event) {
+        let Some(process) = self.processes.get(&pid) else { return };
+        if let Some((instance, _)) = self.held.get(&process.unit).filter(|(_, held)| *held == pid) {
+            let (unit, instance) = (process.unit.clone(), *instance);
+            self.tell_after(wait, Input::Process { unit, instance, what: What::Event(event) });
+        }
+    }
+
+    /// The moment of the next thing that happens by itself.
+    pub(super) fn next_due(&self) -> Option<Instant> {
+        self.due.keys().next().map(|(at, _)| *at)
+    }
+
+    /// Has the next thing happen, if it is due; gives what the supervisor learns of it.
+    pub(super) fn poll(&mut self) -> Option<Input> {
+        loop {
+            let entry = self.due.first_entry().filter(|entry| entry.key().0 <= self.now)?;
+            match entry.remove() {
+                Due::Tell(supervisor, input) if supervisor == self.supervisor => {
+                    if let Input::Process { unit, what: What::Event(Event::Ready), .. } = &input {
+                        self.readied_at.insert(unit.clone(), self.now);
+                    }
+                    return Some(input);
+                }
+                Due::Tell(..) => {}
+                Due::Dies(pid, exit) => self.end(pid, exit),
+                Due::Freezes(pid) => self.freeze(pid),
+                Due::GetsReady(pid) => self.get_ready(pid),
+                Due::Report(supervisor, pid, again) if supervisor == self.supervisor => {
+                    self.report(pid, again);
+                }
+                Due::Report(..) => {}
+                Due::Look(supervisor, unit) if supervisor == self.supervisor => {
+                    let look = self.look_at(&unit);
+                    return Some(Input::Looked { unit, look });
+                }
+                Due::Look(..) => {}
+            }
+        }
+    }
+
+    pub(super) fn alive(&self, pid: u32) -> bool {
+        self.processes.get(&pid).is_some_and(|process| process.exit.is_none())
+    }
+
+    /// The living process of a unit, which has its lock.
+    pub(super) fn holder(&self, unit: &UnitId) -> Option<u32> {
+        let mut living = self.living.iter().filter(|pid| self.processes[pid].unit == *unit);
+        let pid = living.next()?;
+        assert!(living.next().is_none(), "two processes of {unit}");
+        Some(*pid)
+    }
+
+    pub(super) fn end(&mut self, pid: u32, exit: Exit) {
+        let Some(process) = self.processes.get_mut(&pid).filter(|process| process.exit.is_none()) else {
+            return;
+        };
+        process.exit = Some(exit);
+        self.living.remove(&pid);
+        let told = if process.child { exit } else { Exit::Unobserved };
+        self.tell(|| format!("pid {pid} ends: {exit}"));
+        let wait = self.random.ms(0, 20);
+        self.event_after(wait, pid, Event::Exited(told));
+    }
+
+    pub(super) fn freeze(&mut self, pid: u32) {
+        if let Some(process) = self.processes.get_mut(&pid).filter(|process| process.exit.is_none()) {
+            process.frozen = true;
+            self.tell(|| format!("pid {pid} freezes"));
+            self.event_after(
+                5 * 1000 * MS,
+                pid,
+                Event::Frozen { why: "frozen: no heartbeat for 5 s".into() },
+            );
+        }
+    }
+
+    fn get_ready(&mut self, pid: u32) {
+        if let Some(process) = self.processes.get_mut(&pid).filter(|it| it.exit.is_none() && !it.frozen) {
+            process.ready = true;
+            self.event_after(MS, pid, Event::Ready);
+            self.after(self.random_wait(), Due::Report(self.supervisor, pid, true));
+        }
+    }
+
+    fn random_wait(&self) -> Duration {
+        // From the pid rather than from chance: a report is no decision.
+        MS * u32::try_from(self.last % 900).unwrap()
+    }
+
+    fn report(&mut self, pid: u32, again: bool) {
+        let Some(process) = self.processes.get(&pid).filter(|it| it.exit.is_none() && !it.frozen) else {
+            return;
+        };
+        let unit = process.unit.clone();
+        let Some((instance, _)) = self.held.get(&unit).filter(|(_, held)| *held == pid) else { return };
+        let instance = *instance;
+        let streams = vec![cluster::stats::StreamStats {
+            stream: "live/a".into(),
+            publishing: true,
+            last_frame_age_ms: Some(10),
+            keyframe_age_ms: Some(10),
+            ..Default::default()
+        }];
+        let report = Report { at: self.now, process: ProcessStats::default(), streams };
+        self.tell_after(Duration::ZERO, Input::Process { unit, instance, what: What::Report(report) });
+        if again {
+            self.after(MS * 10_000, Due::Report(self.supervisor, pid, true));
+        }
+    }
+
+    fn look_at(&mut self, unit: &UnitId) -> Look {
+        self.found.remove(unit);
+        let Some(pid) = self.holder(unit) else { return Look::Nothing };
+        let process = &self.processes[&pid];
+        if !process.proven {
+            return Look::Unknown { why: "it does not have the token".into() };
+        }
+        self.found.insert(unit.clone(), pid);
+        Look::Process { pid, silent: process.frozen, age: MS * 5000 }
+    }
+
+    /// From here on nothing goes wrong.
+    pub(super) fn be_calm(&mut self) {
+        self.calm = true;
+        let mut strangers = Vec::new();
+        for (pid, process) in &mut self.processes {
+            process.manners = Manners::Asked;
+            if !process.proven {
+                strangers.push(*pid);
+            }
+        }
+        strangers.into_iter().for_each(|pid| self.end(pid, Exit::Code(0)));
+    }
+
+    /// A supervisor is gone; its processes are not.
+    pub(super) fn lose_supervisor(&mut self) {
+        self.supervisor += 1;
+        self.held.clear();
+        self.found.clear();
+        self.owed.clear();
+        for process in self.processes.values_mut() {
+            process.child = false;
+        }
+    }
+
+    /// What a new supervisor finds.
+    pub(super) fn find_all(&mut self) -> BTreeMap<UnitId, Look> {
+        let units: BTreeSet<UnitId> = self.processes.values().map(|process| process.unit.clone()).collect();
+        let looks = units.into_iter().map(|unit| {
+            let look = self.look_at(&unit);
+            (unit, look)
+        });
+        looks.filter(|(_, look)| *look != Look::Nothing).collect()
+    }
+
+    /// A process that is not the cluster's gets hold of a unit's lock, or one of which the record is lost.
+    pub(super) fn add_stranger(&mut self, unit: &UnitId) {
+        if self.holder(unit).is_none() {
+            let pid = self.new_process(unit, Manners::Killed, false);
+            let stays = self.random.ms(100, 30_000);
+            self.after(stays, Due::Dies(pid, Exit::Code(0)));
+        }
+    }
+
+    fn new_process(&mut self, unit: &UnitId, manners: Manners, ours: bool) -> u32 {
+        let pid = 1000 + u32::try_from(self.processes.len()).unwrap();
+        let process = Process {
+            unit: unit.clone(),
+            exit: None,
+            proven: ours,
+            frozen: false,
+            ready: false,
+            manners,
+            child: ours,
+        };
+        self.processes.insert(pid, process);
+        self.living.insert(pid);
+        pid
+    }
+
+    /// The process that is held for a unit, which alone may be signalled.
+    fn held_process(&mut self, unit: &UnitId, what: &str) -> (u32, Process) {
+        self.effects += 1;
+        let Some((_, pid)) = self.held.get(unit).copied() else {
+            panic!("{what} for {unit}, which has no process")
+        };
+        let process = self.processes[&pid].clone();
+        assert!(process.proven, "{what} for pid {pid}, which is not proved to be {unit}");
+        (pid, process)
+    }
+
+    fn has_ended_after(&mut self, wait: Duration, pid: u32, exit: Exit) {
+        self.after(wait, Due::Dies(pid, exit));
+    }
+
+    fn answer_after(&mut self, wait: Duration, ticket: Ticket, answer: Answer) {
+        self.effects += 1;
+        self.tell_after(wait, Input::Answered { ticket, answer });
+    }
+}
+
+/// `1935,1936`: the edge ports, in place of a cluster file.
+pub(super) fn parse(text: &str) -> Result<Cluster, String> {
+    let port = |role, last: u8, number| {
+        let address = [127, 0, 0, last].into();
+        let host = Host { name: format!("127.0.0.{last}"), address };
+        Port { role, host, port: number, listen: address, options: WorkerOptions::default() }
+    };
+    let edges: Result<Vec<Port>, _> =
+        text.split(',').map(|number| number.parse().map(|number| port(Role::Edge, 6, number))).collect();
+    Ok(Cluster {
+        name: "live".into(),
+        origins: vec![port(Role::Origin, 5, 1935)],
+        edges: edges.map_err(|error| format!("{text}: {error}"))?,
+        encoder: Some(cluster::Encoder { source: cluster::EncoderSource::TestCard, stream: "live/a".into() }),
+    })
+}
+
+impl Kernel for Fake {
+    fn random(&mut self) -> f64 {
+        self.random.below(1000) as f64 / 1000.0
+    }
+
+    fn spawn(
+        &mut self,
+        spec: &ProcessSpec,
+        _: Option<&Port>,
+        instance: Instance,
+    ) -> Result<(u32, Instant), Event> {
+        self.effects += 1;
+        let unit = spec.id();
+        if let Some((_, pid)) = self.held.get(unit) {
+            panic!("{unit} is started while pid {pid} is its process");
+        }
+        if self.holder(unit).is_some() {
+            return Err(Event::Unproven { why: "a process that it left behind holds its lock".into() });
+        }
+        let luck = if self.calm { 99 } else { self.random.below(100) };
+        if luck < 6 {
+            return Err(Event::SpawnFailed { fatal: luck == 0, why: "no room".into() });
+        }
+        let manners = match self.random.below(10) {
+            0 => Manners::Terminated,
+            1 => Manners::Killed,
+            2 => Manners::KilledAfter(3),
+            _ => Manners::Asked,
+        };
+        let pid = self.new_process(unit, if self.calm { Manners::Asked } else { manners }, true);
+        self.held.insert(unit.clone(), (instance, pid));
+        self.tell(|| format!("pid {pid} is {unit}, {manners:?}"));
+        let exit = match self.random.below(8) {
+            0 => Exit::Signal(9),
+            1 => Exit::Signal(11),
+            _ => Exit::Code(self.random.pick(&[0, 1, 2, 64, 70, 71, 75, 78, 101, 255])),
+        };
+        let (at_once, ready) = (self.random.ms(0, 3000), self.random.ms(20, 600));
+        match luck {
+            6..18 => self.has_ended_after(at_once, pid, exit),
+            18..22 => {}
+            22..28 => {
+                let late = self.random.ms(5_000, 45_000);
+                self.after(late, Due::GetsReady(pid));
+            }
+            _ => self.after(ready, Due::GetsReady(pid)),
+        }
+        let later = self.random.ms(1000, 120_000);
+        match luck {
+            28..45 => self.has_ended_after(later, pid, exit),
+            45..52 => self.after(later, Due::Freezes(pid)),
+            _ => {}
+        }
+        Ok((pid, self.now))
+    }
+
+    fn adopt(&mut self, unit: &UnitId, _: Option<&Port>, instance: Instance) {
+        self.effects += 1;
+        let pid = self.found.remove(unit).expect("adopted without a look that found it");
+        assert!(self.held.insert(unit.clone(), (instance, pid)).is_none(), "{unit} has a process already");
+        let process = self.processes[&pid].clone();
+        assert!(process.proven, "adopted unproven");
+        match process {
+            Process { exit: Some(_), .. } => self.event_after(MS, pid, Event::Exited(Exit::Unobserved)),
+            Process { frozen: true, .. } => self.freeze(pid),
+            Process { .. } => self.after(MS * 200, Due::Report(self.supervisor, pid, true)),
+        }
+    }
+
+    fn ask_stop(&mut self, unit: &UnitId) {
+        let (pid, process) = self.held_process(unit, "stop");
+        self.stops.push(unit.clone());
+        let wait = self.random.ms(1, 400);
+        match (process.frozen || process.exit.is_some(), process.manners) {
+            (false, Manners::Asked) => self.has_ended_after(wait, pid, Exit::Code(0)),
+            _ if self.random.percent(50) => self.event_after(wait, pid, Event::AskFailed),
+            _ => {}
+        }
+    }
+
+    fn terminate(&mut self, unit: &UnitId) {
+        let (pid, process) = self.held_process(unit, "SIGTERM");
+        if !process.frozen && matches!(process.manners, Manners::Asked | Manners::Terminated) {
+            let wait = self.random.ms(1, 400);
+            self.has_ended_after(wait, pid, Exit::Signal(15));
+        }
+    }
+
+    fn kill(&mut self, unit: &UnitId) {
+        let (pid, process) = self.held_process(unit, "SIGKILL");
+        if let Manners::KilledAfter(more @ 1..) = process.manners {
+            self.processes.get_mut(&pid).unwrap().manners = Manners::KilledAfter(more - 1);
+        } else {
+            let wait = self.random.ms(0, 50);
+            self.has_ended_after(wait, pid, Exit::Signal(9));
+        }
+    }
+
+    fn forget(&mut self, unit: &UnitId) {
+        let (_, pid) = self.held.remove(unit).expect("forgotten twice");
+        assert!(!self.alive(pid), "{unit} is forgotten while pid {pid} lives");
+    }
+
+    fn refresh(&mut self, unit: &UnitId) {
+        if let Some((_, pid)) = self.held.get(unit).copied()
+            && self.processes[&pid].ready
+        {
+            let wait = self.random.ms(1, 400);
+            self.after(wait, Due::Report(self.supervisor, pid, false));
+        }
+    }
+
+    fn look(&mut self, unit: &UnitId) {
+        let wait = self.random.ms(1, 1500);
+        self.after(wait, Due::Look(self.supervisor, unit.clone()));
+    }
+
+    fn close_port(&mut self, _: &UnitId) {}
+
+    fn remove(&mut self, unit: &UnitId, _: bool) {
+        self.effects += 1;
+        assert!(!self.held.contains_key(unit), "{unit} is removed while it has a process");
+    }
+
+    fn parse(&mut self, ticket: Ticket, file: &Apply) {
+        let wait = self.random.ms(1, 9000);
+        self.answer_after(wait, ticket, Answer::Parsed(parse(&file.text)));
+    }
+
+    fn prepare(&mut self, _: &Cluster, _: &[&Port]) -> Result<(), String> {
+        self.effects += 1;
+        if !self.calm && self.random.percent(10) { Err("the port is taken".into()) } else { Ok(()) }
+    }
+
+    fn write_config(&mut self, _: &ProcessSpec) -> Result<(), String> {
+        self.effects += 1;
+        if !self.calm && self.random.percent(3) { Err("no room".into()) } else { Ok(()) }
+    }
+
+    fn put_in_force(&mut self, _: &Path, text: &str) -> Result<(), String> {
+        self.effects += 1;
+        text.clone_into(&mut self.in_force);
+        Ok(())
+    }
+
+    fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec) {
+        let answers = self.held.get(&spec.id).is_some_and(|(_, pid)| {
+            let process = &self.processes[pid];
+            process.exit.is_none() && !process.frozen
+        });
+        let fails = !answers || !self.calm && self.random.percent(15);
+        let (soon, late) = (self.random.ms(1, 50), self.random.ms(4_900, 5_000));
+        let wait = if answers { soon } else { late };
+        let told = if fails { Err("no answer".into()) } else { Ok(()) };
+        self.answer_after(wait, ticket, Answer::Configured(told));
+    }
+
+    fn play(&mut self, ticket: Ticket, _: &str, limit: Duration) {
+        assert!(limit <= 10_000 * MS, "a play without an end");
+        let plays = self.calm || self.random.percent(70);
+        let wait = self.random.ms(1, 2000).min(limit);
+        let is_full = self.random.percent(30);
+        let unplayed = Unplayed { why: "no keyframe".into(), is_full };
+        self.answer_after(wait, ticket, Answer::Played(if plays { Ok(()) } else { Err(unplayed) }));
+    }
+
+    fn say(&mut self, client: Option<Client>, line: String) {
+        self.tell(|| format!("client {client:?} is told: {line}"));
+        if let (Some(client), Some(rest)) = (client, line.strip_prefix("restarting ")) {
+            let id = rest.split(':').next().unwrap();
+            let unit: UnitId = serde_json::from_value(serde_json::Value::String(id.into())).unwrap();
+            let before = self.restarts.entry(client).or_default();
+            for (earlier, at) in before.iter() {
+                let again = self.readied_at.get(earlier).is_some_and(|ready| ready >= at);
+                assert!(again, "{unit} is restarted before {earlier} is ready again");
+            }
+            before.push((unit, self.now));
+        }
+    }
+
+    fn finish(&mut self, client: Option<Client>, outcome: Result<(), CommandError>) {
+        self.tell(|| format!("client {client:?} is answered: {outcome:?}"));
+        if let Some(client) = client {
+            assert!(self.owed.remove(&client), "client {client} is answered, and is owed nothing");
+            self.answers.push((client, outcome));
+        }
+    }
+
+    fn show(&mut self, client: Client, _: Status) {
+        assert!(self.owed.remove(&client), "client {client} is shown a status, and is owed nothing");
+    }
+
+    fn close(&mut self) {}
+
+    fn remove_run(&mut self) -> Result<(), String> {
+        assert!(self.held.is_empty(), "the run directory is removed while processes live");
+        Ok(())
+    }
+}
