@@ -15,6 +15,6 @@ pub(crate) struct Args {
 /// Publishes what the config says.
 pub(crate) fn run(Args { config }: &Args) -> Result<ExitCode, Failure> {
     log::start();
-    let ended = worker::publish::run_encoder(config);
+    let ended = encoder::run(config);
     ended.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))
 }

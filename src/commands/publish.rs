@@ -4,8 +4,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cluster::EncoderSource;
+use encoder::{Progress, Sent};
 use rtmp::url::Url;
-use worker::publish::{Progress, Sent};
 
 use crate::failure::Failure;
 use crate::output;
@@ -59,7 +59,7 @@ pub(crate) async fn run(Args { test_card, mut args }: Args) -> Result<ExitCode, 
     };
     let sent = Sent::default();
     tokio::select! {
-        ended = worker::publish::publish(&source, &url, &sent, &mut progress) => ended.map_err(Failure::failed)?,
+        ended = encoder::publish(&source, &url, &sent, &mut progress) => ended.map_err(Failure::failed)?,
         _ = tokio::signal::ctrl_c() => {}
     }
     Ok(ExitCode::SUCCESS)

@@ -22,7 +22,7 @@ pub const CARD_MS: u32 = 16_000;
 
 /// The test card's file.
 pub fn card_file() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("worker/assets/test-card.flv")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("crates/encoder/assets/test-card.flv")
 }
 
 /// The tags of the test card.

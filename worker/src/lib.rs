@@ -13,8 +13,6 @@
 //! Everything lives on one thread and is shared by `Rc`: no lock is held because none exists. Long passes yield, so that accepts,
 //! ingest and control never wait long. A connection's task owns its socket's readiness; a caught-up player is written to by the flush
 //! task, a parked one (its socket is full) by its own task.
-//!
-//! [`run`] and [`publish::run_encoder`] are the two kinds of process a supervisor starts; [`publish::publish`] is the encoder on its own.
 
 mod clock;
 mod connection;
@@ -26,7 +24,6 @@ pub mod internals;
 mod link;
 mod log;
 mod player;
-pub mod publish;
 mod server;
 mod stream;
 

@@ -114,7 +114,7 @@ fn chosen(variable: &str, text: &str, usual: &str, known: &str) -> Result<Vec<St
 /// The file that is published; the large one is made by ffmpeg when it is not there.
 fn stream(stream: Stream, directory: &Path) -> Result<PathBuf> {
     if stream == Stream::Guide {
-        return Ok(PathBuf::from("worker/assets/test-card.flv"));
+        return Ok(PathBuf::from("crates/encoder/assets/test-card.flv"));
     }
     let file = directory.join("2M.flv");
     if !file.exists() {

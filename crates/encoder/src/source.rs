@@ -1,0 +1,240 @@
+//! What is sent: the frames of an FLV file, front to back, as a publisher sends them.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use bytes::Bytes;
+use cluster::EncoderSource;
+use rtmp::flv::{FlvError, Reader, Tag, Timeline};
+use rtmp::media::{self, Kind};
+use rtmp::message_type;
+use rtmp::wire::csid;
+
+/// The built-in picture and tone; `crates/encoder/assets/make-test-card.sh` makes it.
+static TEST_CARD: &[u8] = include_bytes!("../assets/test-card.flv");
+/// Larger data is left out, bytes: servers, ours too, close the connection of whoever sends it. It is the index of a long file.
+const DATA_MAX: usize = 60 * 1024;
+/// Bytes read from a file at once.
+const FILE_READ: usize = 64 * 1024;
+
+/// Why a source cannot be sent.
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is not FLV.
+    #[error(
+        "{path} is not an FLV file that can be sent: {source}; make one with: ffmpeg -i INPUT -c copy -f flv OUTPUT.flv"
+    )]
+    Flv {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: FlvError,
+    },
+    /// The file holds no audio and no video.
+    #[error("{0} holds no complete audio or video tag: nothing can be sent of it")]
+    Empty(PathBuf),
+}
+
+/// A message to send.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Frame {
+    /// Chunk stream; see [`csid`].
+    pub csid: u8,
+    /// See [`rtmp::message_type`].
+    pub type_id: u8,
+    /// Milliseconds since the first frame of audio or video.
+    pub time: u32,
+    /// FLV tag body, never empty; metadata as `@setDataFrame`.
+    pub payload: Bytes,
+}
+
+/// A source that is being read. It holds no more than one piece of the file.
+pub struct Source {
+    path: PathBuf,
+    input: Box<dyn Read>,
+    reader: Reader,
+    timeline: Timeline,
+    length: Length,
+}
+
+impl Source {
+    /// `source` from its begin on.
+    ///
+    /// # Errors
+    /// When the file cannot be opened.
+    pub fn open(source: &EncoderSource) -> Result<Self, SourceError> {
+        match source {
+            EncoderSource::TestCard => Ok(Self::new(PathBuf::from("test card"), Box::new(TEST_CARD))),
+            EncoderSource::File(path) => Self::open_file(path),
+        }
+    }
+
+    /// The FLV file at `path` from its begin on.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub fn open_file(path: &Path) -> Result<Self, SourceError> {
+        let file = File::open(path).map_err(|source| SourceError::Read { path: path.to_owned(), source })?;
+        Ok(Self::new(path.to_owned(), Box::new(file)))
+    }
+
+    fn new(path: PathBuf, input: Box<dyn Read>) -> Self {
+        Self { path, input, reader: Reader::new(), timeline: Timeline::default(), length: Length::default() }
+    }
+
+    /// Makes sure that `source` can be read and holds media.
+    ///
+    /// # Errors
+    /// See [`SourceError`].
+    pub fn check(source: &EncoderSource) -> Result<(), SourceError> {
+        let mut frames = Self::open(source)?;
+        while frames.next_frame()?.is_some_and(|frame| frame.type_id == message_type::DATA) {}
+        Ok(())
+    }
+
+    /// The next frame; `None` at the end.
+    ///
+    /// # Errors
+    /// See [`SourceError`]; [`SourceError::Empty`] at the end of a file without a frame of audio or video.
+    pub fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
+        while let Some(tag) = self.next_tag()? {
+            let is_data = tag.type_id == message_type::DATA;
+            if tag.payload.is_empty() || (is_data && tag.payload.len() > DATA_MAX) {
+                continue;
+            }
+            let time = self.timeline.time(&tag);
+            self.length.extend(tag.type_id, time);
+            let (csid, payload) = match tag.type_id {
+                message_type::AUDIO => (csid::AUDIO, tag.payload),
+                message_type::VIDEO => (csid::VIDEO, tag.payload),
+                _ if media::classify(tag.type_id, &tag.payload).kind == Kind::Metadata => (
+                    csid::DATA,
+                    media::metadata_for_publish(&media::metadata_for_players(&tag.payload)).into(),
+                ),
+                _ => (csid::DATA, tag.payload),
+            };
+            return Ok(Some(Frame { csid, type_id: tag.type_id, time, payload }));
+        }
+        if self.timeline.is_empty() {
+            return Err(SourceError::Empty(self.path.clone()));
+        }
+        Ok(None)
+    }
+
+    /// Milliseconds until it can start over, counted from its first frame, when all frames have been read; at least 1, so that a
+    /// file of one frame is not sent as fast as the network takes it.
+    #[must_use]
+    pub fn length(&self) -> u32 {
+        self.length.end()
+    }
+
+    /// Whether the file, read so far, ends within a tag.
+    #[must_use]
+    pub fn is_cut(&self) -> bool {
+        !self.reader.is_clean_end()
+    }
+
+    fn next_tag(&mut self) -> Result<Option<Tag>, SourceError> {
+        loop {
+            let tag = self.reader.next_tag();
+            let tag = tag.map_err(|source| SourceError::Flv { path: self.path.clone(), source })?;
+            if tag.is_some() {
+                return Ok(tag);
+            }
+            let mut bytes = [0; FILE_READ];
+            let read = self.input.read(&mut bytes);
+            match read.map_err(|source| SourceError::Read { path: self.path.clone(), source })? {
+                0 => return Ok(None),
+                n => self.reader.push(bytes.get(..n).unwrap_or(&[])),
+            }
+        }
+    }
+}
+
+/// How long a source lasts: until its last video frame, or audio frame where there is no video, has been shown for as long as the one
+/// before it; and no shorter than to its last frame of any kind, so that no time runs backwards when it starts over.
+#[derive(Debug, Default)]
+struct Length {
+    /// Last time and last distance, ms, of video and of audio.
+    lanes: [Option<(u32, u32)>; 2],
+    /// The latest time of a frame, ms.
+    latest: u32,
+}
+
+impl Length {
+    fn extend(&mut self, type_id: u8, time: u32) {
+        self.latest = self.latest.max(time);
+        let lane = match type_id {
+            message_type::VIDEO => &mut self.lanes[0],
+            message_type::AUDIO => &mut self.lanes[1],
+            _ => return,
+        };
+        *lane = match *lane {
+            // A header has the time of the frame behind it.
+            Some((last, distance)) if time == last => Some((last, distance)),
+            Some((last, _)) => Some((time, time.saturating_sub(last))),
+            None => Some((time, 0)),
+        };
+    }
+
+    fn end(&self) -> u32 {
+        let [video, audio] = self.lanes;
+        let shown = video.or(audio).map_or(0, |(last, distance)| last.saturating_add(distance));
+        shown.max(self.latest.saturating_add(1))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rtmp::flv;
+
+    fn length(frames: &[(u8, u32)]) -> u32 {
+        let mut length = Length::default();
+        frames.iter().for_each(|&(type_id, time)| length.extend(type_id, time));
+        length.end()
+    }
+
+    #[test]
+    fn a_source_lasts_until_its_last_frame_has_been_shown() {
+        let frames = [(9, 0), (8, 0), (9, 0), (8, 0), (9, 40), (8, 21), (9, 80), (8, 43), (8, 102)];
+        assert_eq!(length(&frames), 120);
+        assert_eq!(length(&[(8, 0), (8, 0), (8, 23), (8, 46)]), 69);
+    }
+
+    #[test]
+    fn no_time_runs_backwards_when_it_starts_over() {
+        assert_eq!(length(&[(9, 0), (8, 0), (9, 40), (8, 1_000)]), 1_001, "sound longer than the picture");
+        assert_eq!(length(&[(9, 0)]), 1, "one frame");
+    }
+
+    #[test]
+    fn the_test_card_can_be_sent_and_lasts_sixteen_seconds() {
+        Source::check(&EncoderSource::TestCard).unwrap();
+        let mut source = Source::open(&EncoderSource::TestCard).unwrap();
+        while source.next_frame().unwrap().is_some() {}
+        assert_eq!((source.length(), source.is_cut()), (16_000, false));
+    }
+
+    #[test]
+    fn a_file_without_audio_and_video_is_refused() {
+        for tags in [&[][..], &[flv::Tag { type_id: 18, timestamp: 0, payload: Bytes::from_static(b"x") }]] {
+            let mut bytes = Vec::new();
+            flv::put_header(&mut bytes, true, true);
+            tags.iter().for_each(|tag| flv::put_tag(&mut bytes, tag));
+            let file = tempfile::NamedTempFile::new().unwrap();
+            std::fs::write(file.path(), bytes).unwrap();
+            let checked = Source::check(&EncoderSource::File(file.path().to_owned()));
+            assert!(matches!(checked, Err(SourceError::Empty(_))), "{checked:?}");
+        }
+    }
+}
