@@ -3,7 +3,7 @@
 use super::message::ReadError;
 
 /// The value of a 24-bit time field that announces an extended one, and the first time stamp that needs it.
-pub(super) const EXTENDED: u32 = 0xFF_FFFF;
+pub const EXTENDED: u32 = 0xFF_FFFF;
 
 /// The longest chunk header: 3 bytes csid, 11 bytes message header, 4 bytes extended time stamp.
 const MAX_HEADER: usize = 18;

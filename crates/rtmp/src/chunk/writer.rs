@@ -19,15 +19,28 @@ pub fn put_full(
     let payload = fitting(payload);
     let extended = (timestamp >= EXTENDED).then_some(timestamp);
     out.reserve(16 + total_len(chunk_size, payload.len(), if extended.is_some() { 5 } else { 1 }));
+    put_full_header(out, csid, timestamp, type_id, msid, payload.len());
+    put_chunks(out, chunk_size, csid, extended, payload);
+}
+
+/// Appends the fmt-0 header of a message whose first chunk the caller puts behind it. For a payload of more than one chunk
+/// `timestamp` is below 0xFFFFFF: else each continuation has to repeat it.
+pub fn put_full_header(
+    out: &mut Vec<u8>,
+    csid: u8,
+    timestamp: u32,
+    type_id: u8,
+    msid: u32,
+    payload_len: usize,
+) {
     out.push(csid & 0x3F);
     out.extend_from_slice(&u24(timestamp.min(EXTENDED)));
-    out.extend_from_slice(&u24(payload.len() as u32));
+    out.extend_from_slice(&u24(payload_len.min(MAX_MESSAGE) as u32));
     out.push(type_id);
     out.extend_from_slice(&msid.to_le_bytes());
-    if let Some(extended) = extended {
-        out.extend_from_slice(&extended.to_be_bytes());
+    if timestamp >= EXTENDED {
+        out.extend_from_slice(&timestamp.to_be_bytes());
     }
-    put_chunks(out, chunk_size, csid, extended, payload);
 }
 
 /// Appends a fmt-1 message: no absolute time and no message stream id, so the same bytes serve every receiver that was
