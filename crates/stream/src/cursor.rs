@@ -1,0 +1,705 @@
+//! One reader's place in a [`Log`]: a player or a forwarder.
+//!
+//! A cursor writes three kinds of bytes and never mixes them within a message: the shared bytes of the log, private
+//! bytes (headers, metadata, seeds), and control bytes (acks, pings, onStatus). After a short write it knows exactly
+//! which bytes are still owed; a message that is half sent is finished from a reference of its own even when the log has
+//! moved on. All that it knows between two calls is plain data: [`State`].
+
+use std::io::{self, IoSlice};
+
+use bytes::Bytes;
+use rtmp::media;
+use serde::{Deserialize, Serialize};
+
+use crate::framing::Framing;
+use crate::log::{BarrierKind, Entry, JoinPoint, Log};
+use crate::storage::Hold;
+use crate::track::{Track, Tracks};
+
+/// Bytes of one send at most, so that one reader far behind does not hold up the others.
+const SEND_MAX: u64 = 256 * 1024;
+/// Sends of one flush at most: a reader that gets message by message, or far behind, lets the others have their turn.
+const SENDS_MAX: usize = 8;
+/// Control bytes that wait for a message boundary at most: a peer that asks more without reading is cut off.
+pub const CONTROL_MAX: usize = 64 * 1024;
+/// How far before its join point a reader's time may start, ms: tracks are interleaved, so the message before a keyframe on
+/// another track is a little older; one much older must not make the first frame seem late.
+const START_BEFORE: u64 = 1_000;
+
+/// Whose cursor it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reader {
+    /// Times start near 0; metadata as `onMetaData`.
+    Player,
+    /// Times are the stream's clock, modulo 2^32; metadata as `@setDataFrame`.
+    Forwarder,
+}
+
+/// How a [`Cursor::flush`] ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Flushed {
+    /// Everything there is for this reader has been taken.
+    CaughtUp,
+    /// The peer takes no more now, or has had its turn.
+    Blocked,
+}
+
+/// Where a reader is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Place {
+    /// Waits for the first keyframe at or after this offset.
+    Waiting(u64),
+    /// Next shared byte, between two messages, and next barrier.
+    At { offset: u64, barrier: u64 },
+    /// Paused by its own wish, having read up to this offset.
+    Paused(u64),
+}
+
+/// All that a cursor knows between two flushes, so that it may go on elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    reader: Reader,
+    msid: u32,
+    place: Place,
+    /// Stream time that this reader knows as 0.
+    base: Option<u64>,
+    /// Private bytes, and how many of them are sent. Behind them comes what is held.
+    private: Vec<u8>,
+    sent: usize,
+    /// From and to offset of the rest of a message of the log.
+    held: Option<(u64, u64)>,
+    control: Vec<u8>,
+    /// Tracks this reader has turned off (receiveAudio, receiveVideo).
+    muted: Tracks,
+    /// Video is left out until the next keyframe: the reader joined without one.
+    holds_video: bool,
+    /// Tracks whose next message has to carry its absolute time.
+    unseeded: Tracks,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Cursor {
+    state: State,
+    /// Keeps what [`State::held`] names.
+    hold: Option<Hold>,
+    /// Messages in shared bytes are not counted one by one; bytes are.
+    bytes_sent: u64,
+    skips: u64,
+}
+
+/// What comes next for a reader that does not get all of the shared bytes as they are.
+enum Step {
+    /// Shared bytes up to this offset.
+    Share(u64),
+    /// Nothing up to this offset.
+    LeaveOut(u64),
+    /// This message, with its absolute time.
+    Seed(Entry),
+}
+
+impl Cursor {
+    /// A cursor that starts at the newest keyframe at or after `offset`, or waits for one; it sends on message stream `msid`.
+    #[must_use]
+    pub fn new(reader: Reader, msid: u32, offset: u64) -> Self {
+        let state = State {
+            reader,
+            msid,
+            place: Place::Waiting(offset),
+            base: (reader == Reader::Forwarder).then_some(0),
+            private: Vec::new(),
+            sent: 0,
+            held: None,
+            control: Vec::new(),
+            muted: Tracks::default(),
+            holds_video: false,
+            unseeded: Tracks::default(),
+        };
+        Self { state, hold: None, bytes_sent: 0, skips: 0 }
+    }
+
+    /// The cursor that `state` was taken from, on the same log; `None` if what it holds is gone.
+    #[must_use]
+    pub fn from_state(state: State, log: &Log) -> Option<Self> {
+        let hold = match state.held {
+            Some((from, to)) => Some(log.hold(from, to)?),
+            None => None,
+        };
+        Some(Self { state, hold, bytes_sent: 0, skips: 0 })
+    }
+
+    /// Where it is.
+    #[must_use]
+    pub fn state(&self) -> &State {
+        &self.state
+    }
+
+    /// Stops reading; what is half sent is still finished.
+    pub fn pause(&mut self) {
+        self.state.place = Place::Paused(self.offset());
+    }
+
+    /// Goes on at a keyframe later than the place it paused at, so that time never runs backwards.
+    pub fn resume(&mut self) {
+        if let Place::Paused(offset) = self.state.place {
+            self.state.place = Place::Waiting(offset);
+        }
+    }
+
+    /// Turns a track off or on; on again, the reader starts anew at the next keyframe.
+    pub fn mute(&mut self, track: Track, off: bool) {
+        let was = self.state.muted.has(track);
+        self.state.muted.set(track, off);
+        if let Place::At { offset, .. } = self.state.place
+            && was
+            && !off
+        {
+            self.state.place = Place::Waiting(offset);
+        }
+    }
+
+    /// Bytes to be sent at the next message boundary; false if there are too many of them already.
+    #[must_use]
+    pub fn push_control(&mut self, bytes: &mut Vec<u8>) -> bool {
+        self.state.control.append(bytes);
+        self.state.control.len() <= CONTROL_MAX
+    }
+
+    /// Bytes sent so far, all kinds.
+    #[must_use]
+    pub fn bytes_sent(&self) -> u64 {
+        self.bytes_sent
+    }
+
+    /// The log offset up to which everything has been handed over or is owed next.
+    #[must_use]
+    pub fn offset(&self) -> u64 {
+        match self.state.place {
+            Place::Waiting(offset) | Place::At { offset, .. } | Place::Paused(offset) => offset,
+        }
+    }
+
+    /// Takes the number of skips since the last call.
+    pub fn take_skips(&mut self) -> u64 {
+        std::mem::take(&mut self.skips)
+    }
+
+    /// Bytes that go out before all others; only for a cursor that has none yet.
+    pub fn owe(&mut self, bytes: Vec<u8>) {
+        (self.state.private, self.state.sent) = (bytes, 0);
+    }
+
+    /// How many bytes are left of a message that is half sent.
+    #[must_use]
+    pub fn half_sent(&self) -> usize {
+        self.state.held.map_or(0, |(from, to)| usize::try_from(to - from).unwrap_or(usize::MAX))
+    }
+
+    /// Takes the bytes that must still be sent before anything else may be: private bytes, the rest of what is half sent, control
+    /// bytes.
+    pub fn take_rest(&mut self) -> Vec<u8> {
+        let state = &mut self.state;
+        let mut rest = state.private.split_off(state.sent.min(state.private.len()));
+        (state.private, state.sent, state.held) = (Vec::new(), 0, None);
+        if let Some(hold) = self.hold.take() {
+            hold.read(|bytes| rest.extend_from_slice(bytes));
+        }
+        rest.append(&mut state.control);
+        rest
+    }
+
+    /// Sends all it can through `send`, which behaves as a non-blocking `writev`.
+    ///
+    /// # Errors
+    /// Those of `send`, but for `WouldBlock`.
+    pub fn flush(
+        &mut self,
+        log: &Log,
+        send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<Flushed> {
+        let mut send = |slices: &[IoSlice<'_>]| offer(send, slices);
+        let mut sends = 0;
+        loop {
+            if !self.send_owed(&mut send)? {
+                return Ok(Flushed::Blocked);
+            }
+            if !self.state.control.is_empty() {
+                std::mem::swap(&mut self.state.private, &mut self.state.control);
+                continue;
+            }
+            let (offset, barrier) = match self.state.place {
+                Place::Paused(_) => return Ok(Flushed::CaughtUp),
+                Place::Waiting(from) => match log.key_after(from) {
+                    Some(point) => {
+                        self.join(&point, log.framing());
+                        continue;
+                    }
+                    None => return Ok(Flushed::CaughtUp),
+                },
+                Place::At { offset, barrier } => (offset, barrier),
+            };
+            if offset < log.floor() {
+                self.skip(offset, log);
+                continue;
+            }
+            let mut limit = log.end();
+            if let Some(next) = log.barrier_at(barrier) {
+                if next.offset == offset {
+                    self.pass(&next.kind, log.framing());
+                    self.state.place = Place::At { offset, barrier: barrier + 1 };
+                    continue;
+                }
+                limit = next.offset;
+            }
+            if offset == limit {
+                return Ok(Flushed::CaughtUp);
+            }
+            if self.state.holds_video
+                && let Some(key) = log.key_from(offset)
+            {
+                if key.offset == offset {
+                    self.join(key, log.framing());
+                    continue;
+                }
+                limit = limit.min(key.offset);
+            }
+            if !self.gets_all() {
+                match self.step(log, offset, limit) {
+                    Step::Share(to) => limit = to,
+                    Step::LeaveOut(to) => {
+                        self.state.place = Place::At { offset: to, barrier };
+                        continue;
+                    }
+                    Step::Seed(entry) => {
+                        self.seed(log, &entry, barrier);
+                        continue;
+                    }
+                }
+            }
+            if sends == SENDS_MAX {
+                return Ok(Flushed::Blocked);
+            }
+            sends += 1;
+            let (offered, taken) = log.send(offset, limit.min(offset + SEND_MAX), &mut send)?;
+            let reached = offset + taken as u64;
+            self.bytes_sent += taken as u64;
+            self.state.place = Place::At { offset: reached, barrier };
+            // A short write ends anywhere, and so does one bounded by SEND_MAX.
+            self.finish_message(log, reached, barrier);
+            if taken < offered {
+                return Ok(Flushed::Blocked);
+            }
+        }
+    }
+
+    /// Sends private bytes and the half-sent message; false if the peer takes no more.
+    fn send_owed(&mut self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<bool> {
+        let state = &mut self.state;
+        while let Some(rest) = state.private.get(state.sent..).filter(|rest| !rest.is_empty()) {
+            let offered = rest.len();
+            let taken = send(&[IoSlice::new(rest)])?;
+            self.bytes_sent += taken as u64;
+            state.sent += taken;
+            if taken < offered {
+                return Ok(false);
+            }
+        }
+        // A watching player keeps no buffer.
+        (state.private, state.sent) = (Vec::new(), 0);
+        if let Some(hold) = &mut self.hold {
+            let taken = hold.read(|bytes| send(&[IoSlice::new(bytes)]))?;
+            self.bytes_sent += taken as u64;
+            hold.from += taken as u64;
+            if hold.from < hold.to {
+                state.held = Some((hold.from, hold.to));
+                return Ok(false);
+            }
+            (self.hold, state.held) = (None, None);
+        }
+        Ok(true)
+    }
+
+    /// If `reached` is inside a message, keeps its rest and moves behind it.
+    fn finish_message(&mut self, log: &Log, reached: u64, barrier: u64) {
+        if reached == log.end() {
+            return;
+        }
+        let boundary = log.boundary(reached);
+        if boundary > reached {
+            self.hold(log, reached, boundary);
+            self.state.place = Place::At { offset: boundary, barrier };
+        }
+    }
+
+    fn hold(&mut self, log: &Log, from: u64, to: u64) {
+        self.hold = log.hold(from, to);
+        self.state.held = self.hold.as_ref().map(|hold| (hold.from, hold.to));
+    }
+
+    /// Too far behind: on to the newest keyframe, forward only.
+    fn skip(&mut self, offset: u64, log: &Log) {
+        self.skips += 1;
+        match log.key_after(offset) {
+            Some(point) => self.join(&point, log.framing()),
+            None => self.state.place = Place::Waiting(log.end()),
+        }
+    }
+
+    /// Whether the shared bytes are right for this reader as they are.
+    fn gets_all(&self) -> bool {
+        let state = &self.state;
+        !state.holds_video && state.muted.is_empty() && state.unseeded.is_empty()
+    }
+
+    /// What comes next at `offset`, before `limit`.
+    fn step(&self, log: &Log, offset: u64, limit: u64) -> Step {
+        let mut entries = log.entries_from(offset).take_while(|entry| entry.offset < limit);
+        let Some(first) = entries.next() else { return Step::Share(limit) };
+        let out = self.leaves_out(first);
+        if !out && self.state.unseeded.has(first.track) {
+            return Step::Seed(*first);
+        }
+        let ends =
+            |entry: &&Entry| self.leaves_out(entry) != out || (!out && self.state.unseeded.has(entry.track));
+        let end = entries.find(ends).map_or(limit, |entry| entry.offset);
+        if out { Step::LeaveOut(end) } else { Step::Share(end) }
+    }
+
+    /// Whether the reader does not get this message: it does not want it, or it would be before the start of its time. Video
+    /// would be missed by a decoder.
+    fn leaves_out(&self, entry: &Entry) -> bool {
+        let state = &self.state;
+        let is_video = entry.track == Track::Video;
+        state.muted.has(entry.track)
+            || (state.holds_video && is_video)
+            || (state.unseeded.has(entry.track) && !is_video && self.is_before_start(entry))
+    }
+
+    fn is_before_start(&self, entry: &Entry) -> bool {
+        self.state.base.is_some_and(|base| entry.time < base)
+    }
+
+    /// Owes the message at `entry` with its absolute time, from which the next delta on its track counts. Video before the start of
+    /// the reader's time is shown at that start.
+    fn seed(&mut self, log: &Log, entry: &Entry, barrier: u64) {
+        let (framing, track, msid) = (log.framing(), entry.track, self.state.msid);
+        let time = self.timestamp(entry.time);
+        let end = log.boundary(entry.offset + 1);
+        let replaced = framing.absolute(&mut self.state.private, track, time, msid, entry.payload as usize);
+        match replaced {
+            Some(replaced) => self.hold(log, entry.offset + replaced as u64, end),
+            None => framing.message(&mut self.state.private, track, time, msid, &log.payload(entry)),
+        }
+        self.state.unseeded.set(track, self.is_before_start(entry));
+        self.state.place = Place::At { offset: end, barrier };
+    }
+
+    fn pass(&mut self, barrier: &BarrierKind, framing: Framing) {
+        match barrier {
+            BarrierKind::Seed(track) => self.state.unseeded.set(*track, true),
+            BarrierKind::Metadata(payload) => self.put_metadata(framing, payload),
+        }
+    }
+
+    /// Moves to `point` and gives the reader the metadata and headers in force there. A header carries the time from which its
+    /// track's first delta counts; where there is none, or that time is before the start of this reader's, the track's first
+    /// message carries its own.
+    fn join(&mut self, point: &JoinPoint, framing: Framing) {
+        let earliest = point.time.saturating_sub(START_BEFORE);
+        let start = [Track::Video, Track::Audio]
+            .iter()
+            .filter_map(|track| point.seed_time(*track))
+            .filter(|time| *time >= earliest)
+            .fold(point.time, u64::min);
+        let base = *self.state.base.get_or_insert(start);
+        self.state.unseeded = Tracks::default();
+        let headers = &point.headers;
+        if let Some(metadata) = &headers.metadata {
+            self.put_metadata(framing, metadata);
+        }
+        self.put_headers(framing, Track::Audio, headers.audio.as_slice(), point, base);
+        self.put_headers(framing, Track::Video, &headers.video, point, base);
+        self.state.unseeded.set(Track::Data, point.seed_time(Track::Data).is_some());
+        self.state.holds_video = point.holds_video;
+        self.state.place = Place::At { offset: point.offset, barrier: point.next_barrier };
+    }
+
+    fn put_headers(
+        &mut self,
+        framing: Framing,
+        track: Track,
+        headers: &[Bytes],
+        point: &JoinPoint,
+        base: u64,
+    ) {
+        let seed = point.seed_time(track);
+        let time = self.timestamp(seed.unwrap_or(point.time).max(base));
+        for header in headers {
+            framing.message(&mut self.state.private, track, time, self.state.msid, header);
+        }
+        self.state.unseeded.set(track, seed.is_some_and(|seed| headers.is_empty() || seed < base));
+    }
+
+    /// Metadata always carries time 0, as from SRS: ffmpeg takes any other for the start of a text stream.
+    fn put_metadata(&mut self, framing: Framing, payload: &Bytes) {
+        let (private, msid) = (&mut self.state.private, self.state.msid);
+        match self.state.reader {
+            Reader::Player => framing.message(private, Track::Data, 0, msid, payload),
+            Reader::Forwarder => {
+                framing.message(private, Track::Data, 0, msid, &media::metadata_for_publish(payload));
+            }
+        }
+    }
+
+    /// A time of the stream as this reader is told it.
+    #[expect(clippy::cast_possible_truncation, reason = "RTMP timestamps are modulo 2^32 (§5.3.1)")]
+    fn timestamp(&self, time: u64) -> u32 {
+        time.saturating_sub(self.state.base.unwrap_or(0)) as u32
+    }
+}
+
+/// `send` again where it was interrupted; 0 bytes where it would block.
+fn offer(
+    send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    slices: &[IoSlice<'_>],
+) -> io::Result<usize> {
+    loop {
+        match send(slices) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(taken) => return Ok(taken),
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),
+            Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+            Err(e) => return Err(e),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{CHUNK, decode, flush_all, flush_with};
+    use rtmp::chunk;
+    use rtmp::message_type::{DATA, USER_CONTROL, VIDEO};
+
+    struct Source {
+        log: Log,
+        /// (time, track, payload) of every message in the log.
+        sent: Vec<(u64, Track, Vec<u8>)>,
+    }
+
+    impl Source {
+        fn new() -> Self {
+            let mut log = Log::new(CHUNK, 30_000);
+            log.update_headers(|h| {
+                h.audio = Some(Bytes::from_static(&[0xAF, 0, 0x12, 0x10]));
+                h.video = vec![Bytes::from_static(&[0x17, 0, 0, 0, 0, 1])];
+            });
+            log.append_metadata(Bytes::from_static(b"\x02\x00\x0AonMetaData\x05"));
+            Self { log, sent: Vec::new() }
+        }
+
+        fn send(&mut self, track: Track, time: u64, size: usize) {
+            let key = track == Track::Video && self.sent.len().is_multiple_of(50);
+            let mut payload = vec![(self.sent.len() % 251) as u8; size];
+            payload[0] = if key { 0x17 } else { 0x27 };
+            payload[1] = 1;
+            self.log.append(track, time, key, &payload);
+            self.sent.push((time, track, payload));
+        }
+
+        fn run(&mut self, from: u64, to: u64) {
+            for t in from..to {
+                self.send(
+                    if t % 2 == 0 { Track::Video } else { Track::Audio },
+                    t * 20,
+                    40 + (t as usize * 37) % 3_000,
+                );
+            }
+        }
+    }
+
+    fn media(messages: &[(u8, u32, Vec<u8>)]) -> Vec<(u32, Vec<u8>)> {
+        messages.iter().filter(|m| m.2.get(1) == Some(&1)).map(|m| (m.1, m.2.clone())).collect()
+    }
+
+    #[test]
+    fn every_cut_of_the_bytes_gives_the_same_messages() {
+        for step in [1, 2, 7, 300, 100_000] {
+            let mut source = Source::new();
+            source.run(0, 30);
+            let mut cursor = Cursor::new(Reader::Player, 1, 0);
+            let mut wire = Vec::new();
+            for round in 0..3 {
+                // One short write, then blocked, again and again, with control bytes pushed in between.
+                loop {
+                    if wire.len().is_multiple_of(97) {
+                        let mut ping = Vec::new();
+                        let event = [0, 6, 0, 0, 0, 9];
+                        chunk::put_full(&mut ping, CHUNK, 2, 0, USER_CONTROL, 0, &event);
+                        assert!(cursor.push_control(&mut ping));
+                    }
+                    let mut left = 1;
+                    let (bytes, _) = flush_with(&mut cursor, &source.log, &mut || {
+                        left -= 1;
+                        if left == 0 { step } else { 0 }
+                    });
+                    let had = bytes.len();
+                    wire.extend(bytes);
+                    if had < step || wire.len() > 20_000 * (round + 1) {
+                        break;
+                    }
+                }
+                source.run(30 + 10 * round as u64, 40 + 10 * round as u64);
+            }
+            let (rest, flushed) = flush_all(&mut cursor, &source.log);
+            wire.extend(rest);
+            assert_eq!(flushed, Flushed::CaughtUp);
+            let seen = decode(&wire);
+            let expected: Vec<_> = source.sent.iter().map(|(t, _, p)| (*t as u32, p.clone())).collect();
+            assert_eq!(media(&seen), expected, "step {step}");
+            assert!(seen.iter().any(|m| m.0 == USER_CONTROL));
+        }
+    }
+
+    #[test]
+    fn a_reader_may_join_at_every_message_and_gets_exact_times() {
+        let mut source = Source::new();
+        source.run(0, 200);
+        for at in 0..6 {
+            source.run(200 + at * 7, 207 + at * 7);
+            let mut cursor = Cursor::new(Reader::Player, 3, 0);
+            let point = source.log.join(true).unwrap();
+            let (wire, _) = flush_all(&mut cursor, &source.log);
+            let seen = decode(&wire);
+            assert_eq!(seen[0].0, DATA);
+            assert_eq!(seen[1].2, [0xAF, 0, 0x12, 0x10]);
+            assert_eq!(seen[2].2, [0x17, 0, 0, 0, 0, 1]);
+            let got = media(&seen);
+            let want: Vec<_> = source.sent.iter().filter(|m| m.0 >= point.time).collect();
+            let base = want[0].0 - u64::from(got[0].0);
+            assert!(got[0].0 <= 40, "starts near 0");
+            let want: Vec<_> = want.iter().map(|(t, _, p)| ((t - base) as u32, p.clone())).collect();
+            assert_eq!(got, want);
+        }
+    }
+
+    #[test]
+    fn times_beyond_24_bits_and_across_32_bits_are_exact_for_a_forwarder() {
+        for start in [0xFF_FFF0_u64, 0xFFFF_FFF0] {
+            let mut source = Source::new();
+            for t in 0..20 {
+                source.send(Track::Video, start + t * 40, 2_500);
+            }
+            let mut cursor = Cursor::new(Reader::Forwarder, 1, 0);
+            let (wire, _) = flush_all(&mut cursor, &source.log);
+            let seen = decode(&wire);
+            assert!(seen[0].2.starts_with(b"\x02\x00\x0D@setDataFrame"));
+            let want: Vec<_> = source.sent.iter().map(|(t, _, p)| (*t as u32, p.clone())).collect();
+            assert_eq!(media(&seen), want);
+        }
+    }
+
+    #[test]
+    fn a_player_that_waited_starts_at_the_first_keyframe() {
+        let mut source = Source::new();
+        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        let (wire, flushed) = flush_all(&mut cursor, &source.log);
+        assert!(
+            wire.is_empty()
+                && flushed == Flushed::CaughtUp
+                && matches!(cursor.state.place, Place::Waiting(_))
+        );
+        source.run(0, 4);
+        let (wire, _) = flush_all(&mut cursor, &source.log);
+        assert_eq!(media(&decode(&wire)).len(), 4);
+    }
+
+    #[test]
+    fn a_slow_reader_finishes_its_message_and_goes_on_at_a_later_keyframe() {
+        let mut source = Source::new();
+        source.run(0, 10);
+        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        let mut wire = Vec::new();
+        for _ in 0..5 {
+            let mut sends = [0, 150];
+            let mut left = sends.len();
+            let (bytes, flushed) = flush_with(&mut cursor, &source.log, &mut || {
+                left = left.saturating_sub(1);
+                std::mem::take(&mut sends[left])
+            });
+            wire.extend(bytes);
+            assert_eq!(flushed, Flushed::Blocked);
+        }
+        source.run(10, 4_000);
+        let (rest, _) = flush_all(&mut cursor, &source.log);
+        wire.extend(rest);
+        assert_eq!(cursor.take_skips(), 1);
+        let got = media(&decode(&wire));
+        let index = |(time, payload): &(u32, Vec<u8>)| {
+            let found = source.sent.iter().position(|(t, _, p)| *t as u32 == *time && p == payload);
+            found.unwrap_or_else(|| panic!("{time} {:?} {}", &payload[..2], payload.len()))
+        };
+        let indexes: Vec<_> = got.iter().map(index).collect();
+        let gap = indexes.windows(2).position(|w| w[1] != w[0] + 1).unwrap();
+        assert!(indexes[gap + 1].is_multiple_of(50), "goes on at a keyframe");
+        assert_eq!(indexes.windows(2).filter(|w| w[1] != w[0] + 1).count(), 1);
+        assert_eq!(*indexes.last().unwrap(), source.sent.len() - 1);
+    }
+
+    #[test]
+    fn a_paused_player_goes_on_at_a_later_keyframe() {
+        let mut source = Source::new();
+        source.run(0, 60);
+        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        let (mut wire, _) = flush_all(&mut cursor, &source.log);
+        cursor.pause();
+        source.run(60, 90);
+        assert!(flush_all(&mut cursor, &source.log).0.is_empty());
+        cursor.resume();
+        assert!(flush_all(&mut cursor, &source.log).0.is_empty(), "no keyframe since");
+        source.run(90, 110);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        let times: Vec<_> = media(&decode(&wire)).iter().map(|m| m.0).collect();
+        assert!(times.is_sorted());
+        assert_eq!(times.len(), 10 + 10);
+    }
+
+    #[test]
+    fn a_reader_that_joins_while_video_pauses_gets_audio_and_no_video_before_a_keyframe() {
+        let mut source = Source::new();
+        source.run(0, 20);
+        // 4 s of audio; then video goes on within its group, before the next keyframe comes.
+        (0..200).for_each(|i| source.send(Track::Audio, 400 + i * 20, 60));
+        let at = source.sent.len();
+        let mut cursor = Cursor::new(Reader::Player, 1, source.log.end());
+        let (mut wire, flushed) = flush_all(&mut cursor, &source.log);
+        assert_eq!(flushed, Flushed::CaughtUp);
+        source.run(220, 240);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        assert_eq!(media(&decode(&wire)).len(), 10, "the audio of the last 20 messages");
+        source.run(240, 280);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        let key = (at..).find(|n| source.sent[*n].1 == Track::Video && source.sent[*n].2[0] == 0x17).unwrap();
+        let seen = decode(&wire);
+        let video: Vec<_> = seen.iter().filter(|m| m.0 == VIDEO && m.2[1] == 1).collect();
+        assert!(video[0].2 == source.sent[key].2, "the first video is the keyframe");
+        assert_eq!(video.len(), source.sent[key..].iter().filter(|m| m.1 == Track::Video).count());
+        assert!(media(&seen).is_sorted_by_key(|(time, _)| *time));
+    }
+
+    #[test]
+    fn a_muted_track_is_left_out_and_comes_back_whole() {
+        let mut source = Source::new();
+        source.run(0, 20);
+        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        cursor.mute(Track::Audio, true);
+        let (mut wire, _) = flush_all(&mut cursor, &source.log);
+        assert_eq!(media(&decode(&wire)).len(), 10);
+        cursor.mute(Track::Audio, false);
+        source.run(20, 60);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        let got = media(&decode(&wire));
+        assert_eq!(got.len(), 10 + 10);
+        assert_eq!(got.last().unwrap().0, 59 * 20);
+    }
+}

@@ -1,0 +1,194 @@
+//! What happens to a publisher's message: classify → place → resume → store.
+
+use bytes::Bytes;
+use rtmp::chunk::Message;
+use rtmp::media::{self, Class, Kind};
+
+use crate::clock::{Clock, Start};
+use crate::headers::HEADER_MAX;
+use crate::log::{JoinPoint, Log};
+use crate::stats::Stats;
+use crate::track::Track;
+
+/// Video before the first keyframe of a publication is left out for at most this long, ms: a source that never marks
+/// keyframes is still relayed.
+const KEY_WAIT: u64 = 10_000;
+/// Metadata changes at most this often in stream time, ms: each change costs every reader a send, and memory until the
+/// slowest has it.
+const METADATA_EVERY: u64 = 1_000;
+
+/// What a publication has to do with the last one.
+#[derive(Debug)]
+pub(crate) enum Continuity {
+    /// Nothing.
+    New,
+    /// It goes on with the same pictures, if its first message fits.
+    Same,
+    /// It goes on with the same pictures if its first message is one that is here already.
+    IfRepeated,
+}
+
+/// The way of messages into the log.
+#[derive(Debug)]
+pub(crate) struct Ingest {
+    clock: Clock,
+    continuity: Continuity,
+    /// Where readers could join before a publication of which it is not known yet whether it goes on.
+    set_aside: Option<JoinPoint>,
+    /// Up to where each track was when a forwarder reconnected: what it repeats is left out.
+    have: [Option<u64>; 3],
+    /// Until when video waits for a keyframe, ms.
+    key_wait: Option<u64>,
+    /// Metadata that is not in force yet: it came before the first message of the publication, or too soon behind other.
+    next_metadata: Option<Bytes>,
+    /// Stream time of the last change of metadata, ms.
+    metadata_at: u64,
+}
+
+/// Where a message belongs in the log.
+struct Placed {
+    time: u64,
+    /// It was here before, and brings nothing new.
+    is_repeated: bool,
+}
+
+impl Ingest {
+    pub(crate) fn new() -> Self {
+        Self {
+            clock: Clock::default(),
+            continuity: Continuity::New,
+            set_aside: None,
+            have: [None; 3],
+            key_wait: None,
+            next_metadata: None,
+            metadata_at: 0,
+        }
+    }
+
+    /// A publication begins. Whoever joins before its first message must not get pictures that it does not go on with.
+    pub(crate) fn begin(&mut self, start: Start, continuity: Continuity, log: &mut Log) {
+        match continuity {
+            Continuity::New => log.reset(log.newest()),
+            Continuity::Same => {}
+            Continuity::IfRepeated => self.set_aside = log.take_key(),
+        }
+        self.continuity = continuity;
+        self.clock.begin(start);
+        self.next_metadata = None;
+        self.have = [None; 3];
+    }
+
+    /// Newest time on the stream's clock, ms.
+    pub(crate) fn newest(&self) -> Option<u64> {
+        self.clock.newest()
+    }
+
+    /// Takes one message, not an aggregate; true if it was media.
+    pub(crate) fn take(&mut self, message: &Message, now: u64, log: &mut Log, stats: &mut Stats) -> bool {
+        let Class { kind, codec } = media::classify(message.type_id, &message.payload);
+        let track = match kind {
+            Kind::Ignore => return false,
+            Kind::Metadata => {
+                self.take_metadata(&message.payload, log);
+                return false;
+            }
+            Kind::Data => Track::Data,
+            Kind::AudioHeader | Kind::Audio => Track::Audio,
+            Kind::VideoHeader | Kind::VideoMetadata | Kind::Keyframe | Kind::Video => Track::Video,
+        };
+        stats.count_received(track, message.payload.len(), codec);
+        let Placed { time, is_repeated } = self.place(track, kind, message, now, log);
+        if !is_repeated && !self.waits_for_key(kind, now, log) {
+            stats.count_stored(track, kind, now);
+            store(track, kind, time, &message.payload, log);
+        }
+        true
+    }
+
+    /// Its time on the stream's clock. The first message of a publication decides whether it goes on with the last one.
+    fn place(&mut self, track: Track, kind: Kind, message: &Message, now: u64, log: &mut Log) -> Placed {
+        let resumes = self.clock.resumes();
+        if resumes == Some(true) {
+            self.have = match self.continuity {
+                Continuity::New => [None; 3],
+                Continuity::Same | Continuity::IfRepeated => Track::ALL.map(|track| log.last(track)),
+            };
+        }
+        let have = self.have[track.index()];
+        let last = if have.is_some() { None } else { log.last(track) };
+        let time = self.clock.map(message.timestamp, last, now);
+        let repeats = have.is_some_and(|have| time <= have);
+        if let Some(resumes) = resumes {
+            let goes_on = match self.continuity {
+                Continuity::New => false,
+                Continuity::Same => resumes,
+                Continuity::IfRepeated => resumes && repeats,
+            };
+            let key = self.set_aside.take();
+            if goes_on {
+                key.into_iter().for_each(|key| log.put_key_back(key));
+            } else {
+                self.have = [None; 3];
+                log.reset(time);
+                self.key_wait = Some(now + KEY_WAIT);
+            }
+        }
+        self.put_metadata_in_force(log);
+        if !repeats {
+            self.have[track.index()] = None;
+        }
+        Placed { time, is_repeated: repeats && log.headers().have(kind, &message.payload) }
+    }
+
+    /// Whether it is video in front of the publication's first keyframe.
+    fn waits_for_key(&mut self, kind: Kind, now: u64, log: &mut Log) -> bool {
+        if kind == Kind::Keyframe {
+            self.key_wait = None;
+        } else if self.key_wait.is_some_and(|until| now > until) {
+            self.key_wait = None;
+            log.give_up_on_keys();
+        }
+        kind == Kind::Video && self.key_wait.is_some()
+    }
+
+    fn take_metadata(&mut self, payload: &Bytes, log: &mut Log) {
+        if payload.len() > HEADER_MAX {
+            return;
+        }
+        // A copy: a part of an aggregate would keep all of it.
+        self.next_metadata = Some(Bytes::copy_from_slice(&media::metadata_for_players(payload)));
+        if !self.clock.is_beginning() {
+            self.put_metadata_in_force(log);
+        }
+    }
+
+    fn put_metadata_in_force(&mut self, log: &mut Log) {
+        let Some(next) = &self.next_metadata else { return };
+        let newest = log.newest();
+        let is_due = match &log.headers().metadata {
+            None => true,
+            Some(old) if old == next => {
+                self.next_metadata = None;
+                return;
+            }
+            Some(_) => newest >= self.metadata_at + METADATA_EVERY,
+        };
+        if is_due && let Some(metadata) = self.next_metadata.take() {
+            log.append_metadata(metadata);
+            self.metadata_at = newest;
+        }
+    }
+}
+
+/// Appends a message, and keeps it where it is a header: before it, so that whoever joins at a later keyframe has it.
+fn store(track: Track, kind: Kind, time: u64, payload: &Bytes, log: &mut Log) {
+    if payload.len() <= HEADER_MAX && !log.headers().have(kind, payload) {
+        log.update_headers(|headers| headers.keep(kind, payload));
+    }
+    let time = time.max(log.last(track).unwrap_or(0));
+    match track {
+        // `@setDataFrame` is a word to a server.
+        Track::Data => log.append(track, time, false, &media::metadata_for_players(payload)),
+        Track::Audio | Track::Video => log.append(track, time, kind == Kind::Keyframe, payload),
+    }
+}

@@ -1,0 +1,578 @@
+//! A stream as a log: every message once, as bytes that serve every player and every forwarder.
+//!
+//! Readers are [cursors](crate::Cursor). Each needs to be *seeded* on a track (see [`framing`](crate::framing)) before it may
+//! read on: the stored messages hold the time since the last one.
+//!
+//! * An [`Entry`] says what lies at an offset: time, track, size, whether a decoder may start there.
+//! * A [`JoinPoint`] is a place where a cursor may start, with all it needs to be seeded there.
+//! * A [`Barrier`] is an offset at which every cursor does something of its own before it goes on.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use crate::framing::Framing;
+use crate::headers::Headers;
+use crate::storage::{Hold, Storage};
+use crate::track::Track;
+
+/// Bytes kept for slow readers whatever their time: 30 s at 17 Mbit/s.
+const QUEUE_BYTES: u64 = 64 * 1024 * 1024;
+/// A group of pictures beyond any of these is not offered to joining readers: it would be a flood, not a start.
+const GOP_BYTES: u64 = 32 * 1024 * 1024;
+/// See [`GOP_BYTES`]; messages.
+const GOP_MESSAGES: u64 = 5_000;
+/// Messages kept for slow readers whatever their size: 120 s at 1000 a second. Tiny ones cost more to find than to keep.
+const QUEUE_MESSAGES: usize = 120_000;
+/// A track silent for this long is seeded anew, ms, so that no delta comes near the 24-bit limit.
+const SEED_LIFE: u64 = 10_000;
+/// Without video for this long readers start at the live edge, ms.
+const AUDIO_ONLY_AFTER: u64 = 3_000;
+
+/// Up to where a track is known to a reader.
+#[derive(Clone, Copy, Debug, Default)]
+struct Reached {
+    /// Time of the last message, ms.
+    last: u64,
+    /// Whether every reader that has come this far has been seeded.
+    seeded: bool,
+}
+
+/// A place where a cursor may start.
+#[derive(Clone, Debug)]
+pub(crate) struct JoinPoint {
+    /// First byte it reads.
+    pub(crate) offset: u64,
+    /// Stream time there, ms.
+    pub(crate) time: u64,
+    /// First barrier that it has still to pass.
+    pub(crate) next_barrier: u64,
+    /// In force there.
+    pub(crate) headers: Rc<Headers>,
+    /// Whether video is left out until the next keyframe.
+    pub(crate) holds_video: bool,
+    tracks: [Reached; 3],
+    /// Messages appended before it.
+    messages: u64,
+}
+
+impl JoinPoint {
+    /// The time from which the track's next delta counts; `None` where a barrier will seed it.
+    pub(crate) fn seed_time(&self, track: Track) -> Option<u64> {
+        let reached = self.tracks[track.index()];
+        reached.seeded.then_some(reached.last)
+    }
+}
+
+/// What every cursor does of its own at an offset.
+#[derive(Clone, Debug)]
+pub(crate) struct Barrier {
+    /// Where.
+    pub(crate) offset: u64,
+    /// What.
+    pub(crate) kind: BarrierKind,
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum BarrierKind {
+    /// The track's next message, the one behind the barrier, seeds it.
+    Seed(Track),
+    /// New `onMetaData` comes first.
+    Metadata(Bytes),
+}
+
+/// One message of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry {
+    /// Its first byte.
+    pub offset: u64,
+    /// Stream time, ms.
+    pub time: u64,
+    /// Bytes of its payload.
+    pub payload: u32,
+    /// Where it belongs.
+    pub track: Track,
+    /// Whether decoding can start here.
+    pub key: bool,
+}
+
+/// The log of one stream.
+#[derive(Debug)]
+pub struct Log {
+    framing: Framing,
+    /// Media kept for slow readers, ms; a longer group of pictures is not offered to joining ones.
+    queue_length: u64,
+    storage: Storage,
+    entries: VecDeque<Entry>,
+    barriers: VecDeque<Barrier>,
+    /// Number of barriers dropped from the front: the number of `barriers[0]`.
+    first_barrier: u64,
+    /// The newest keyframe.
+    key: Option<JoinPoint>,
+    headers: Rc<Headers>,
+    tracks: [Reached; 3],
+    /// Messages appended since ever.
+    messages: u64,
+    newest: u64,
+    /// Time of the last video message, or of the first message of the publication.
+    last_video: u64,
+    /// Whether the publication has had video.
+    has_video: bool,
+    /// See [`Log::give_up_on_keys`].
+    keyless: bool,
+    /// Whether something is appended now: else there is no live edge to join at.
+    is_live: bool,
+    /// Cursors behind this offset have fallen out of the queue.
+    floor: u64,
+}
+
+impl Log {
+    /// An empty log whose chunks are of `chunk_size` bytes, and which keeps `queue_length` ms.
+    #[must_use]
+    pub fn new(chunk_size: u32, queue_length: u64) -> Self {
+        Self {
+            framing: Framing::new(chunk_size),
+            queue_length,
+            storage: Storage::default(),
+            entries: VecDeque::new(),
+            barriers: VecDeque::new(),
+            first_barrier: 0,
+            key: None,
+            headers: Rc::default(),
+            tracks: [Reached::default(); 3],
+            messages: 0,
+            newest: 0,
+            last_video: 0,
+            has_video: false,
+            keyless: false,
+            is_live: false,
+            floor: 0,
+        }
+    }
+
+    /// Offset after the last byte.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        self.storage.end()
+    }
+
+    /// Whether it holds no media.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Offset where a reader that comes now begins: its join point, else the end, where it waits for one.
+    #[must_use]
+    pub fn start(&self, gop_cache: bool) -> u64 {
+        self.join(gop_cache).map_or_else(|| self.end(), |point| point.offset)
+    }
+
+    /// How many messages lie before `offset`, and the time of the last of them, ms.
+    #[must_use]
+    pub fn position(&self, offset: u64) -> (u64, Option<u64>) {
+        let index = self.entries.partition_point(|entry| entry.offset < offset);
+        let time = index.checked_sub(1).and_then(|before| self.entries.get(before)).map(|entry| entry.time);
+        (self.messages - (self.entries.len() - index) as u64, time)
+    }
+
+    /// Appends a message. `time` must not be before that of the last one on the track.
+    pub fn append(&mut self, track: Track, time: u64, key: bool, payload: &[u8]) {
+        self.is_live = true;
+        self.newest = self.newest.max(time);
+        for reached in &mut self.tracks {
+            reached.seeded &= self.newest - reached.last <= SEED_LIFE;
+        }
+        if !self.tracks[track.index()].seeded {
+            self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Seed(track) });
+            self.tracks[track.index()] = Reached { last: time, seeded: true };
+        }
+        if self.messages == 0 {
+            self.last_video = time;
+        }
+        if key {
+            self.key = Some(self.live_point(time));
+            self.keyless = false;
+        }
+        if track == Track::Video {
+            self.last_video = time;
+            self.has_video = true;
+        }
+        let reached = &mut self.tracks[track.index()];
+        // Seeds are renewed after 10 s, so a delta is far below the 24 bits it has.
+        let delta = u32::try_from(time.saturating_sub(reached.last)).unwrap_or(0);
+        reached.last = reached.last.max(time);
+
+        let framing = self.framing;
+        let offset = self
+            .storage
+            .append(framing.stored_len(payload.len()), |out| framing.store(out, track, delta, payload));
+        let payload = u32::try_from(payload.len()).unwrap_or(u32::MAX);
+        self.entries.push_back(Entry { offset, time, payload, track, key });
+        self.messages += 1;
+        self.trim();
+    }
+
+    /// New metadata is in force from here on, for every reader.
+    pub(crate) fn append_metadata(&mut self, payload: Bytes) {
+        self.update_headers(|headers| headers.metadata = Some(payload.clone()));
+        self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Metadata(payload) });
+        self.tracks[Track::Data.index()] = Reached { last: self.newest, seeded: false };
+    }
+
+    pub(crate) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// Offset that a cursor must not be behind.
+    pub(crate) fn floor(&self) -> u64 {
+        self.floor
+    }
+
+    /// Time of the last message on `track`, ms, if there was one.
+    pub(crate) fn last(&self, track: Track) -> Option<u64> {
+        let reached = self.tracks[track.index()];
+        (reached.last > 0 || reached.seeded).then_some(reached.last)
+    }
+
+    /// Time of the newest message, ms.
+    pub(crate) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// Headers and metadata in force at the end.
+    pub(crate) fn headers(&self) -> &Headers {
+        &self.headers
+    }
+
+    /// Changes the headers in force; what is already in the log is not affected.
+    pub(crate) fn update_headers(&mut self, change: impl FnOnce(&mut Headers)) {
+        change(Rc::make_mut(&mut self.headers));
+    }
+
+    /// A new publication that does not go on where the last one ended: no header, no join point and no seed of the old one counts.
+    pub(crate) fn reset(&mut self, time: u64) {
+        self.key = None;
+        self.headers = Rc::default();
+        for reached in &mut self.tracks {
+            reached.seeded = false;
+        }
+        self.last_video = time;
+        (self.has_video, self.keyless) = (false, false);
+    }
+
+    /// Takes away the keyframe that joining readers start at; it may be [put back](Self::put_key_back).
+    pub(crate) fn take_key(&mut self) -> Option<JoinPoint> {
+        self.key.take()
+    }
+
+    /// Readers may start at `key` again, if it is still there.
+    pub(crate) fn put_key_back(&mut self, key: JoinPoint) {
+        self.key = Some(key).filter(|key| key.offset >= self.floor);
+    }
+
+    /// The publication is over: until something is appended, nobody joins without a keyframe.
+    pub(crate) fn pause(&mut self) {
+        self.is_live = false;
+    }
+
+    /// Lets go of all media; times and offsets go on from here.
+    pub(crate) fn clear(&mut self) {
+        self.reset(self.newest);
+        self.entries.clear();
+        self.trim();
+    }
+
+    /// The source marks no keyframe: until there is one, readers start at the live edge.
+    pub(crate) fn give_up_on_keys(&mut self) {
+        self.keyless = self.key.is_none();
+    }
+
+    /// Where a reader that comes now starts, or `None`: then it waits for [`key_after`](Self::key_after) the end.
+    pub(crate) fn join(&self, gop_cache: bool) -> Option<JoinPoint> {
+        self.key.as_ref().filter(|key| gop_cache && self.offers(key)).cloned().or_else(|| self.live_edge())
+    }
+
+    /// The newest keyframe at or after `offset`; without video, the live edge.
+    pub(crate) fn key_after(&self, offset: u64) -> Option<JoinPoint> {
+        let key = self.key.as_ref().filter(|key| key.offset >= offset && self.offers(key));
+        key.cloned().or_else(|| self.live_edge())
+    }
+
+    /// The newest keyframe, if it is not before `offset`.
+    pub(crate) fn key_from(&self, offset: u64) -> Option<&JoinPoint> {
+        self.key.as_ref().filter(|key| key.offset >= offset)
+    }
+
+    /// The barrier with number `number`, if it exists yet. Barriers that have been dropped are given as `None` too: cursors that had not
+    /// passed them are behind the [`floor`](Self::floor).
+    pub(crate) fn barrier_at(&self, number: u64) -> Option<&Barrier> {
+        let index = usize::try_from(number.checked_sub(self.first_barrier)?).ok()?;
+        self.barriers.get(index)
+    }
+
+    /// The messages from `offset` on, which lies between two messages.
+    pub(crate) fn entries_from(&self, offset: u64) -> impl Iterator<Item = &Entry> {
+        let index = self.entries.partition_point(|entry| entry.offset < offset);
+        self.entries.range(index..)
+    }
+
+    /// First message boundary at or after `offset`.
+    pub(crate) fn boundary(&self, offset: u64) -> u64 {
+        self.entries_from(offset).next().map_or_else(|| self.end(), |entry| entry.offset)
+    }
+
+    /// The payload of the message at `entry`.
+    pub(crate) fn payload(&self, entry: &Entry) -> Vec<u8> {
+        let to = self.boundary(entry.offset + 1);
+        self.storage.read(entry.offset, to, |stored| self.framing.payload(stored))
+    }
+
+    /// Keeps what lies from one offset to another, a part of one message.
+    pub(crate) fn hold(&self, from: u64, to: u64) -> Option<Hold> {
+        self.storage.hold(from, to)
+    }
+
+    /// Offers the bytes from one offset to another to `send`: (bytes offered, bytes taken).
+    pub(crate) fn send(
+        &self,
+        from: u64,
+        to: u64,
+        send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
+    ) -> io::Result<(usize, usize)> {
+        self.storage.send(from, to, send)
+    }
+
+    /// Whether readers start where there is no keyframe: without video for a while, or without keyframes at all.
+    fn is_live_edge(&self) -> bool {
+        self.is_live && (self.keyless || self.newest.saturating_sub(self.last_video) > AUDIO_ONLY_AFTER)
+    }
+
+    fn live_edge(&self) -> Option<JoinPoint> {
+        self.is_live_edge().then(|| JoinPoint {
+            // Video that goes on after a pause does so in the middle of a group.
+            holds_video: self.has_video && !self.keyless,
+            ..self.live_point(self.newest)
+        })
+    }
+
+    fn offers(&self, key: &JoinPoint) -> bool {
+        key.offset >= self.floor
+            && self.end() - key.offset <= GOP_BYTES
+            && self.messages - key.messages <= GOP_MESSAGES
+            && self.newest.saturating_sub(key.time) <= self.queue_length
+    }
+
+    fn live_point(&self, time: u64) -> JoinPoint {
+        JoinPoint {
+            offset: self.end(),
+            time,
+            next_barrier: self.first_barrier + self.barriers.len() as u64,
+            headers: Rc::clone(&self.headers),
+            holds_video: false,
+            tracks: self.tracks,
+            messages: self.messages,
+        }
+    }
+
+    /// Drops what is older than the queue in time or beyond it in bytes.
+    fn trim(&mut self) {
+        let oldest_time = self.newest.saturating_sub(self.queue_length);
+        let oldest_offset = self.end().saturating_sub(QUEUE_BYTES);
+        while let Some(entry) = self.entries.front() {
+            let fits = self.entries.len() <= QUEUE_MESSAGES
+                && entry.time >= oldest_time
+                && entry.offset >= oldest_offset;
+            if self.entries.len() <= 1 || fits {
+                break;
+            }
+            self.entries.pop_front();
+        }
+        self.floor = self.entries.front().map_or_else(|| self.end(), |entry| entry.offset);
+        let floor = self.floor;
+        self.key.take_if(|key| key.offset < floor);
+        while self.barriers.front().is_some_and(|barrier| barrier.offset < floor) {
+            self.barriers.pop_front();
+            self.first_barrier += 1;
+        }
+        self.storage.release(floor);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::SEGMENT;
+
+    const QUEUE_LENGTH: u64 = 30_000;
+
+    fn log() -> Log {
+        Log::new(60_000, QUEUE_LENGTH)
+    }
+
+    fn video(log: &mut Log, time: u64, key: bool) {
+        log.append(Track::Video, time, key, &[if key { 0x17 } else { 0x27 }, 1, 0, 0, 0, 9]);
+    }
+
+    fn audio(log: &mut Log, time: u64) {
+        log.append(Track::Audio, time, false, &[0xAF, 1, 2]);
+    }
+
+    #[test]
+    fn the_first_message_of_a_track_is_behind_a_seed() {
+        let mut log = log();
+        video(&mut log, 5_000, true);
+        let barrier = log.barrier_at(0).unwrap();
+        assert_eq!(barrier.offset, 0);
+        assert!(matches!(barrier.kind, BarrierKind::Seed(Track::Video)));
+        // The message itself then has delta 0.
+        log.storage.read(0, 4, |stored| assert_eq!(stored, [0x44, 0, 0, 0]));
+    }
+
+    #[test]
+    fn a_track_that_was_silent_is_seeded_anew_and_no_delta_is_long() {
+        let mut log = log();
+        video(&mut log, 0, true);
+        audio(&mut log, 10);
+        for i in 1..=300 {
+            video(&mut log, i * 40, false);
+        }
+        assert!(log.join(true).unwrap().seed_time(Track::Audio).is_none_or(|t| t == 10));
+        audio(&mut log, 11_990);
+        let barrier = log.barrier_at(2).unwrap();
+        assert!(matches!(barrier.kind, BarrierKind::Seed(Track::Audio)));
+        assert_eq!(log.entries_from(barrier.offset).next().unwrap().time, 11_990);
+    }
+
+    #[test]
+    fn an_entry_tells_where_a_message_lies_and_what_it_is() {
+        let mut log = log();
+        video(&mut log, 7, true);
+        audio(&mut log, 9);
+        let entries: Vec<_> = log.entries_from(0).copied().collect();
+        let [key, sound] = entries[..] else { panic!("{entries:?}") };
+        assert_eq!((key.time, key.payload, key.track, key.key), (7, 6, Track::Video, true));
+        assert_eq!((sound.time, sound.payload, sound.track, sound.key), (9, 3, Track::Audio, false));
+        assert_eq!(log.payload(&key), [0x17, 1, 0, 0, 0, 9]);
+        assert_eq!(log.payload(&sound), [0xAF, 1, 2]);
+    }
+
+    #[test]
+    fn a_joining_reader_starts_at_the_newest_keyframe_with_what_was_in_force_there() {
+        let mut log = log();
+        log.update_headers(|h| h.video = vec![Bytes::from_static(b"old")]);
+        video(&mut log, 0, true);
+        video(&mut log, 40, false);
+        log.update_headers(|h| h.video = vec![Bytes::from_static(b"new")]);
+        let point = log.join(true).unwrap();
+        assert_eq!(point.offset, 0);
+        assert_eq!(point.headers.video, [Bytes::from_static(b"old")]);
+        assert!(log.join(false).is_none());
+        video(&mut log, 80, true);
+        assert_eq!(log.key_after(1).unwrap().time, 80);
+    }
+
+    #[test]
+    fn a_group_of_pictures_without_end_is_not_offered() {
+        let mut log = log();
+        video(&mut log, 0, true);
+        for i in 1..GOP_MESSAGES {
+            video(&mut log, i, false);
+        }
+        assert!(log.join(true).is_some());
+        video(&mut log, GOP_MESSAGES, false);
+        assert!(log.join(true).is_none());
+    }
+
+    #[test]
+    fn without_video_readers_start_at_the_live_edge() {
+        let mut log = log();
+        for i in 0..150 {
+            audio(&mut log, i * 23);
+        }
+        assert_eq!(log.join(true).unwrap().offset, log.end());
+        video(&mut log, 3_500, true);
+        assert_eq!(log.join(true).unwrap().time, 3_500);
+    }
+
+    #[test]
+    fn a_publication_that_is_over_has_no_live_edge() {
+        let mut log = log();
+        for i in 0..150 {
+            audio(&mut log, i * 23);
+        }
+        log.pause();
+        assert!(log.join(true).is_none() && log.key_after(0).is_none());
+        audio(&mut log, 3_500);
+        assert!(log.join(true).is_some());
+    }
+
+    #[test]
+    fn memory_is_bounded_in_time_and_in_bytes() {
+        let mut log = log();
+        let frame = vec![0x27; 100_000];
+        for i in 0..2_000 {
+            log.append(Track::Video, i * 40, i % 50 == 0, &frame);
+            assert!(log.storage.held() <= QUEUE_BYTES + 2 * SEGMENT as u64);
+        }
+        for i in 2_000..20_000 {
+            log.append(Track::Video, i * 40, i % 50 == 0, &[0x27; 100]);
+        }
+        assert!(log.newest - log.entries[0].time <= log.queue_length);
+        assert!(log.entries.len() <= 800, "{}", log.entries.len());
+        // Time that stands still keeps nothing for ever either.
+        for _ in 0..QUEUE_MESSAGES + 10 {
+            log.append(Track::Video, 800_000, true, &[0x12]);
+        }
+        assert_eq!(log.entries.len(), QUEUE_MESSAGES);
+    }
+
+    #[test]
+    fn a_cleared_log_holds_nothing_and_goes_on_where_it_was() {
+        let mut log = log();
+        video(&mut log, 5, true);
+        let end = log.end();
+        log.clear();
+        assert_eq!((log.storage.held(), log.end(), log.floor(), log.newest()), (0, end, end, 5));
+        assert!(log.join(true).is_none());
+        video(&mut log, 45, true);
+        assert_eq!(log.join(true).unwrap().offset, end);
+    }
+
+    #[test]
+    fn without_video_for_a_while_a_keyframe_that_is_there_is_offered_all_the_same() {
+        let mut log = log();
+        video(&mut log, 0, true);
+        for i in 0..300 {
+            audio(&mut log, i * 20);
+        }
+        assert_eq!(log.join(true).unwrap().offset, 0);
+        let live = log.join(false).unwrap();
+        assert!(live.offset == log.end() && live.holds_video);
+    }
+
+    #[test]
+    fn a_source_without_keyframes_is_joined_at_the_live_edge() {
+        let mut log = log();
+        video(&mut log, 0, false);
+        assert!(log.join(true).is_none());
+        log.give_up_on_keys();
+        let live = log.join(true).unwrap();
+        assert!(live.offset == log.end() && !live.holds_video);
+        video(&mut log, 40, true);
+        assert_eq!(log.join(true).unwrap().time, 40);
+    }
+
+    #[test]
+    fn data_costs_no_barrier_but_the_first() {
+        let mut log = log();
+        for i in 0..500 {
+            video(&mut log, i * 40, i % 50 == 0);
+            log.append(Track::Data, i * 40, false, b"data");
+        }
+        let seeds = |b: &&Barrier| matches!(b.kind, BarrierKind::Seed(Track::Data));
+        assert_eq!(log.barriers.iter().filter(seeds).count(), 1);
+    }
+}

@@ -1,0 +1,262 @@
+//! One log and several cursors: resets, mutes, pauses, short writes, skips, moves.
+
+use bytes::Bytes;
+use rtmp::{chunk, message_type};
+
+use crate::cursor::{Cursor, Reader, State};
+use crate::log::Log;
+use crate::testing::{CHUNK, Chance, decode, flush_all, flush_with, seeds};
+use crate::track::Track;
+
+/// A message as it was appended.
+struct Sent {
+    time: u64,
+    track: Track,
+    key: bool,
+}
+
+struct Client {
+    cursor: Cursor,
+    wire: Vec<u8>,
+    /// Whether it gets all there is from its start on: it never muted, paused or skipped.
+    is_plain: bool,
+}
+
+struct World {
+    chance: Chance,
+    log: Log,
+    time: u64,
+    sent: Vec<Sent>,
+    has_key: bool,
+    /// Whether video without a keyframe may have been joined.
+    gave_up: bool,
+    clients: Vec<Client>,
+}
+
+#[test]
+fn each_reader_gets_what_it_shall_in_order_and_with_exact_times() {
+    for seed in seeds(2_000) {
+        let mut world = World::new(seed);
+        for _ in 0..400 {
+            world.step();
+        }
+        world.check(seed);
+    }
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let mut chance = Chance::new(seed);
+        let time = 1_000 + chance.below(1 << 33);
+        let mut log = Log::new(CHUNK, 3_000);
+        log.reset(time);
+        Self { chance, log, time, sent: Vec::new(), has_key: false, gave_up: false, clients: Vec::new() }
+    }
+
+    fn step(&mut self) {
+        let client = self.chance.index(self.clients.len());
+        match (self.chance.below(100), client) {
+            (0..=57, _) => self.append(),
+            (58..=60, _) => self.log.append_metadata(Bytes::from(format!("meta{}", self.chance.next()))),
+            (61, _) => {
+                self.time += self.chance.below(20_000);
+                self.log.reset(self.time);
+                self.has_key = false;
+            }
+            (62, _) => match self.chance.below(4) {
+                0 => {
+                    self.log.clear();
+                    self.has_key = false;
+                }
+                1 | 2 => self.log.pause(),
+                _ => {
+                    self.log.give_up_on_keys();
+                    self.gave_up = true;
+                }
+            },
+            (63, _) => {
+                let header = Bytes::from(vec![0x17, 0, self.chance.below(200) as u8]);
+                let has_one = !self.chance.once_in(4);
+                self.log.update_headers(|headers| {
+                    headers.video = if has_one { vec![header] } else { Vec::new() }
+                });
+            }
+            (64, _) => {
+                let header = Bytes::from(vec![0xAF, 0, self.chance.below(200) as u8]);
+                let has_one = !self.chance.once_in(4);
+                self.log.update_headers(|headers| headers.audio = has_one.then_some(header));
+            }
+            (65..=69, _) if self.clients.len() < 6 => {
+                let from = self.log.start(self.chance.once_in(2));
+                let reader = if self.chance.once_in(4) { Reader::Forwarder } else { Reader::Player };
+                let cursor = Cursor::new(reader, 1, from);
+                self.clients.push(Client { cursor, wire: Vec::new(), is_plain: true });
+            }
+            (_, None) => {}
+            (70, Some(client)) => {
+                let track = Track::ALL[self.chance.below(2) as usize];
+                let off = self.chance.once_in(2);
+                self.change(client, |cursor| cursor.mute(track, off));
+            }
+            (71, Some(client)) => self.change(client, Cursor::pause),
+            (72, Some(client)) => self.change(client, Cursor::resume),
+            (73, Some(client)) => {
+                let mut ping = Vec::new();
+                let event = [0, 6, 0, 0, 0, 9];
+                chunk::put_full(&mut ping, CHUNK, 2, 0, message_type::USER_CONTROL, 0, &event);
+                assert!(self.clients[client].cursor.push_control(&mut ping));
+            }
+            (74..=76, Some(client)) => self.carry_over(client),
+            (_, Some(client)) => self.flush(client),
+        }
+    }
+
+    fn append(&mut self) {
+        let chance = &mut self.chance;
+        self.time += match chance.below(40) {
+            0 => 11_000,
+            1 => 4_000,
+            _ => chance.below(60),
+        };
+        let track = match chance.below(10) {
+            0..=4 => Track::Video,
+            5..=8 => Track::Audio,
+            _ => Track::Data,
+        };
+        let key = track == Track::Video && (chance.once_in(12) || !self.has_key);
+        self.has_key |= key;
+        let most = if chance.once_in(10) { 5_000 } else { 300 };
+        let mut payload = vec![0xEE; 20 + chance.below(most) as usize];
+        payload[..2].copy_from_slice(&[0x27, 1]);
+        payload[6..14].copy_from_slice(&(self.sent.len() as u64).to_be_bytes());
+        // Tracks are interleaved loosely, each in order.
+        let time = (self.time - chance.below(400)).max(self.log.last(track).unwrap_or(0));
+        self.log.append(track, time, key, &payload);
+        self.sent.push(Sent { time, track, key });
+    }
+
+    fn change(&mut self, client: usize, change: impl FnOnce(&mut Cursor)) {
+        let client = &mut self.clients[client];
+        change(&mut client.cursor);
+        client.is_plain = false;
+    }
+
+    /// The cursor goes on from its state alone, as text.
+    fn carry_over(&mut self, client: usize) {
+        let client = &mut self.clients[client];
+        client.is_plain &= client.cursor.take_skips() == 0;
+        let text = serde_json::to_string(client.cursor.state()).unwrap();
+        let state: State = serde_json::from_str(&text).unwrap();
+        assert_eq!(&state, client.cursor.state());
+        // What is held may be gone from the log meanwhile; then only the one that holds it can go on.
+        if let Some(cursor) = Cursor::from_state(state, &self.log) {
+            client.cursor = cursor;
+        }
+    }
+
+    fn flush(&mut self, client: usize) {
+        let chance = &mut self.chance;
+        let (is_whole, mut sends) = (chance.once_in(3), 1 + chance.below(3));
+        let client = &mut self.clients[client];
+        let (bytes, _) = flush_with(&mut client.cursor, &self.log, &mut || {
+            if is_whole {
+                return usize::MAX;
+            }
+            let takes = sends > 0;
+            sends = sends.saturating_sub(1);
+            if takes { 1 + chance.below(2_000) as usize } else { 0 }
+        });
+        client.wire.extend(bytes);
+    }
+
+    fn check(mut self, seed: u64) {
+        let clients = std::mem::take(&mut self.clients);
+        for (number, mut client) in clients.into_iter().enumerate() {
+            let (rest, _) = flush_all(&mut client.cursor, &self.log);
+            client.wire.extend(rest);
+            client.is_plain &= client.cursor.take_skips() == 0;
+            let who = format!("seed {seed}, reader {number}");
+            self.check_client(&who, &client);
+        }
+    }
+
+    fn check_client(&self, who: &str, client: &Client) {
+        let got: Vec<(usize, u32)> = decode(&client.wire)
+            .iter()
+            .filter_map(|(_, time, payload)| Some((number(payload)?, *time)))
+            .collect();
+        // The latest of all is not before the start of the reader's time.
+        let Some((latest, at)) = got.iter().max_by_key(|(id, _)| self.sent[*id].time) else { return };
+        let base = (self.sent[*latest].time as u32).wrapping_sub(*at);
+        for (id, time) in &got {
+            let Sent { time: sent, track, .. } = self.sent[*id];
+            let exact = (sent as u32).wrapping_sub(base);
+            // What a decoder cannot miss is shown at the start, if it belongs before it.
+            let is_first = track == Track::Video && *time == 0 && exact.cast_signed() < 0;
+            assert!(
+                *time == exact || is_first,
+                "{who}: message {id}, {track:?}, sent at {sent}, came as {time}"
+            );
+        }
+        for pair in got.windows(2) {
+            assert!(pair[0].0 < pair[1].0, "{who}: {} before {}", pair[0].0, pair[1].0);
+        }
+        let video = got.iter().find(|(id, _)| self.sent[*id].track == Track::Video);
+        if let Some((id, _)) = video
+            && !self.gave_up
+        {
+            assert!(self.sent[*id].key, "{who}: video starts with message {id}, no keyframe");
+        }
+        if client.is_plain {
+            self.check_nothing_is_missing(who, &got, base);
+        }
+    }
+
+    /// From its start on a plain reader gets everything, but video before the first keyframe, and what would be before the start
+    /// of its time.
+    fn check_nothing_is_missing(&self, who: &str, got: &[(usize, u32)], base: u32) {
+        let first = got[0].0;
+        let mut next = got.iter().map(|(id, _)| *id).peekable();
+        let (mut has_video, mut has) = (false, [false; 3]);
+        for (id, sent) in self.sent.iter().enumerate().skip(first) {
+            if next.next_if_eq(&id).is_some() {
+                has_video |= sent.track == Track::Video;
+                has[sent.track.index()] = true;
+                continue;
+            }
+            let is_before_start = (sent.time as u32).wrapping_sub(base).cast_signed() < 0;
+            // One that comes late waits for the newest.
+            let waits_for_key = sent.track == Track::Video && !has_video;
+            assert!(
+                waits_for_key || (is_before_start && !has[sent.track.index()]),
+                "{who}: message {id}, {:?} at {}, is missing",
+                sent.track,
+                sent.time
+            );
+        }
+    }
+}
+
+/// The number in a payload that was appended; `None` of headers and metadata.
+fn number(payload: &[u8]) -> Option<usize> {
+    let is_ours = payload.len() >= 20 && payload[14..20] == [0xEE; 6];
+    is_ours.then(|| u64::from_be_bytes(payload[6..14].try_into().unwrap()) as usize)
+}
+
+#[test]
+fn audio_that_begins_a_little_before_a_readers_time_keeps_its_distance_to_video() {
+    let mut log = Log::new(CHUNK, 30_000);
+    let mut cursor = Cursor::new(Reader::Player, 1, 0);
+    log.append(Track::Video, 1_000, true, &[0x17, 1, 0, 0, 0, 9]);
+    let (mut wire, _) = flush_all(&mut cursor, &log);
+    for i in 0..50 {
+        log.append(Track::Audio, 900 + i * 20, false, &[0x2F, 1, 2]);
+        log.append(Track::Video, 1_020 + i * 20, false, &[0x27, 1, 0, 0, 0, 9]);
+    }
+    wire.extend(flush_all(&mut cursor, &log).0);
+    let seen = decode(&wire);
+    let last = |type_id| seen.iter().rfind(|(t, _, _)| *t == type_id).unwrap().1;
+    // 1880 and 2000 on the stream's clock.
+    assert_eq!(last(message_type::VIDEO) - last(message_type::AUDIO), 120);
+    assert_eq!(seen.iter().filter(|(t, _, _)| *t == message_type::AUDIO).count(), 45);
+}

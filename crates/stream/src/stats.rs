@@ -1,0 +1,74 @@
+//! What is counted of a stream.
+
+use std::collections::VecDeque;
+
+use rtmp::media::{Codec, Kind};
+
+use crate::track::Track;
+
+/// Seconds over which the bitrate is averaged.
+const RATE_WINDOW: usize = 5;
+
+/// What a stream has received; times are ms on the caller's monotonic clock.
+#[derive(Clone, Debug, Default)]
+pub struct Stats {
+    /// Video messages.
+    pub video_frames: u64,
+    /// Audio messages.
+    pub audio_frames: u64,
+    /// When the last message came that readers get.
+    pub last_frame: Option<u64>,
+    /// When the last keyframe came.
+    pub last_key: Option<u64>,
+    /// Once known.
+    pub video_codec: Option<Codec>,
+    /// Once known.
+    pub audio_codec: Option<Codec>,
+    bytes: u64,
+    /// `bytes` at the last seconds, oldest first.
+    history: VecDeque<u64>,
+}
+
+impl Stats {
+    /// Average of the last seconds, bits a second.
+    #[must_use]
+    pub fn bitrate(&self) -> u64 {
+        let seconds = self.history.len().saturating_sub(1) as u64;
+        let received =
+            self.history.back().zip(self.history.front()).map_or(0, |(newest, oldest)| newest - oldest);
+        (received * 8).checked_div(seconds).unwrap_or(0)
+    }
+
+    /// Called once a second.
+    pub(crate) fn tick(&mut self) {
+        self.history.push_back(self.bytes);
+        if self.history.len() > RATE_WINDOW + 1 {
+            self.history.pop_front();
+        }
+    }
+
+    pub(crate) fn count_received(&mut self, track: Track, bytes: usize, codec: Option<Codec>) {
+        self.bytes += bytes as u64;
+        match track {
+            Track::Video => {
+                self.video_frames += 1;
+                self.video_codec = codec;
+            }
+            Track::Audio => {
+                self.audio_frames += 1;
+                self.audio_codec = codec;
+            }
+            Track::Data => {}
+        }
+    }
+
+    /// Not what is left out: that would be reported as live.
+    pub(crate) fn count_stored(&mut self, track: Track, kind: Kind, now: u64) {
+        if track != Track::Data {
+            self.last_frame = Some(now);
+        }
+        if kind == Kind::Keyframe {
+            self.last_key = Some(now);
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! One stream: who publishes it, and what is left of it for readers.
+
+use rtmp::chunk::Message;
+use rtmp::{media, message_type};
+
+use crate::clock::Start;
+use crate::ingest::{Continuity, Ingest};
+use crate::log::Log;
+use crate::stats::Stats;
+
+/// A forwarder that comes back within this time goes on where the last one broke off, ms; after it only one that begins with what is
+/// here already.
+const BREAK_MAX: u64 = 15_000;
+
+/// A connection, as a number that its owner gives out once.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ConnId(pub u64);
+
+/// One act of publishing, as a number that is new for each.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PublicationId(u64);
+
+/// Who sends a publication, and so whose times it has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Sender<'a> {
+    /// An encoder. A stream that is new starts its clock at `clock`, ms.
+    Encoder {
+        /// Where edges go on without a jump when the origin's process is replaced: the wall clock.
+        clock: u64,
+    },
+    /// A forwarder of the cluster. Each stream of each process of the origin has a clock of its own with a name of its own: times
+    /// of another may be near the last one's and are of another line all the same.
+    Forwarder {
+        /// The name.
+        clock: &'a str,
+    },
+}
+
+/// How a publication ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    /// Its publisher said that it is over: the next one is another.
+    Finished,
+    /// Its connection went away.
+    BrokenOff,
+}
+
+/// What readers watch.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Head {
+    /// End of the log.
+    pub end: u64,
+    /// Whether somebody publishes and media has come.
+    pub is_live: bool,
+}
+
+/// See the [module](self).
+#[derive(Debug)]
+pub struct Stream {
+    log: Log,
+    ingest: Ingest,
+    stats: Stats,
+    publication: Option<Publication>,
+    /// How many there have been.
+    publications: u64,
+    /// Since when nobody publishes, ms.
+    idle_since: u64,
+    /// How the last publication ended.
+    ended: Option<Ended>,
+    /// Whose clock a forwarded stream is on.
+    clock: Option<String>,
+}
+
+#[derive(Debug)]
+struct Publication {
+    id: PublicationId,
+    by: ConnId,
+    has_media: bool,
+}
+
+impl Stream {
+    /// A stream that nobody has published yet. Its log has chunks of `chunk_size` bytes and keeps `queue_length` ms.
+    #[must_use]
+    pub fn new(chunk_size: u32, queue_length: u64, now: u64) -> Self {
+        Self {
+            log: Log::new(chunk_size, queue_length),
+            ingest: Ingest::new(),
+            stats: Stats::default(),
+            publication: None,
+            publications: 0,
+            idle_since: now,
+            ended: None,
+            clock: None,
+        }
+    }
+
+    /// Makes `by` the publisher; gives the publication and the connection that published until now, which the caller ends. Whoever
+    /// may not replace it asks [`publisher`](Self::publisher) first.
+    pub fn publish(&mut self, by: ConnId, sender: Sender<'_>, now: u64) -> (PublicationId, Option<ConnId>) {
+        let start = match sender {
+            Sender::Encoder { clock } => Start::At(clock),
+            Sender::Forwarder { clock } => {
+                let last = self.clock.replace(clock.to_owned());
+                if last.is_some_and(|last| last != clock) { Start::OtherClock } else { Start::AsSent }
+            }
+        };
+        self.publications += 1;
+        let id = PublicationId(self.publications);
+        let replaced = self.publication.replace(Publication { id, by, has_media: false });
+        let finished = self.ended.take() == Some(Ended::Finished);
+        let continuity = match start {
+            Start::At(_) | Start::OtherClock => Continuity::New,
+            Start::AsSent if replaced.is_some() => Continuity::Same,
+            Start::AsSent if finished => Continuity::New,
+            Start::AsSent if now.saturating_sub(self.idle_since) > BREAK_MAX => Continuity::IfRepeated,
+            Start::AsSent => Continuity::Same,
+        };
+        self.ingest.begin(start, continuity, &mut self.log);
+        (id, replaced.map(|publication| publication.by))
+    }
+
+    /// Takes one message of the publication `id`: audio, video, data or an aggregate of them. True if it was media; what comes from a
+    /// publication that is over or replaced is none.
+    pub fn take(&mut self, id: PublicationId, message: &Message, now: u64) -> bool {
+        let Self { log, ingest, stats, publication, .. } = self;
+        let Some(publication) = publication.as_mut().filter(|publication| publication.id == id) else {
+            return false;
+        };
+        let mut is_media = false;
+        if message.type_id == message_type::AGGREGATE {
+            for part in media::split_aggregate(message) {
+                is_media |= ingest.take(&part, now, log, stats);
+            }
+        } else {
+            is_media = ingest.take(message, now, log, stats);
+        }
+        publication.has_media |= is_media;
+        is_media
+    }
+
+    /// Ends the publication `id`, unless another has replaced it; true if it did.
+    pub fn end(&mut self, id: PublicationId, how: Ended, now: u64) -> bool {
+        let is_current = self.publication.take_if(|publication| publication.id == id).is_some();
+        if is_current {
+            self.idle_since = now;
+            self.ended = Some(how);
+            self.log.pause();
+        }
+        is_current
+    }
+
+    /// Lets go of all media of a stream that nobody publishes.
+    pub fn clear(&mut self) {
+        if self.publication.is_none() {
+            self.log.clear();
+        }
+    }
+
+    /// Called once a second.
+    pub fn tick(&mut self) {
+        self.stats.tick();
+    }
+
+    /// The log, for readers.
+    #[must_use]
+    pub fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// What is counted.
+    #[must_use]
+    pub fn stats(&self) -> &Stats {
+        &self.stats
+    }
+
+    /// End of the log, and whether it moves.
+    #[must_use]
+    pub fn head(&self) -> Head {
+        let is_live = self.publication.as_ref().is_some_and(|publication| publication.has_media);
+        Head { end: self.log.end(), is_live }
+    }
+
+    /// Who publishes.
+    #[must_use]
+    pub fn publisher(&self) -> Option<ConnId> {
+        self.publication.as_ref().map(|publication| publication.by)
+    }
+
+    /// Whether anybody ever published it.
+    #[must_use]
+    pub fn was_published(&self) -> bool {
+        self.publications > 0
+    }
+
+    /// Since when nobody publishes, ms; `None` while somebody does.
+    #[must_use]
+    pub fn idle_since(&self) -> Option<u64> {
+        self.publication.is_none().then_some(self.idle_since)
+    }
+
+    /// Newest time on the stream's clock, ms.
+    #[must_use]
+    pub fn newest(&self) -> Option<u64> {
+        self.ingest.newest()
+    }
+}
