@@ -1,45 +1,43 @@
-//! One RTMP port, in one process on one thread.
+//! One RTMP port, in one process on one thread: the shell around [`stream`], which has what is served, and [`rtmp`], which has
+//! how it is said.
 //!
 //! # Theory of operation
 //!
-//! A stream is a log (`log`): each message is written once, as chunks that serve everybody. A player is a cursor
-//! (`cursor`) into it, and so is a forwarder. No work is done per player but one `send` per flush.
-//!
 //! ```text
-//! accept ─▶ connection ─▶ rtmp::server::Session ─▶ Publish ─▶ stream: clock ─▶ log ─┬─▶ players, in passes (server::flush)
-//!                                              └─▶ Play    ─▶ cursor ◀─────────────┘─▶ forwarders, at once (forward)
+//! accept ─▶ conn: driver ⇄ machine ─┬─ Publish ─▶ ingress ─▶ channel: stream ─┬─▶ players, in passes (flush)
+//!                                   └─ Play ────▶ egress::play ──▶ cursor ◀───┘─▶ forwarders, at once (egress::forward)
 //! ```
 //!
 //! Everything lives on one thread and is shared by `Rc`: no lock is held because none exists. Long passes yield, so that accepts,
 //! ingest and control never wait long. A connection's task owns its socket's readiness; a caught-up player is written to by the flush
-//! task, a parked one (its socket is full) by its own task.
+//! task, a parked one (its socket is full) by its own task. A panic costs the connection it met ([`panics`]).
 
-mod clock;
-mod connection;
-mod cursor;
-mod forward;
+mod accept;
+mod channel;
+mod conn;
+mod counters;
+mod egress;
+mod flush;
+mod housekeeping;
 mod hub;
-#[doc(hidden)]
-pub mod internals;
-mod link;
-mod log;
-mod player;
-mod server;
-mod stream;
+mod ingress;
+mod limits;
+mod lines;
+mod panics;
+mod port;
 
-use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::rc::Rc;
 
 use cluster::WorkerSpec;
-use cluster::stats::{ProcessStats, StreamStats};
 use control::fds::{FdsError, Name};
-use control::{Error, Inherited, RunError, Seat, Service};
+use control::{Inherited, RunError, Seat};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::hub::Hub;
+use crate::port::Port;
 
 /// Serves the port of the config file `config` until told to stop. To be called before a thread or a runtime exists.
 ///
@@ -58,10 +56,10 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         let hub = Hub::new(spec, secret);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener) });
         let mut tasks = JoinSet::new();
-        tasks.spawn_local(server::tick(Rc::clone(&hub)));
-        tasks.spawn_local(server::measure_lag(Rc::clone(&hub)));
-        tasks.spawn_local(server::flush(Rc::clone(&hub)));
-        tasks.spawn_local(server::accept(hub, listener));
+        tasks.spawn_local(housekeeping::tick(Rc::clone(&hub)));
+        tasks.spawn_local(housekeeping::measure_lag(Rc::clone(&hub)));
+        tasks.spawn_local(flush::flush(Rc::clone(&hub)));
+        tasks.spawn_local(accept::accept(hub, listener));
         tokio::select! {
             served = control::serve(seat, port) => served,
             // A port without one of them looks alive and is not: better none, and a new one.
@@ -84,28 +82,4 @@ fn read_secret(file: &Path) -> Result<Vec<u8>, RunError> {
         return Err(RunError::Config(format!("the secret {} is too short", file.display())));
     }
     Ok(secret)
-}
-
-/// What the control socket of a worker reaches.
-struct Port {
-    hub: Rc<Hub>,
-    listener: Rc<TcpListener>,
-}
-
-impl Service for Port {
-    fn process_stats(&self) -> ProcessStats {
-        self.hub.process_stats()
-    }
-
-    fn stream_stats(&self) -> Vec<StreamStats> {
-        self.hub.stream_stats()
-    }
-
-    fn configure(&self, spec: WorkerSpec) -> Result<(), Error> {
-        self.hub.configure(spec)
-    }
-
-    fn listener(&self) -> Option<BorrowedFd<'_>> {
-        Some(self.listener.as_fd())
-    }
 }

@@ -3,25 +3,27 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use crate::cursor::{Cursor, Flushed};
-use crate::hub::Counters;
-use crate::link::{Cut, Link};
-use crate::log::Log;
+use rtmp_io::socket;
+use stream::{Cursor, Flushed, Log};
+
+use crate::conn::end::Cut;
+use crate::conn::handle::Conn;
+use crate::counters::Counters;
 
 /// A player that takes no byte for this long is closed, ms.
-pub(crate) const STUCK_AFTER: u64 = 30_000;
+const STUCK_AFTER: u64 = 30_000;
 
 /// See the [module](self).
 pub(crate) struct Player {
-    pub(crate) link: Rc<Link>,
+    pub(crate) conn: Rc<Conn>,
     pub(crate) cursor: RefCell<Cursor>,
     /// Since when the socket takes no more, ms; then its own task flushes it when it can take more.
     parked: Cell<Option<u64>>,
 }
 
 impl Player {
-    pub(crate) fn new(link: Rc<Link>, cursor: Cursor) -> Self {
-        Self { link, cursor: RefCell::new(cursor), parked: Cell::new(None) }
+    pub(crate) fn new(conn: Rc<Conn>, cursor: Cursor) -> Self {
+        Self { conn, cursor: RefCell::new(cursor), parked: Cell::new(None) }
     }
 
     pub(crate) fn is_parked(&self) -> bool {
@@ -32,7 +34,7 @@ impl Player {
     pub(crate) fn flush(&self, log: &Log, counters: &Counters, now: u64) {
         let mut cursor = self.cursor.borrow_mut();
         let before = cursor.bytes_sent();
-        let flushed = cursor.flush(log, &mut |slices| rtmp_io::socket::try_send(&self.link.socket, slices));
+        let flushed = cursor.flush(log, &mut |slices| socket::try_send(&self.conn.socket, slices));
         let taken = cursor.bytes_sent() - before;
         counters.bytes_out.set(counters.bytes_out.get() + taken);
         counters.skips.set(counters.skips.get() + cursor.take_skips());
@@ -45,18 +47,18 @@ impl Player {
                 }
                 if newly {
                     // Its task must wait for the socket from now on.
-                    self.link.wake();
+                    self.conn.wake();
                 }
             }
-            Err(_) => self.link.cut(Cut::Lost),
+            Err(_) => self.conn.cut(Cut::Lost),
         }
     }
 
     /// Cuts a player that has taken nothing for too long; true if it did.
     pub(crate) fn check_stuck(&self, now: u64) -> bool {
         let stuck = self.parked.get().is_some_and(|since| now.saturating_sub(since) >= STUCK_AFTER);
-        if stuck && self.link.is_cut().is_none() {
-            self.link.cut(Cut::Stuck);
+        if stuck && self.conn.is_cut().is_none() {
+            self.conn.cut(Cut::Stuck);
             return true;
         }
         false

@@ -1,30 +1,30 @@
 //! Forwarding of one stream to one edge port: a client connection that is one more cursor.
 //!
-//! A forwarder lives from the first publish on, reconnects for ever, and at each connect gives its target metadata,
+//! A forwarder lives from the first media on, reconnects for ever, and at each connect gives its target metadata,
 //! headers, the current GOP and live. It keeps no backlog. Its state is what the target has proved: four times a second it
-//! sends a ping that carries the time of the last frame sent before it, and [`Liveness`] judges what comes back.
+//! sends a ping that carries the time of the last frame sent before it, and [`liveness`](super::liveness) judges what comes
+//! back.
 
-mod liveness;
-
-use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
 use std::rc::Rc;
 use std::time::Duration;
 
-use cluster::stats::{ForwardState, ForwardStats};
+use cluster::stats::ForwardState;
 use cluster::{Delays, Target};
 use rtmp::auth::Claim;
 use rtmp::client::{self, Event, Mode};
 use rtmp::url::Url;
 use rtmp_io::{Client, Limit, socket};
-use tokio::task::AbortHandle;
+use stream::{Cursor, Flushed, Reader};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
-use self::liveness::{DEAD_AFTER, Liveness};
-use crate::cursor::{Cursor, Flushed, Reader};
-use crate::hub::{Hub, count};
-use crate::stream::Stream;
+use super::liveness::{DEAD_AFTER, Liveness};
+use super::report::{Forward, Phase, Report};
+use crate::channel::Channel;
+use crate::counters::count;
+use crate::hub::Hub;
+use crate::panics::{Panic, contain_future};
 
 /// Look-up of the target's name to Publish.Start at most.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -44,111 +44,50 @@ enum ForwardError {
     Connection(#[from] rtmp_io::Error),
     #[error("no sign of life from the target for {} s", DEAD_AFTER / 1_000)]
     Dead,
+    #[error(transparent)]
+    Bug(#[from] Panic),
 }
 
-/// A forwarder's handle: its target, what it reports, and its task, which ends with it.
-pub(crate) struct Forwarder {
-    report: Rc<Report>,
-    task: AbortHandle,
-}
-
-struct Report {
-    target: Target,
-    phase: RefCell<Phase>,
-    /// Stream time of the last message sent, ms.
-    reached: Cell<Option<u64>>,
-    sent: Cell<u64>,
-    /// Whether the last attempt failed.
-    failed: Cell<bool>,
-    reconnects: Cell<u64>,
-    last_error: RefCell<Option<String>>,
-}
-
-enum Phase {
-    /// Nobody publishes.
-    Idle,
-    Connecting,
-    Connected(Liveness),
-    /// The last attempt failed.
-    Backoff,
-}
-
-impl Report {
-    /// Lets the connection's [`Liveness`] know something.
-    fn judge(&self, tell: impl FnOnce(&mut Liveness)) {
-        if let Phase::Connected(liveness) = &mut *self.phase.borrow_mut() {
-            tell(liveness);
+/// One forwarder a target: starts those that are missing, ends those that are no longer wanted.
+pub(crate) fn sync(hub: &Rc<Hub>, channel: &Rc<Channel>) {
+    let targets = hub.spec.borrow().forward.clone();
+    let mut forwards = channel.forwards.borrow_mut();
+    forwards.retain(|forward| targets.contains(forward.target()));
+    for target in targets {
+        if !forwards.iter().any(|forward| *forward.target() == target) {
+            forwards.push(start(hub, channel, target));
         }
     }
 }
 
-impl Forwarder {
-    pub(crate) fn start(hub: &Rc<Hub>, stream: &Rc<Stream>, target: Target) -> Self {
-        let report = Rc::new(Report {
-            target,
-            phase: RefCell::new(Phase::Idle),
-            reached: Cell::new(None),
-            sent: Cell::new(0),
-            failed: Cell::new(false),
-            reconnects: Cell::new(0),
-            last_error: RefCell::new(None),
-        });
-        let task = tokio::task::spawn_local(run(Rc::clone(hub), Rc::clone(stream), Rc::clone(&report)));
-        Self { report, task: task.abort_handle() }
-    }
-
-    pub(crate) fn target(&self) -> &Target {
-        &self.report.target
-    }
-
-    /// `newest` is the stream's newest time while it is published.
-    pub(crate) fn stats(&self, newest: Option<u64>, now: u64) -> ForwardStats {
-        let report = &self.report;
-        let (state, lag_ms) = match &*report.phase.borrow() {
-            Phase::Idle => (ForwardState::Idle, None),
-            Phase::Connecting => (ForwardState::Connecting, None),
-            Phase::Backoff => (ForwardState::Backoff, None),
-            Phase::Connected(liveness) => {
-                let unsent = |newest: u64| newest.saturating_sub(report.reached.get().unwrap_or(newest));
-                (liveness.state(now), newest.and_then(|newest| liveness.lag(now, unsent(newest))))
-            }
-        };
-        ForwardStats {
-            target: report.target.clone(),
-            state,
-            lag_ms,
-            sent: report.sent.get(),
-            reconnects: report.reconnects.get(),
-            last_error: report.last_error.borrow().clone(),
-        }
-    }
+fn start(hub: &Rc<Hub>, channel: &Rc<Channel>, target: Target) -> Forward {
+    let report = Rc::new(Report::new(target));
+    let task = tokio::task::spawn_local(run(Rc::clone(hub), Rc::clone(channel), Rc::clone(&report)));
+    Forward::new(report, task.abort_handle())
 }
 
-impl Drop for Forwarder {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn run(hub: Rc<Hub>, stream: Rc<Stream>, report: Rc<Report>) {
+async fn run(hub: Rc<Hub>, channel: Rc<Channel>, report: Rc<Report>) {
     let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
-    let mut head = stream.watch();
+    let mut head = channel.watch();
     loop {
         report.phase.replace(Phase::Idle);
-        if head.wait_for(|head| head.publishing).await.is_err() {
+        if head.wait_for(|head| head.is_live).await.is_err() {
             return;
         }
         report.phase.replace(Phase::Connecting);
-        let outcome = forward(&hub, &stream, &report, &mut delays).await;
+        let forwarded = contain_future(forward(&hub, &channel, &report, &mut delays)).await;
+        let outcome = forwarded.unwrap_or_else(|panic| Err(panic.into()));
         report.failed.set(outcome.is_err());
         match outcome {
             Ok(()) => delays.reset(),
             Err(error) => {
                 report.phase.replace(Phase::Backoff);
                 let text = error.to_string();
-                if report.last_error.replace(Some(text)).as_deref() != Some(&error.to_string()) {
-                    warn!(stream = %stream.key, target = %report.target.id, %error, "forward failed");
+                let is_new = report.last_error.borrow().as_ref() != Some(&text);
+                if is_new && hub.forward_lines.take(hub.now()) {
+                    warn!(stream = %channel.key, target = %report.target.id, %error, "forward failed");
                 }
+                report.last_error.replace(Some(text));
                 tokio::time::sleep(delays.next_delay(rtmp_io::chance())).await;
             }
         }
@@ -158,41 +97,39 @@ async fn run(hub: Rc<Hub>, stream: Rc<Stream>, report: Rc<Report>) {
 /// One connection, to the end of the publication.
 async fn forward(
     hub: &Hub,
-    stream: &Stream,
+    channel: &Channel,
     report: &Report,
     delays: &mut Delays,
 ) -> Result<(), ForwardError> {
     // By the worker's own address the target keeps a slot for us.
     let own = hub.spec.borrow().listen.ip();
-    let client =
-        Client::open(request(hub, stream, &report.target), Some(own), Limit::new(CONNECT_TIMEOUT), |_| {})
-            .await?;
+    let request = request(hub, channel, &report.target);
+    let client = Client::open(request, Some(own), Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
     if report.failed.get() {
         count(&report.reconnects, 1);
     }
-    info!(stream = %stream.key, target = %report.target.id, "forwarding");
+    if hub.forward_lines.take(hub.now()) {
+        info!(stream = %channel.key, target = %report.target.id, "forwarding");
+    }
     report.phase.replace(Phase::Connected(Liveness::new()));
     // Metadata, headers and the current GOP, whatever players of the origin get.
-    let from = {
-        let log = stream.log();
-        log.join(true).map_or_else(|| log.end(), |point| point.offset)
-    };
+    let from = channel.log().start(true);
     let mut connection = Connection {
         hub,
-        stream,
+        channel,
         report,
         cursor: Cursor::new(Reader::Forwarder, client.session.msid(), from),
-        position: stream.log().position(from).0,
+        position: channel.log().position(from).0,
         has_sent: false,
         client,
     };
-    let mut head = stream.watch();
+    let mut head = channel.watch();
     let mut ping = interval(PING_EVERY);
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
-        let publishing = head.borrow_and_update().publishing;
+        let is_live = head.borrow_and_update().is_live;
         let blocked = connection.flush()?;
-        if !publishing {
+        if !is_live {
             return connection.finish().await;
         }
         tokio::select! {
@@ -207,22 +144,25 @@ async fn forward(
     }
 }
 
-/// To publish `stream` at `target`, with the proof that we may.
-fn request(hub: &Hub, stream: &Stream, target: &Target) -> client::Config {
+/// To publish the stream at `target`, with the proof that we may.
+fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::Config {
     let url = Url {
         host: target.host.clone(),
         port: target.port,
-        app: stream.key.app().to_owned(),
-        stream: stream.key.name().to_owned(),
+        app: channel.key.app().to_owned(),
+        stream: channel.key.name().to_owned(),
     };
-    let claim =
-        Claim { secret: hub.secret.clone(), target: target.id.as_str().to_owned(), clock: hub.clock.clone() };
+    let claim = Claim {
+        secret: hub.secret.clone(),
+        target: target.id.as_str().to_owned(),
+        clock: channel.clock.clone(),
+    };
     client::Config { auth: Some(claim), ..client::Config::new(Mode::Publish, url) }
 }
 
 struct Connection<'a> {
     hub: &'a Hub,
-    stream: &'a Stream,
+    channel: &'a Channel,
     report: &'a Report,
     client: Client,
     cursor: Cursor,
@@ -235,7 +175,7 @@ struct Connection<'a> {
 impl Connection<'_> {
     /// Sends what there is; true if the socket takes no more.
     fn flush(&mut self) -> Result<bool, rtmp_io::Error> {
-        let log = self.stream.log();
+        let log = self.channel.log();
         // The bound is for peers that only ask; ours asks little.
         let _ = self.cursor.push_control(self.client.session.output());
         let before = self.cursor.bytes_sent();
@@ -276,7 +216,7 @@ impl Connection<'_> {
     fn check(&mut self, blocked: bool) -> Result<ForwardState, ForwardError> {
         let now = self.hub.now();
         // Until a frame has gone out on this connection there is nothing to be acknowledged.
-        let time = self.stream.log().position(self.cursor.offset()).1.filter(|_| self.has_sent);
+        let time = self.channel.log().position(self.cursor.offset()).1.filter(|_| self.has_sent);
         let unacknowledged = socket::unacknowledged(&self.client.socket).map_err(rtmp_io::Error::Lost)?;
         let acknowledged = self.cursor.bytes_sent().saturating_sub(unacknowledged);
         let Phase::Connected(liveness) = &mut *self.report.phase.borrow_mut() else {
@@ -337,6 +277,7 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::ingress::publish;
 
     /// Frames of the group that is there when the target is connected to, and the bytes of each: together what a slow target needs more
     /// than `DEAD_AFTER` for, and what a kernel would take at once.
@@ -396,16 +337,16 @@ mod tests {
         let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
         let encoder = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let socket = TcpStream::connect(encoder.local_addr().unwrap()).await.unwrap();
-        let link = hub.admit(socket, encoder.local_addr().unwrap()).unwrap();
+        let conn = hub.admit(socket, encoder.local_addr().unwrap()).unwrap();
         let publish_and_read = async {
-            let publisher = hub.publish(&StreamKey::parse("live", "a").unwrap(), None, &link).unwrap();
+            let publisher = publish(&hub, &StreamKey::parse("live", "a").unwrap(), None, conn.id).unwrap();
             for frame in 0..GROUP.0 {
                 let mut payload = vec![0; GROUP.1];
                 payload[..2].copy_from_slice(if frame == 0 { &[0x17, 1] } else { &[0x27, 1] });
                 let timestamp = frame as u32 * 40;
                 let csid = csid::VIDEO.into();
                 let message = Message { csid, type_id: VIDEO, msid: 1, timestamp, payload: payload.into() };
-                assert!(publisher.ingest(message, hub.now()));
+                publisher.take(&message);
             }
             publisher.commit();
             let (socket, _) = target.accept().await.unwrap();

@@ -1,0 +1,86 @@
+//! One stream with those who have to do with it: players, forwarders, whoever watches its end.
+
+use std::cell::{Cell, Ref, RefCell, RefMut};
+use std::rc::Rc;
+
+use rtmp::server::StreamKey;
+use stream::{Head, Log, Stream};
+use tokio::sync::watch;
+
+use crate::egress::player::Player;
+use crate::egress::report::Forward;
+
+/// See the [module](self). Shared by the connections of one worker, all on one thread.
+pub(crate) struct Channel {
+    pub(crate) key: StreamKey,
+    /// Names the stream's clock to the edges: another channel of the same key has another.
+    pub(crate) clock: String,
+    stream: RefCell<Stream>,
+    pub(crate) players: RefCell<Vec<Rc<Player>>>,
+    /// Counts removals from `players`, so that a pass over them knows when it may have missed one.
+    pub(crate) removals: Cell<u64>,
+    pub(crate) forwards: RefCell<Vec<Forward>>,
+    head: watch::Sender<Head>,
+    /// Whether the flush task knows that there is something to send.
+    pub(crate) dirty: Cell<bool>,
+}
+
+impl Channel {
+    pub(crate) fn new(key: StreamKey, clock: String, stream: Stream) -> Self {
+        Self {
+            key,
+            clock,
+            stream: RefCell::new(stream),
+            players: RefCell::default(),
+            removals: Cell::new(0),
+            forwards: RefCell::default(),
+            head: watch::Sender::new(Head::default()),
+            dirty: Cell::new(false),
+        }
+    }
+
+    pub(crate) fn stream(&self) -> Ref<'_, Stream> {
+        self.stream.borrow()
+    }
+
+    pub(crate) fn stream_mut(&self) -> RefMut<'_, Stream> {
+        self.stream.borrow_mut()
+    }
+
+    /// The log, for readers.
+    pub(crate) fn log(&self) -> Ref<'_, Log> {
+        Ref::map(self.stream.borrow(), Stream::log)
+    }
+
+    /// Changes of the log's end, and whether it moves.
+    pub(crate) fn watch(&self) -> watch::Receiver<Head> {
+        self.head.subscribe()
+    }
+
+    /// Tells forwarders where the log ends now.
+    pub(crate) fn announce(&self) {
+        let head = self.stream.borrow().head();
+        self.head.send_if_modified(|old| std::mem::replace(old, head) != head);
+    }
+
+    pub(crate) fn is_publishing(&self) -> bool {
+        self.stream.borrow().publisher().is_some()
+    }
+
+    /// Whether it costs more than its name: it is published, or media are left of when it was.
+    pub(crate) fn is_held(&self) -> bool {
+        let stream = self.stream.borrow();
+        stream.publisher().is_some() || !stream.log().is_empty()
+    }
+
+    /// Since when nobody publishes nor plays, ms.
+    pub(crate) fn idle_since(&self) -> Option<u64> {
+        self.stream.borrow().idle_since().filter(|_| self.players.borrow().is_empty())
+    }
+
+    /// Lets go of media and forwarders of a stream that nobody publishes.
+    pub(crate) fn clear(&self) {
+        self.forwards.borrow_mut().clear();
+        self.stream.borrow_mut().clear();
+    }
+}

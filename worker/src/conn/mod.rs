@@ -1,0 +1,8 @@
+//! A connection that was accepted.
+
+mod driver;
+pub(crate) mod end;
+pub(crate) mod handle;
+pub(crate) mod machine;
+
+pub(crate) use driver::serve;

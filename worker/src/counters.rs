@@ -1,0 +1,50 @@
+//! What is counted of a process, and how late its loop is.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Counters of the process.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) accepted: Cell<u64>,
+    pub(crate) refused: Cell<u64>,
+    pub(crate) peer_errors: Cell<u64>,
+    pub(crate) stuck_players: Cell<u64>,
+    pub(crate) skips: Cell<u64>,
+    pub(crate) bytes_in: Cell<u64>,
+    pub(crate) bytes_out: Cell<u64>,
+    pub(crate) beats: Cell<u64>,
+}
+
+/// Adds to a counter.
+pub(crate) fn count(counter: &Cell<u64>, n: u64) {
+    counter.set(counter.get() + n);
+}
+
+/// How late the loop gets to what is due: samples of the last minute, ms, oldest first.
+#[derive(Debug, Default)]
+pub(crate) struct Lag(RefCell<VecDeque<u32>>);
+
+impl Lag {
+    /// Samples kept.
+    const SAMPLES: usize = 1_200;
+    /// Time between samples.
+    pub(crate) const PERIOD: Duration = Duration::from_millis(50);
+
+    pub(crate) fn push(&self, late: Duration) {
+        let mut samples = self.0.borrow_mut();
+        if samples.len() == Self::SAMPLES {
+            samples.pop_front();
+        }
+        samples.push_back(u32::try_from(late.as_millis()).unwrap_or(u32::MAX));
+    }
+
+    /// 99th percentile and maximum, ms.
+    pub(crate) fn p99_and_max(&self) -> (u32, u32) {
+        let mut samples: Vec<_> = self.0.borrow().iter().copied().collect();
+        samples.sort_unstable();
+        let p99 = samples.get(samples.len().saturating_sub(1) * 99 / 100);
+        (p99.copied().unwrap_or(0), samples.last().copied().unwrap_or(0))
+    }
+}

@@ -1,0 +1,68 @@
+//! Playing: who may, and its place among the players of a stream.
+
+use std::rc::Rc;
+
+use rtmp::server::StreamKey;
+use stream::{Cursor, Reader};
+
+use super::player::Player;
+use crate::channel::Channel;
+use crate::conn::handle::Conn;
+use crate::conn::machine::Refusal;
+use crate::counters::count;
+use crate::hub::{Hub, NAMES_MAX};
+
+/// A place among the players of a stream; dropping it gives it up.
+pub(crate) struct Playing {
+    hub: Rc<Hub>,
+    channel: Rc<Channel>,
+    pub(crate) player: Rc<Player>,
+}
+
+/// Makes `conn` a player of `key`, if there is room; `msid` is the message stream it plays on.
+pub(crate) fn play(hub: &Rc<Hub>, key: &StreamKey, msid: u32, conn: &Rc<Conn>) -> Result<Playing, Refusal> {
+    let (max, gop_cache) = {
+        let spec = hub.spec.borrow();
+        (spec.options.max_connections, spec.options.gop_cache)
+    };
+    if hub.players.get() >= max {
+        count(&hub.counters.refused, 1);
+        return Err(Refusal {
+            code: "NetStream.Play.Failed",
+            description: format!("full: {max} players (max_connections)"),
+        });
+    }
+    let channel = hub.channel(key, NAMES_MAX).ok_or_else(|| Refusal {
+        code: "NetStream.Play.StreamNotFound",
+        description: format!("{NAMES_MAX} streams are in use, the limit"),
+    })?;
+    let from = {
+        let log = channel.log();
+        if channel.is_publishing() { log.start(gop_cache) } else { log.end() }
+    };
+    let player = Rc::new(Player::new(Rc::clone(conn), Cursor::new(Reader::Player, msid, from)));
+    channel.players.borrow_mut().push(Rc::clone(&player));
+    hub.players.set(hub.players.get() + 1);
+    Ok(Playing { hub: Rc::clone(hub), channel, player })
+}
+
+impl Playing {
+    /// Sends what there is.
+    pub(crate) fn flush(&self) {
+        self.player.flush(&self.channel.log(), &self.hub.counters, self.hub.now());
+    }
+}
+
+impl Drop for Playing {
+    fn drop(&mut self) {
+        {
+            let mut players = self.channel.players.borrow_mut();
+            if let Some(index) = players.iter().position(|player| Rc::ptr_eq(player, &self.player)) {
+                players.swap_remove(index);
+            }
+        }
+        self.channel.removals.set(self.channel.removals.get() + 1);
+        self.hub.forget_if_useless(&self.channel);
+        self.hub.players.set(self.hub.players.get() - 1);
+    }
+}

@@ -1,0 +1,99 @@
+//! How the forwarding of one stream to one target stands.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use cluster::Target;
+use cluster::stats::{ForwardState, ForwardStats};
+use tokio::task::AbortHandle;
+
+use super::liveness::Liveness;
+
+/// A forwarder as its stream has it: what it reports, and its task, which ends with it.
+pub(crate) struct Forward {
+    report: Rc<Report>,
+    task: AbortHandle,
+}
+
+impl Forward {
+    pub(super) fn new(report: Rc<Report>, task: AbortHandle) -> Self {
+        Self { report, task }
+    }
+
+    pub(super) fn target(&self) -> &Target {
+        &self.report.target
+    }
+
+    /// `newest` is the stream's newest time while it is published.
+    pub(crate) fn stats(&self, newest: Option<u64>, now: u64) -> ForwardStats {
+        self.report.stats(newest, now)
+    }
+}
+
+impl Drop for Forward {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+pub(super) struct Report {
+    pub(super) target: Target,
+    pub(super) phase: RefCell<Phase>,
+    /// Stream time of the last message sent, ms.
+    pub(super) reached: Cell<Option<u64>>,
+    pub(super) sent: Cell<u64>,
+    /// Whether the last attempt failed.
+    pub(super) failed: Cell<bool>,
+    pub(super) reconnects: Cell<u64>,
+    pub(super) last_error: RefCell<Option<String>>,
+}
+
+pub(super) enum Phase {
+    /// Nobody publishes.
+    Idle,
+    Connecting,
+    Connected(Liveness),
+    /// The last attempt failed.
+    Backoff,
+}
+
+impl Report {
+    pub(super) fn new(target: Target) -> Self {
+        Self {
+            target,
+            phase: RefCell::new(Phase::Idle),
+            reached: Cell::new(None),
+            sent: Cell::new(0),
+            failed: Cell::new(false),
+            reconnects: Cell::new(0),
+            last_error: RefCell::new(None),
+        }
+    }
+
+    /// Lets the connection's [`Liveness`] know something.
+    pub(super) fn judge(&self, tell: impl FnOnce(&mut Liveness)) {
+        if let Phase::Connected(liveness) = &mut *self.phase.borrow_mut() {
+            tell(liveness);
+        }
+    }
+
+    fn stats(&self, newest: Option<u64>, now: u64) -> ForwardStats {
+        let (state, lag_ms) = match &*self.phase.borrow() {
+            Phase::Idle => (ForwardState::Idle, None),
+            Phase::Connecting => (ForwardState::Connecting, None),
+            Phase::Backoff => (ForwardState::Backoff, None),
+            Phase::Connected(liveness) => {
+                let unsent = |newest: u64| newest.saturating_sub(self.reached.get().unwrap_or(newest));
+                (liveness.state(now), newest.and_then(|newest| liveness.lag(now, unsent(newest))))
+            }
+        };
+        ForwardStats {
+            target: self.target.clone(),
+            state,
+            lag_ms,
+            sent: self.sent.get(),
+            reconnects: self.reconnects.get(),
+            last_error: self.last_error.borrow().clone(),
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Publishing: who may, and the way of what is published.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use cluster::{Role, WorkerSpec};
+use rtmp::chunk::Message;
+use rtmp::server::StreamKey;
+use stream::{ConnId, Ended, PublicationId, Sender};
+
+use crate::channel::Channel;
+use crate::conn::end::Cut;
+use crate::conn::machine::Refusal;
+use crate::egress::forward;
+use crate::hub::{Hub, wall_clock};
+
+/// The right to publish a stream; dropping it ends the publication, unless another has replaced it.
+pub(crate) struct Publisher {
+    hub: Rc<Hub>,
+    channel: Rc<Channel>,
+    id: PublicationId,
+    has_media: Cell<bool>,
+    has_finished: Cell<bool>,
+}
+
+/// Makes the connection `by` the publisher of `key`, if the rules allow it; `clock` is that of a proven forwarder of the origin.
+pub(crate) fn publish(
+    hub: &Rc<Hub>,
+    key: &StreamKey,
+    clock: Option<&str>,
+    by: ConnId,
+) -> Result<Publisher, Refusal> {
+    let role = hub.spec.borrow().role;
+    if role == Role::Edge && clock.is_none() {
+        return Err(Refusal {
+            code: "NetStream.Publish.Denied",
+            description: "this is an edge: publish to the cluster's origin".to_owned(),
+        });
+    }
+    let channel = hub.find(key);
+    // A half-open connection of the origin must never hold its place; any other publisher keeps it.
+    if clock.is_none() && channel.as_ref().is_some_and(|channel| channel.is_publishing()) {
+        return Err(bad_name(format!("{key} is being published by somebody else")));
+    }
+    if !channel.is_some_and(|channel| channel.is_held()) && !hub.make_room() {
+        return Err(bad_name(format!("{} streams are being published, the limit", WorkerSpec::MAX_STREAMS)));
+    }
+    // Waiting players cannot use up the names: publishers have their own limit.
+    let channel = hub.channel(key, usize::MAX).ok_or_else(|| bad_name(format!("{key} has no place")))?;
+    let sender = match clock {
+        Some(clock) => Sender::Forwarder { clock },
+        None => Sender::Encoder { clock: wall_clock() },
+    };
+    let (id, replaced) = channel.stream_mut().publish(by, sender, hub.now());
+    if let Some(replaced) = replaced {
+        hub.cut(replaced, Cut::Replaced);
+    }
+    channel.announce();
+    Ok(Publisher {
+        hub: Rc::clone(hub),
+        channel,
+        id,
+        has_media: Cell::new(false),
+        has_finished: Cell::new(false),
+    })
+}
+
+fn bad_name(description: String) -> Refusal {
+    Refusal { code: "NetStream.Publish.BadName", description }
+}
+
+impl Publisher {
+    pub(crate) fn key(&self) -> &StreamKey {
+        &self.channel.key
+    }
+
+    /// Takes one message. The first media starts the forwarders: a name alone costs no connection.
+    pub(crate) fn take(&self, message: &Message) {
+        if self.channel.stream_mut().take(self.id, message, self.hub.now()) && !self.has_media.replace(true) {
+            forward::sync(&self.hub, &self.channel);
+        }
+    }
+
+    /// What was taken becomes visible to forwarders and players.
+    pub(crate) fn commit(&self) {
+        if self.has_media.get() {
+            self.channel.announce();
+            self.hub.mark_dirty(&self.channel);
+        }
+    }
+
+    /// The publisher says that its publication is over: the next one is another.
+    pub(crate) fn finish(self) {
+        self.has_finished.set(true);
+    }
+}
+
+impl Drop for Publisher {
+    fn drop(&mut self) {
+        let how = if self.has_finished.get() { Ended::Finished } else { Ended::BrokenOff };
+        // The last of it may have come with its end.
+        self.commit();
+        if self.channel.stream_mut().end(self.id, how, self.hub.now()) {
+            self.channel.announce();
+            self.hub.forget_if_useless(&self.channel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::SocketAddr;
+
+    use cluster::{UnitId, WorkerOptions};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+    use crate::conn::handle::Conn;
+    use crate::egress::play::play;
+
+    fn origin() -> Rc<Hub> {
+        let spec = WorkerSpec {
+            id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
+            cluster: "test".to_owned(),
+            role: Role::Origin,
+            host: "127.0.0.1".to_owned(),
+            listen: "127.0.0.1:1935".parse().unwrap(),
+            options: WorkerOptions::default(),
+            sources: Vec::new(),
+            forward: Vec::new(),
+            secret_file: "/none".into(),
+        };
+        Hub::new(spec, vec![7; 32])
+    }
+
+    async fn conn(hub: &Hub) -> Rc<Conn> {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap();
+        hub.admit(TcpStream::connect(address).await.unwrap(), address).unwrap()
+    }
+
+    fn key(number: usize) -> StreamKey {
+        StreamKey::parse("live", &number.to_string()).unwrap()
+    }
+
+    fn audio() -> Message {
+        Message { csid: 5, type_id: 8, msid: 1, timestamp: 0, payload: vec![0xAF, 1, 2].into() }
+    }
+
+    #[tokio::test]
+    async fn whoever_publishes_name_after_name_leaves_no_more_than_the_limit_behind() {
+        let test = async {
+            let hub = origin();
+            let conn = conn(&hub).await;
+            let waiting = play(&hub, &key(3), 1, &conn).unwrap();
+            for number in 0..1_000 {
+                let publisher = publish(&hub, &key(number), None, conn.id).unwrap();
+                publisher.take(&audio());
+                publisher.finish();
+                let held = hub.channels().iter().filter(|channel| channel.is_held()).count();
+                assert!(held <= WorkerSpec::MAX_STREAMS as usize, "{held}");
+                // And the name that somebody waits for.
+                assert!(hub.channels().len() <= WorkerSpec::MAX_STREAMS as usize + 1);
+            }
+            assert!(hub.find(&key(3)).is_some(), "a player keeps its name");
+            assert!(hub.find(&key(999)).is_some(), "the newest is still there");
+            drop(waiting);
+            assert!(hub.find(&key(3)).is_none());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn a_name_without_media_leaves_nothing_behind() {
+        let hub = origin();
+        let conn = conn(&hub).await;
+        drop(publish(&hub, &key(1), None, conn.id).unwrap());
+        assert!(hub.channels().is_empty());
+    }
+
+    #[tokio::test]
+    async fn streams_that_are_published_are_never_displaced() {
+        let test = async {
+            let hub = origin();
+            let conn = conn(&hub).await;
+            let mut publishers: Vec<_> = (0..WorkerSpec::MAX_STREAMS as usize)
+                .map(|number| publish(&hub, &key(number), None, conn.id).unwrap())
+                .collect();
+            publishers.iter().for_each(|publisher| publisher.take(&audio()));
+            let refusal = publish(&hub, &key(99), None, conn.id).err().unwrap();
+            assert_eq!(refusal.code, "NetStream.Publish.BadName");
+            assert!(refusal.description.contains("limit"), "{}", refusal.description);
+            drop(publishers.pop());
+            assert!(publish(&hub, &key(99), None, conn.id).is_ok());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+}

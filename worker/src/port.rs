@@ -1,0 +1,104 @@
+//! What the control socket of a worker reaches.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::rc::Rc;
+
+use cluster::WorkerSpec;
+use cluster::stats::{ProcessStats, StreamStats};
+use control::{Code, Error, Service};
+use tokio::net::TcpListener;
+use tracing::info;
+
+use crate::channel::Channel;
+use crate::egress::forward;
+use crate::hub::Hub;
+
+/// Streams in one report, published ones first.
+const REPORTED_MAX: usize = 256;
+
+/// One RTMP port, as its supervisor sees it.
+pub(crate) struct Port {
+    pub(crate) hub: Rc<Hub>,
+    pub(crate) listener: Rc<TcpListener>,
+}
+
+impl Service for Port {
+    fn process_stats(&self) -> ProcessStats {
+        let hub = &self.hub;
+        let c = &hub.counters;
+        let (loop_lag_p99_ms, loop_lag_max_ms) = hub.lag.p99_and_max();
+        let publishers = hub.channels().iter().filter(|channel| channel.is_publishing()).count();
+        ProcessStats {
+            beats: c.beats.get(),
+            connections: u32::try_from(hub.conns()).unwrap_or(u32::MAX),
+            players: hub.players.get(),
+            publishers: u32::try_from(publishers).unwrap_or(u32::MAX),
+            accepted: c.accepted.get(),
+            refused: c.refused.get(),
+            peer_errors: c.peer_errors.get(),
+            stuck_players: c.stuck_players.get(),
+            skips: c.skips.get(),
+            bytes_in: c.bytes_in.get(),
+            bytes_out: c.bytes_out.get(),
+            loop_lag_p99_ms,
+            loop_lag_max_ms,
+        }
+    }
+
+    /// Streams that are published, played or were just now; published ones first, by name.
+    fn stream_stats(&self) -> Vec<StreamStats> {
+        let channels = self.hub.channels();
+        let mut stats: Vec<_> = channels.iter().map(|channel| stats_of(&self.hub, channel)).collect();
+        stats.sort_by(|a, b| (!a.publishing, &a.stream).cmp(&(!b.publishing, &b.stream)));
+        stats.truncate(REPORTED_MAX);
+        stats
+    }
+
+    /// Takes a new spec: limits and forward targets.
+    fn configure(&self, new: WorkerSpec) -> Result<(), Error> {
+        {
+            let old = self.hub.spec.borrow();
+            let changed =
+                WorkerSpec { options: new.options.clone(), forward: new.forward.clone(), ..old.clone() };
+            if changed != new {
+                let why = "only options and forward targets change without a restart";
+                return Err(Error::new(Code::NeedsRestart, why));
+            }
+        }
+        info!(targets = new.forward.len(), "configured");
+        *self.hub.spec.borrow_mut() = new;
+        for channel in self.hub.channels() {
+            if channel.stream().head().is_live {
+                forward::sync(&self.hub, &channel);
+            }
+        }
+        Ok(())
+    }
+
+    fn listener(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.listener.as_fd())
+    }
+}
+
+fn stats_of(hub: &Hub, channel: &Channel) -> StreamStats {
+    let now = hub.now();
+    let stream = channel.stream();
+    let stats = stream.stats();
+    let age = |at: u64| now.saturating_sub(at);
+    let newest = stream.newest().filter(|_| stream.publisher().is_some());
+    StreamStats {
+        stream: channel.key.to_string(),
+        publishing: stream.publisher().is_some(),
+        publisher: stream.publisher().and_then(|id| hub.peer(id)).map(|peer| peer.to_string()),
+        players: u32::try_from(channel.players.borrow().len()).unwrap_or(u32::MAX),
+        bitrate: stats.bitrate(),
+        video_codec: stats.video_codec.map(|codec| codec.to_string()),
+        audio_codec: stats.audio_codec.map(|codec| codec.to_string()),
+        last_frame_age_ms: stats.last_frame.map(age),
+        keyframe_age_ms: stats.last_key.map(age),
+        newest_ms: stream.newest(),
+        video_frames: stats.video_frames,
+        audio_frames: stats.audio_frames,
+        forwards: channel.forwards.borrow().iter().map(|forward| forward.stats(newest, now)).collect(),
+    }
+}
