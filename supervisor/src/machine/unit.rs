@@ -67,7 +67,6 @@ impl Unit {
     }
 
     /// What its owner wants.
-    #[cfg(test)]
     pub(crate) fn wanted(&self) -> Wanted {
         self.wanted
     }

@@ -63,6 +63,14 @@ impl Reconciler {
         if let Some(why) = touched.find_map(Member::left_alone) {
             return Err(format!("nothing was touched: {why}"));
         }
+        // An earlier addition was taken back, and its process does not end.
+        let mut added = ids.iter().filter_map(|id| self.member(id));
+        if let Some(member) = added.find(|member| !member.is_at_rest()) {
+            return Err(format!(
+                "nothing was touched: {} is still being stopped; try again later",
+                member.id
+            ));
+        }
         let added: Vec<&Port> = new.edges.iter().filter(|edge| ids.contains(&edge.id())).collect();
         kernel.prepare(&new, &added).map_err(|why| format!("nothing was touched: {why}"))?;
         // What an earlier rollback had to leave alone is gone by now.

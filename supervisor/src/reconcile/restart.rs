@@ -11,7 +11,7 @@ use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
 use crate::api::Restart;
-use crate::machine::state::Event;
+use crate::machine::state::{Event, Wanted};
 
 /// Between two plays of a stream that is not there yet.
 const PLAY_RETRY: Duration = Duration::from_millis(100);
@@ -21,7 +21,9 @@ impl Reconciler {
     pub(super) fn restart(&self, restart: &Restart) -> Result<Vec<Step>, String> {
         let fits = |member: &&Member| {
             let port = member.port.as_ref();
-            member.role() == restart.role
+            // What an addition left when it was taken back is not of the cluster.
+            member.machine.wanted() == Wanted::Up
+                && member.role() == restart.role
                 && restart.port.is_none_or(|number| port.is_some_and(|port| port.port == number))
                 && restart.host.as_ref().is_none_or(|host| port.is_some_and(|port| port.host.name == *host))
         };

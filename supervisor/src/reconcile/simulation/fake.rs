@@ -316,7 +316,7 @@ impl Fake {
 
     /// A process that is not the cluster's gets hold of a unit's lock, or one of which the record is lost.
     pub(super) fn add_stranger(&mut self, unit: &UnitId) {
-        if self.holder(unit).is_none() {
+        if self.holder(unit).is_none() && !self.held.contains_key(unit) {
             let pid = self.new_process(unit, Manners::Killed, false);
             let stays = self.random.ms(100, 30_000);
             self.after(stays, Due::Dies(pid, Exit::Code(0)));
