@@ -8,7 +8,7 @@ use rtmp::url::{Url, UrlError};
 use rtmp_io::{Client, Limit};
 use serde::{Deserialize, Serialize};
 
-/// Read at once; a keyframe of a usual stream fits a few times.
+/// Bytes read at once; a keyframe of a usual stream fits a few times.
 const READ_BUFFER: usize = 64 * 1024;
 /// The application that [`connect`] names; it plays nothing there.
 const PROBE_APP: &str = "srsctl-probe";

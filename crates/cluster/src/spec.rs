@@ -299,7 +299,8 @@ pub struct WorkerSpec {
 }
 
 impl WorkerSpec {
-    /// Live streams one worker takes at once: each costs log memory on the origin and on every edge.
+    /// Streams that hold media at once on one worker, published or ended: each costs log memory on the origin and on every edge. For
+    /// one more, the one that ended first lets go of its media; when all are published, a publish is refused.
     pub const MAX_STREAMS: u32 = 64;
     /// Connections kept beyond `max_connections` for ingest, control and probes, so that a rush of players never locks the origin out.
     pub const RESERVED_CONNECTIONS: u32 = 64;

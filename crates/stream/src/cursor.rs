@@ -18,7 +18,7 @@ use crate::track::{Track, Tracks};
 
 /// Bytes of one send at most, so that one reader far behind does not hold up the others.
 const SEND_MAX: u64 = 256 * 1024;
-/// Sends of one flush at most: a reader that gets message by message, or far behind, lets the others have their turn.
+/// Sends of one flush at most: a reader far behind, or of some tracks only, lets the others have their turn.
 const SENDS_MAX: usize = 8;
 /// Control bytes that wait for a message boundary at most: a peer that asks more without reading is cut off.
 pub const CONTROL_MAX: usize = 64 * 1024;

@@ -20,7 +20,7 @@ use crate::track::Track;
 
 /// Bytes kept for slow readers whatever their time: 30 s at 17 Mbit/s.
 const QUEUE_BYTES: u64 = 64 * 1024 * 1024;
-/// A group of pictures beyond any of these is not offered to joining readers: it would be a flood, not a start.
+/// A group of pictures beyond this is not offered to joining readers, bytes: it would be a flood, not a start.
 const GOP_BYTES: u64 = 32 * 1024 * 1024;
 /// See [`GOP_BYTES`]; messages.
 const GOP_MESSAGES: u64 = 5_000;
