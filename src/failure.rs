@@ -61,12 +61,13 @@ impl From<supervisor::ClientError> for Failure {
     fn from(error: supervisor::ClientError) -> Self {
         use supervisor::ClientError as E;
         let code = match &error {
-            E::Busy(_) | E::NoSocket { .. } => code::LOCKED,
+            E::Refused(error) => error.code.exit_code(),
+            E::NoSocket { .. } => code::LOCKED,
             E::NotRunning { .. }
             | E::Unreachable { .. }
             | E::Silent { .. }
             | E::Broken { .. }
-            | E::Failed(_) => code::FAILED,
+            | E::StaysOn { .. } => code::FAILED,
         };
         Self::new(code, error)
     }

@@ -7,8 +7,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use cluster::file::ClusterFile;
+use control::api::StartupEvent;
 use serde::{Deserialize, Serialize};
-use supervisor::{AgentConfig, AgentError, StartupEvent};
+use supervisor::{AgentConfig, AgentError};
 
 use crate::failure::{Failure, code};
 use crate::log;

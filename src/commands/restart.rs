@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use cluster::Role;
-use supervisor::Restart;
+use control::api::Restart;
 
 use crate::failure::{Failure, code};
 use crate::subject::Subject;

@@ -9,11 +9,10 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use cluster::status::{Status, UnitState};
+use control::api::{Apply, StartupEvent};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGINT;
-use supervisor::Apply;
-use supervisor::StartupEvent;
 use supervisor::{Client, ClientError};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
 use tokio::process::{Child, Command};

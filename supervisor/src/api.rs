@@ -1,14 +1,4 @@
-//! The control API on agent.sock: HTTP/1 and JSON.
-//!
-//! | request | body | answer |
-//! | --- | --- | --- |
-//! | GET /v1/status | | [`cluster::status::Status`] |
-//! | POST /v1/apply | [`Apply`] | lines |
-//! | POST /v1/restart | [`Restart`] | lines |
-//! | POST /v1/down | | lines |
-//!
-//! `lines` are JSON documents, one a line: [`Line::Progress`], as many as there is progress to tell, and at the end
-//! [`Line::Done`] or [`Line::Failed`]. What was asked goes on when the client goes away.
+//! The control API on agent.sock; its documents are [`control::api`]'s.
 
 use std::convert::Infallible;
 use std::pin::Pin;
@@ -24,10 +14,10 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
-use cluster::Role;
 use cluster::status::Status;
+use control::api::{self, Apply, Line, Restart};
+use control::{Code, Error};
 use hyper::body::Frame;
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -41,57 +31,8 @@ pub(crate) const LINE_LIMIT: Duration = Duration::from_secs(60);
 const STILL_AT_IT: Duration = Duration::from_secs(15);
 const _: () = assert!(STILL_AT_IT.as_secs() * 4 <= LINE_LIMIT.as_secs());
 
-/// When a request was sent, ms since boot: one that lay in the socket of a stopped supervisor is not carried out after its
-/// sender has given up.
-pub(crate) const SENT: &str = "x-srsctl-sent-ms";
 /// Age beyond which a request is dropped, ms.
 const TOO_OLD: u64 = 4_000;
-
-/// Body of POST /v1/apply.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Apply {
-    /// Absolute path of the cluster file, for messages and for relative paths in it.
-    pub path: std::path::PathBuf,
-    /// Its text.
-    pub text: String,
-}
-
-/// Body of POST /v1/restart: which processes, one after the other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Restart {
-    /// Of this role.
-    pub role: Role,
-    /// On this port; without it, on each.
-    #[serde(default)]
-    pub port: Option<u16>,
-    /// On this host; without it, on each.
-    #[serde(default)]
-    pub host: Option<String>,
-}
-
-/// One line of an answer.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(untagged)]
-pub(crate) enum Line {
-    /// Something was done.
-    Progress {
-        /// What, for a person.
-        progress: String,
-    },
-    /// All was done. Last line.
-    Done {
-        /// Always true.
-        ok: bool,
-    },
-    /// Not all was done. Last line.
-    Failed {
-        /// Why, and what to do, for a person.
-        error: String,
-        /// Nothing was begun, since something else is under way.
-        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-        busy: bool,
-    },
-}
 
 /// What a client asks of the supervisor's loop.
 #[derive(Debug)]
@@ -126,17 +67,14 @@ impl Reply {
         if let Self::Lines(lines) = self
             && lines.capacity() > 1
         {
-            let _ = lines.try_send(Line::Progress { progress });
+            let _ = lines.try_send(Line::Progress(progress));
         }
     }
 
-    /// Ends a command; `busy`: it was not even begun.
-    pub(crate) fn finish(self, outcome: Result<(), String>, busy: bool) {
+    /// Ends a command.
+    pub(crate) fn finish(self, outcome: Result<(), Error>) {
         if let Self::Lines(lines) = self {
-            let last = match outcome {
-                Ok(()) => Line::Done { ok: true },
-                Err(error) => Line::Failed { error, busy },
-            };
+            let last = outcome.map_or_else(Line::Error, |()| Line::Done {});
             // There is room for it: `say` leaves one place.
             let _ = lines.try_send(last);
         }
@@ -157,10 +95,10 @@ pub(crate) async fn serve(
     stop: oneshot::Receiver<()>,
 ) {
     let router = axum::Router::new()
-        .route("/v1/status", get(status))
-        .route("/v1/apply", post(apply))
-        .route("/v1/restart", post(restart))
-        .route("/v1/down", post(down))
+        .route(api::STATUS, get(status))
+        .route(api::APPLY, post(apply))
+        .route(api::RESTART, post(restart))
+        .route(api::DOWN, post(down))
         .layer(axum::middleware::from_fn(refuse_old))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(commands);
@@ -175,12 +113,12 @@ pub(crate) async fn serve(
 
 /// Drops a request whose sender does not wait any more.
 async fn refuse_old(request: axum::extract::Request, next: Next) -> Response {
-    let sent: Option<u64> = request.headers().get(SENT).and_then(|sent| sent.to_str().ok()?.parse().ok());
+    let sent: Option<u64> =
+        request.headers().get(api::SENT).and_then(|sent| sent.to_str().ok()?.parse().ok());
     let age = crate::host::procfs::uptime_ms().zip(sent).map_or(0, |(now, sent)| now.saturating_sub(sent));
     if age > TOO_OLD {
-        let error = format!("the request lay here for {age} ms and is not carried out");
-        let error = Line::Failed { error, busy: true };
-        return (StatusCode::REQUEST_TIMEOUT, Json(error)).into_response();
+        let why = format!("the request lay here for {age} ms and is not carried out");
+        return refused(Error::new(Code::Stale, why));
     }
     next.run(request).await
 }
@@ -224,8 +162,12 @@ async fn down(State(commands): Commands, peer: From) -> Response {
 }
 
 fn ending() -> Response {
-    let error = Line::Failed { error: "the supervisor is ending".to_owned(), busy: true };
-    (StatusCode::SERVICE_UNAVAILABLE, Json(error)).into_response()
+    refused(Error::new(Code::Ending, "the supervisor is ending"))
+}
+
+fn refused(error: Error) -> Response {
+    let status = StatusCode::from_u16(error.code.http_status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    (status, Json(Line::Error(error))).into_response()
 }
 
 async fn with_lines(
@@ -262,7 +204,7 @@ impl Lines {
         let line = match self.receiver.poll_recv(context) {
             Poll::Ready(None) => return Poll::Ready(None),
             Poll::Ready(Some(line)) => {
-                if let Line::Progress { progress } = &line {
+                if let Line::Progress(progress) = &line {
                     progress.clone_into(&mut self.newest);
                     self.since = Instant::now();
                 }
@@ -271,7 +213,7 @@ impl Lines {
             Poll::Pending => {
                 ready!(self.silence.as_mut().poll(context));
                 let waited = self.since.elapsed().as_secs();
-                Line::Progress { progress: format!("still at it, for {waited} s: {}", self.newest) }
+                Line::Progress(format!("still at it, for {waited} s: {}", self.newest))
             }
         };
         let next = Instant::now() + self.every;
@@ -302,20 +244,6 @@ impl axum::body::HttpBody for Lines {
 mod tests {
     use super::*;
 
-    #[test]
-    fn lines_are_told_apart_by_their_one_key() {
-        let lines = [
-            (r#"{"progress":"x"}"#, Line::Progress { progress: "x".into() }),
-            (r#"{"ok":true}"#, Line::Done { ok: true }),
-            (r#"{"error":"y"}"#, Line::Failed { error: "y".into(), busy: false }),
-            (r#"{"error":"y","busy":true}"#, Line::Failed { error: "y".into(), busy: true }),
-        ];
-        for (text, line) in lines {
-            assert_eq!(serde_json::to_string(&line).unwrap(), text);
-            assert_eq!(serde_json::from_str::<Line>(text).unwrap(), line);
-        }
-    }
-
     #[tokio::test(start_paused = true)]
     async fn a_step_that_takes_long_is_told_of_well_within_what_a_client_waits() {
         let (sender, receiver) = mpsc::channel(LINES);
@@ -331,12 +259,11 @@ mod tests {
             last = Instant::now();
             told.push(line);
         }
-        let still =
-            |seconds| Line::Progress { progress: format!("still at it, for {seconds} s: starting edge-h-1") };
+        let still = |seconds| Line::Progress(format!("still at it, for {seconds} s: starting edge-h-1"));
         assert_eq!(told[1..3], [still(15), still(30)]);
-        reply.finish(Ok(()), false);
+        reply.finish(Ok(()));
         let line = std::future::poll_fn(|context| lines.poll_line(context)).await;
-        assert_eq!(line, Some(Line::Done { ok: true }));
+        assert_eq!(line, Some(Line::Done {}));
         assert_eq!(std::future::poll_fn(|context| lines.poll_line(context)).await, None);
     }
 
@@ -347,18 +274,13 @@ mod tests {
         for number in 0..LINES * 2 {
             reply.say(number.to_string());
         }
-        reply.finish(Err("x".to_owned()), false);
+        let error = Error::new(Code::Failed, "x");
+        reply.finish(Err(error.clone()));
         let mut lines = Vec::new();
         while let Some(line) = receiver.recv().await {
             lines.push(line);
         }
         assert_eq!(lines.len(), LINES);
-        assert_eq!(lines.last(), Some(&Line::Failed { error: "x".to_owned(), busy: false }));
-    }
-
-    #[test]
-    fn a_restart_may_leave_port_and_host_open() {
-        let restart: Restart = serde_json::from_str(r#"{"role":"edge"}"#).unwrap();
-        assert_eq!(restart, Restart { role: Role::Edge, port: None, host: None });
+        assert_eq!(lines.last(), Some(&Line::Error(error)));
     }
 }

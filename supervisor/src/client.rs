@@ -5,13 +5,15 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use cluster::status::Status;
+use control::Error;
+use control::api::{self, Apply, Line, Restart};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 
-use crate::api::{Apply, LINE_LIMIT, Line, Restart, SENT};
+use crate::api::LINE_LIMIT;
 use crate::exec::process::Process;
 use crate::host::dirs::ClusterDirs;
 
@@ -70,11 +72,14 @@ pub enum ClientError {
         log: String,
     },
     /// It did not do it, or not all of it.
-    #[error("{0}")]
-    Failed(String),
-    /// It did not begin it: something else is under way.
-    #[error("{0}")]
-    Busy(String),
+    #[error(transparent)]
+    Refused(Error),
+    /// It did it, and does not end itself.
+    #[error("all is stopped, but the supervisor, pid {pid}, does not end")]
+    StaysOn {
+        /// Its process.
+        pid: u32,
+    },
 }
 
 /// Whether a supervisor that hung up has ended; one of which no process was found has.
@@ -83,10 +88,6 @@ async fn has_ended(supervisor: Option<Process>) -> bool {
         Some(supervisor) => tokio::time::timeout(END_LIMIT, supervisor.wait()).await.is_ok(),
         None => true,
     }
-}
-
-fn failed(error: String, busy: bool) -> ClientError {
-    if busy { ClientError::Busy(error) } else { ClientError::Failed(error) }
 }
 
 fn pid_text(pid: Option<&u32>) -> String {
@@ -111,7 +112,7 @@ impl Client {
     /// # Errors
     /// When the supervisor does not run or breaks off.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        let response = self.send(Method::GET, "/v1/status", Bytes::new()).await?.0;
+        let response = self.send(Method::GET, api::STATUS, Bytes::new()).await?.0;
         let body = response.into_body().collect().await.map_err(|error| self.broken(error))?;
         serde_json::from_slice(&body.to_bytes()).map_err(|error| self.broken(error))
     }
@@ -119,32 +120,30 @@ impl Client {
     /// Brings a changed cluster file into force, as far as that can be done to a running cluster.
     ///
     /// # Errors
-    /// [`ClientError::Failed`] lists what cannot be changed; then nothing was.
+    /// [`ClientError::Refused`] lists what cannot be changed; then nothing was.
     pub async fn apply(&self, apply: &Apply, progress: impl FnMut(&str)) -> Result<(), ClientError> {
-        self.lines("/v1/apply", apply, progress).await.map(drop)
+        self.lines(api::APPLY, apply, progress).await.map(drop)
     }
 
     /// Restarts processes one after the other.
     ///
     /// # Errors
-    /// [`ClientError::Failed`] names the one that did not come back; those behind it were not touched.
+    /// [`ClientError::Refused`] names the one that did not come back; those behind it were not touched.
     pub async fn restart(&self, restart: &Restart, progress: impl FnMut(&str)) -> Result<(), ClientError> {
-        self.lines("/v1/restart", restart, progress).await.map(drop)
+        self.lines(api::RESTART, restart, progress).await.map(drop)
     }
 
     /// Stops all processes and the supervisor, and returns when it has ended.
     ///
     /// # Errors
-    /// [`ClientError::Failed`] names what was left alone because it is not provably the cluster's.
+    /// [`ClientError::Refused`] names what was left alone because it is not provably the cluster's.
     pub async fn down(&self, progress: impl FnMut(&str)) -> Result<(), ClientError> {
-        let supervisor = self.lines("/v1/down", &(), progress).await?;
+        let supervisor = self.lines(api::DOWN, &(), progress).await?;
         if let Some(supervisor) = supervisor
             && tokio::time::timeout(END_LIMIT, supervisor.wait()).await.is_err()
         {
             let pid = supervisor.identity().pid;
-            return Err(ClientError::Failed(format!(
-                "all is stopped, but the supervisor, pid {pid}, does not end"
-            )));
+            return Err(ClientError::StaysOn { pid });
         }
         Ok(())
     }
@@ -165,9 +164,9 @@ impl Client {
             while let Some(end) = text.iter().position(|byte| *byte == b'\n') {
                 let line: Vec<u8> = text.drain(..=end).collect();
                 match serde_json::from_slice(&line).map_err(|error| self.broken(error))? {
-                    Line::Progress { progress: said } => progress(&said),
-                    Line::Done { .. } => return Ok(supervisor),
-                    Line::Failed { error, busy } => return Err(failed(error, busy)),
+                    Line::Progress(said) => progress(&said),
+                    Line::Done {} => return Ok(supervisor),
+                    Line::Error(error) => return Err(ClientError::Refused(error)),
                 }
             }
             let Ok(frame) = tokio::time::timeout(LINE_LIMIT, body.frame()).await else {
@@ -179,7 +178,7 @@ impl Client {
                 None if !ok => {
                     let said = String::from_utf8_lossy(&text).into_owned();
                     return Err(match serde_json::from_slice(&text) {
-                        Ok(Line::Failed { error, busy }) => failed(error, busy),
+                        Ok(Line::Error(error)) => ClientError::Refused(error),
                         Ok(_) | Err(_) => self.broken(said),
                     });
                 }
@@ -209,7 +208,7 @@ impl Client {
             .uri(path)
             .header(hyper::header::HOST, "srsctl")
             .header(hyper::header::CONTENT_TYPE, "application/json")
-            .header(SENT, crate::host::procfs::uptime_ms().unwrap_or_default())
+            .header(api::SENT, crate::host::procfs::uptime_ms().unwrap_or_default())
             .body(Full::new(body))
             .map_err(|error| self.broken(error))?;
         let answer = tokio::time::timeout(ANSWER_LIMIT, sender.send_request(request)).await;

@@ -36,7 +36,6 @@ mod machine;
 pub mod probe;
 mod reconcile;
 
-pub use api::{Apply, Restart};
 pub use client::{Client, ClientError};
 pub use exec::orphans;
 pub use exec::process::{keep_descriptors_to_self, own_binary};
@@ -48,4 +47,3 @@ pub use host::procfs::start_ticks;
 pub use reconcile::config::{AgentConfig, AgentError, Parse};
 pub use reconcile::plan::{Action, Kind};
 pub use reconcile::run::run;
-pub use reconcile::startup::StartupEvent;

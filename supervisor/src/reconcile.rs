@@ -13,7 +13,6 @@ pub(crate) mod run;
 #[cfg(test)]
 mod simulation;
 mod start;
-pub(crate) mod startup;
 mod steps;
 mod stop;
 mod streams;

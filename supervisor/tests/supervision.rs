@@ -12,11 +12,12 @@ use std::time::{Duration, Instant};
 
 use cluster::status::{Health, Status, UnitState, UnitStatus};
 use cluster::{Role, UnitId};
+use control::api::{Apply, Restart, StartupEvent};
+use control::{Code, Error};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use supervisor::{AliveLock, UnitFiles};
-use supervisor::{Apply, Restart};
-use supervisor::{Client, ClientError, ClusterDirs, StartupEvent, StateRoots, orphans};
+use supervisor::{Client, ClientError, ClusterDirs, StateRoots, orphans};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -491,7 +492,7 @@ async fn a_change_during_a_change_is_told_what_runs_since_when_and_for_whom() {
     }
     let restart = Restart { role: Role::Edge, port: None, host: None };
     let error = bench.client().restart(&restart, |_| {}).await.unwrap_err();
-    let ClientError::Busy(why) = &error else { panic!("{error}") };
+    let ClientError::Refused(Error { code: Code::Busy, message: why }) = &error else { panic!("{error}") };
     assert!(why.contains("it applies a changed file (for 0 s"), "{why}");
     assert!(why.contains(&format!("asked by pid {}", std::process::id())), "{why}");
     bench.client().down(|_| {}).await.unwrap();
@@ -556,7 +557,10 @@ async fn a_supervisor_that_is_ending_refuses_commands_as_busy() {
     bench.until(&edge, |unit| unit.state == UnitState::Stopping).await;
     let restart = Restart { role: Role::Edge, port: None, host: None };
     let error = bench.client().restart(&restart, |_| {}).await.unwrap_err();
-    assert!(matches!(&error, ClientError::Busy(why) if why.contains("it is ending")), "{error}");
+    assert!(
+        matches!(&error, ClientError::Refused(why) if why.code == Code::Ending && why.message.contains("it is ending")),
+        "{error}"
+    );
     supervisor.end(Signal::SIGTERM);
 }
 

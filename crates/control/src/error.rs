@@ -93,3 +93,25 @@ impl Code {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_of_a_newer_peer_or_none_keeps_the_message() {
+        let read = |text| serde_json::from_str::<Error>(text).unwrap();
+        assert_eq!(read(r#"{"code":"melted","message":"m","seconds":5}"#), Error::new(Code::Unknown, "m"));
+        assert_eq!(read(r#"{"message":"m"}"#), Error::new(Code::Unknown, "m"));
+        assert_eq!(read(r#"{"code":"needs-restart","message":"m"}"#), Error::new(Code::NeedsRestart, "m"));
+        assert_eq!(Code::Unknown.exit_code(), 1, "as any failure");
+    }
+
+    #[test]
+    fn where_nothing_was_begun_because_somebody_else_is_at_work_the_exit_code_is_5() {
+        for code in [Code::Busy, Code::Ending, Code::Stale] {
+            assert_eq!(code.exit_code(), 5, "{code:?}");
+        }
+        assert_eq!((Code::Failed.exit_code(), Code::Invalid.exit_code()), (1, 2));
+    }
+}

@@ -9,11 +9,13 @@
 //! * [`packet`]: the socket that carries them, both ends.
 //! * [`client`]: the supervisor asks, [`service`]: the process answers. What every supervised process does alike is there.
 //! * [`fds`]: the descriptors that a process is started with.
+//! * [`api`]: what `srsctl` and the supervisor exchange.
 //! * [`error`]: why something was not done, on either way.
 //! * [`unix`]: unix sockets below directories of any depth.
 //!
 //! What is reported is [`cluster::stats`]'s. A process is started as `worker --config FILE` or `encoder --config FILE`.
 
+pub mod api;
 pub mod client;
 pub mod error;
 pub mod fds;

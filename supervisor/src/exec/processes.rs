@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 
 use cluster::status::Status;
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
+use control::api::Apply;
 use control::fds::{Lent, Name};
-use control::{Request, ask_once, packet};
+use control::{Code, Error, Request, ask_once, packet};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
-use crate::api::{Apply, Reply};
+use crate::api::Reply;
 use crate::exec::adopt::{self, Found};
 use crate::exec::listeners;
 use crate::exec::monitor::{Message, Watched};
@@ -25,9 +26,7 @@ use crate::host::{logs, preflight, procfs};
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
-use crate::reconcile::kernel::{
-    Answer, Client, CommandError, Input, Instance, Kernel, Look, Ticket, Unplayed, What,
-};
+use crate::reconcile::kernel::{Answer, Client, Input, Instance, Kernel, Look, Ticket, Unplayed, What};
 
 /// Descriptors that the encoder uses at most.
 const ENCODER_FDS: u64 = 64;
@@ -350,16 +349,16 @@ impl Kernel for Processes {
         let (parse, Apply { path, text }) = (Arc::clone(&self.parse), file.clone());
         // Looks names up.
         let parsed = tokio::task::spawn_blocking(move || {
-            let new = parse(&path, &text)?;
+            let new = parse(&path, &text).map_err(|why| Error::new(Code::Invalid, why))?;
             match preflight::hosts(&new).as_slice() {
                 [] => Ok(new),
-                elsewhere => Err(untouched(elsewhere)),
+                elsewhere => Err(Error::new(Code::Refused, untouched(elsewhere))),
             }
         });
         self.answer(ticket, async move {
-            Answer::Parsed(
-                parsed.await.unwrap_or_else(|error| Err(format!("the file could not be read: {error}"))),
-            )
+            Answer::Parsed(parsed.await.unwrap_or_else(|error| {
+                Err(Error::new(Code::Failed, format!("the file could not be read: {error}")))
+            }))
         });
     }
 
@@ -425,13 +424,12 @@ impl Kernel for Processes {
         }
     }
 
-    fn finish(&mut self, client: Option<Client>, outcome: Result<(), CommandError>) {
+    fn finish(&mut self, client: Option<Client>, outcome: Result<(), Error>) {
         if let Err(error) = &outcome {
             tracing::warn!("{error}");
         }
         if let Some(reply) = client.and_then(|client| self.clients.remove(&client)) {
-            let is_busy = matches!(outcome, Err(CommandError::Busy(_)));
-            reply.finish(outcome.map_err(|error| error.to_string()), is_busy);
+            reply.finish(outcome);
         }
     }
 

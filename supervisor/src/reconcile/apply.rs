@@ -3,6 +3,8 @@
 use std::time::Instant;
 
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
+use control::api::Apply;
+use control::{Code, Error};
 
 use super::job::{AwaitReady, Configure, Job, Phase, Step, Turn};
 use super::kernel::{Answer, InForce, Kernel};
@@ -10,14 +12,13 @@ use super::member::Member;
 use super::plan::Plan;
 use super::reconciler::{Reconciler, specs};
 use super::steps::STOP_LIMIT;
-use crate::api::Apply;
 use crate::machine::state::{Event, State, Wanted};
 
 impl Reconciler {
     pub(super) fn parse(&mut self, file: Apply, job: &mut Job, kernel: &mut impl Kernel) -> Turn {
         let parsed = match job.answer.take() {
             Some(Answer::Parsed(parsed)) => parsed,
-            Some(_) => Err("the file could not be read".to_owned()),
+            Some(_) => Err(Error::new(Code::Failed, "the file could not be read")),
             None => {
                 if job.question.is_none() {
                     // Looks names up, which may take as long as the resolver waits.
@@ -28,7 +29,7 @@ impl Reconciler {
         };
         match parsed.and_then(|new| self.plan(file, new, job, kernel)) {
             Ok(()) => Turn::Done,
-            Err(why) => Turn::Failed(why),
+            Err(error) => Turn::Failed(error),
         }
     }
 
@@ -40,18 +41,19 @@ impl Reconciler {
         new: Cluster,
         job: &mut Job,
         kernel: &mut impl Kernel,
-    ) -> Result<(), String> {
+    ) -> Result<(), Error> {
+        let refuse = |why| Error::new(Code::Refused, why);
         let plan = Plan::compare(&self.cluster, &new);
         let refused: Vec<String> = plan.refused().map(|action| format!("\n  {action}")).collect();
         if !refused.is_empty() {
-            return Err(format!(
+            return Err(refuse(format!(
                 "{} has changes that a running cluster (started from {}) cannot take yet; nothing was touched:{}\n\
                  bring them into force, at the cost of disconnecting all players, with: \
                  srsctl -f {0} down && srsctl -f {0} up",
                 file.path.display(),
                 self.path.display(),
                 refused.concat()
-            ));
+            )));
         }
         if plan.is_empty() {
             job.push_first([Step::Commit { file, new: Box::new(new) }, Step::Retry { idle: true }]);
@@ -61,18 +63,18 @@ impl Reconciler {
         let origins: Vec<UnitId> = new.origins.iter().map(Port::id).collect();
         let mut touched = ids.iter().chain(&origins).filter_map(|id| self.member(id));
         if let Some(why) = touched.find_map(Member::left_alone) {
-            return Err(format!("nothing was touched: {why}"));
+            return Err(refuse(format!("nothing was touched: {why}")));
         }
         // An earlier addition was taken back, and its process does not end.
         let mut added = ids.iter().filter_map(|id| self.member(id));
         if let Some(member) = added.find(|member| !member.is_at_rest()) {
-            return Err(format!(
+            return Err(refuse(format!(
                 "nothing was touched: {} is still being stopped; try again later",
                 member.id
-            ));
+            )));
         }
         let added: Vec<&Port> = new.edges.iter().filter(|edge| ids.contains(&edge.id())).collect();
-        kernel.prepare(&new, &added).map_err(|why| format!("nothing was touched: {why}"))?;
+        kernel.prepare(&new, &added).map_err(|why| refuse(format!("nothing was touched: {why}")))?;
         // What an earlier rollback had to leave alone is gone by now.
         self.members.retain(|member| !ids.contains(&member.id));
         let place = self.members.iter().position(|member| member.role() == Role::Encoder);
@@ -124,7 +126,7 @@ impl Reconciler {
         let id = spec.id.clone();
         let failed = |why: String| {
             if is_change {
-                return Turn::Failed(why);
+                return Turn::Failed(Error::new(Code::Failed, why));
             }
             tracing::warn!("{why}");
             Turn::Done
@@ -186,7 +188,10 @@ impl Reconciler {
         file.path.clone_into(&mut self.path);
         match kernel.put_in_force(&file.path, &file.text) {
             Ok(()) => Turn::Done,
-            Err(why) => Turn::Failed(format!("done, but the file in force is not remembered: {why}")),
+            Err(why) => {
+                let why = format!("done, but the file in force is not remembered: {why}");
+                Turn::Failed(Error::new(Code::Failed, why))
+            }
         }
     }
 

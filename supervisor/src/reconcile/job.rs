@@ -4,9 +4,10 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use cluster::{Cluster, Role, UnitId, WorkerSpec};
+use control::Error;
+use control::api::Apply;
 
 use super::kernel::{Answer, Client, InForce, Instance, Ticket};
-use crate::api::Apply;
 
 /// A command at work.
 #[derive(Debug, Default)]
@@ -18,7 +19,7 @@ pub(crate) struct Job {
     /// What is done in place of the steps that are left, should one fail.
     pub(crate) undo: Vec<Step>,
     /// What failed.
-    pub(crate) errors: Vec<String>,
+    pub(crate) errors: Vec<Error>,
     /// The question that its first step waits for.
     pub(crate) question: Option<Ticket>,
     /// The answer to it.
@@ -51,7 +52,7 @@ pub(crate) enum Turn {
     /// It is done.
     Done,
     /// It failed, and with it the command.
-    Failed(String),
+    Failed(Error),
 }
 
 /// One step of a command. What is `None` at first is filled in when the step begins.

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::Status;
 use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
+use control::Error;
+use control::api::{Apply, Restart};
 
-use super::queue::Refusal;
-use crate::api::{Apply, Restart};
 use crate::machine::state::Event;
 
 /// Tells one process of a unit from the next.
@@ -113,7 +113,7 @@ pub(crate) enum Look {
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// To [`Kernel::parse`].
-    Parsed(Result<Cluster, String>),
+    Parsed(Result<Cluster, Error>),
     /// To [`Kernel::configure`].
     Configured(Result<(), String>),
     /// To [`Kernel::play`].
@@ -140,17 +140,6 @@ pub(crate) enum Command {
     Restart(Restart),
     /// Stop all.
     Down,
-}
-
-/// Why a command was not carried out, or not wholly.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum CommandError {
-    /// It was not begun.
-    #[error(transparent)]
-    Busy(#[from] Refusal),
-    /// It failed, with what to do, for a person.
-    #[error("{0}")]
-    Failed(String),
 }
 
 /// A cluster file in force.
@@ -221,7 +210,7 @@ pub(crate) trait Kernel {
     /// Tells a client, if there is one, of progress.
     fn say(&mut self, client: Option<Client>, line: String);
     /// Gives a client, if there is one, the answer to its command: the last it hears.
-    fn finish(&mut self, client: Option<Client>, outcome: Result<(), CommandError>);
+    fn finish(&mut self, client: Option<Client>, outcome: Result<(), Error>);
     /// Gives a client the status: the last it hears.
     fn show(&mut self, client: Client, status: Status);
 

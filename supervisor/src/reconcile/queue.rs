@@ -10,6 +10,8 @@
 
 use std::time::{Duration, Instant};
 
+use control::{Code, Error};
+
 /// What is asked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Asked {
@@ -72,6 +74,13 @@ pub(crate) struct Refusal {
     running: Running,
     /// How long that has been running.
     lasts: Duration,
+}
+
+impl From<Refusal> for Error {
+    fn from(refusal: Refusal) -> Self {
+        let code = if refusal.running.what == Runs::End { Code::Ending } else { Code::Busy };
+        Self::new(code, refusal)
+    }
 }
 
 fn name(asked: Asked) -> &'static str {

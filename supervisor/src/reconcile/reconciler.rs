@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, Port, ProcessSpec, UnitId};
+use control::api::StartupEvent;
+use control::{Code, Error};
 
 use super::job::{AwaitStart, Configure, Job, Step, StopRole, Turn};
-use super::kernel::{Client, Command, CommandError, InForce, Input, Instance, Kernel, Look, What};
+use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, What};
 use super::member::{Live, Member};
 use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
-use super::startup::StartupEvent;
 use crate::host::dirs::ClusterDirs;
 use crate::machine::backoff::Spacing;
 use crate::machine::state::{Action, Event, State, Wanted};
@@ -26,7 +27,7 @@ const ENDING: &str = "the supervisor was told to end; what was not done yet is l
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// Its processes are stopped; or some are not, and why.
-    Stopped(Result<(), String>),
+    Stopped(Result<(), Error>),
     /// So many of its processes run on.
     Left(usize),
 }
@@ -365,7 +366,7 @@ impl Reconciler {
 
     fn break_off(&mut self, kernel: &mut impl Kernel) {
         if let Some(job) = self.job.take() {
-            kernel.finish(job.client, Err(CommandError::Failed(ENDING.to_owned())));
+            kernel.finish(job.client, Err(Error::new(Code::Interrupted, ENDING)));
         }
     }
 
@@ -434,7 +435,7 @@ impl Reconciler {
     }
 
     fn finish(&mut self, job: Job, kernel: &mut impl Kernel) {
-        let outcome = if job.errors.is_empty() { Ok(()) } else { Err(job.errors.join("\n")) };
+        let outcome = outcome(job.errors);
         match self.queue.runs() {
             Some(Runs::End) => self.end = Some(End::Stopped(outcome.clone())),
             Some(Runs::Start) => {
@@ -444,8 +445,15 @@ impl Reconciler {
             Some(Runs::Apply | Runs::Restart) | None => {}
         }
         self.queue.handle_done();
-        kernel.finish(job.client, outcome.map_err(CommandError::Failed));
+        kernel.finish(job.client, outcome);
     }
+}
+
+/// All errors as one, of the first one's kind.
+fn outcome(errors: Vec<Error>) -> Result<(), Error> {
+    let Some(code) = errors.first().map(|error| error.code) else { return Ok(()) };
+    let messages: Vec<String> = errors.into_iter().map(|error| error.message).collect();
+    Err(Error::new(code, messages.join("\n")))
 }
 
 /// The specs of all processes of a cluster: origins, edges in the file's order, encoder.

@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use cluster::stats::StreamStats;
 use cluster::{Role, UnitId};
+use control::api::Restart;
+use control::{Code, Error};
 
 use super::job::{AwaitPlay, AwaitReady, Job, Step, Turn};
 use super::kernel::{Answer, Kernel, Unplayed};
 use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
-use crate::api::Restart;
 use crate::machine::state::{Event, Wanted};
 
 /// Between two plays of a stream that is not there yet.
@@ -18,7 +19,7 @@ const PLAY_RETRY: Duration = Duration::from_millis(100);
 
 impl Reconciler {
     /// The steps that restart all that fits.
-    pub(super) fn restart(&self, restart: &Restart) -> Result<Vec<Step>, String> {
+    pub(super) fn restart(&self, restart: &Restart) -> Result<Vec<Step>, Error> {
         let fits = |member: &&Member| {
             let port = member.port.as_ref();
             // What an addition left when it was taken back is not of the cluster.
@@ -38,7 +39,8 @@ impl Reconciler {
         let all: Vec<&str> = self.members.iter().map(|member| member.id.as_str()).collect();
         let port = restart.port.map(|port| format!(" on port {port}")).unwrap_or_default();
         let host = restart.host.as_ref().map(|host| format!(" at {host}")).unwrap_or_default();
-        Err(format!("there is no {}{port}{host}; there are: {}", restart.role, all.join(", ")))
+        let why = format!("there is no {}{port}{host}; there are: {}", restart.role, all.join(", "));
+        Err(Error::new(Code::NotFound, why))
     }
 
     pub(super) fn restart_one(
@@ -51,7 +53,7 @@ impl Reconciler {
     ) -> Turn {
         let Some(member) = self.member(&id) else { return Turn::Done };
         if let Some(why) = member.left_alone() {
-            return Turn::Failed(why);
+            return Turn::Failed(Error::new(Code::NotReady, why));
         }
         let before = member.live.map(|live| live.instance);
         let cost = match member.role() {
@@ -137,10 +139,11 @@ impl Reconciler {
             (Role::Edge, true) => {
                 let rest: Vec<&str> = rest.iter().map(UnitId::as_str).collect();
                 let rest = if rest.is_empty() { "none".to_owned() } else { rest.join(", ") };
-                return Turn::Failed(format!(
-                    "{id} is restarted and does not play {stream} within {} s: {why}; not restarted: {rest}",
-                    KEYFRAME_LIMIT.as_secs()
-                ));
+                let limit = KEYFRAME_LIMIT.as_secs();
+                let why = format!(
+                    "{id} is restarted and does not play {stream} within {limit} s: {why}; not restarted: {rest}"
+                );
+                return Turn::Failed(Error::new(Code::NotReady, why));
             }
         };
         kernel.say(job.client, line);

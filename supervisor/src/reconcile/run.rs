@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cluster::{Cluster, ProcessSpec, UnitId};
+use control::api::StartupEvent;
 use tokio::signal::unix;
 use tokio::sync::{mpsc, oneshot};
 
@@ -12,7 +13,6 @@ use super::config::{AgentConfig, AgentError, Parse};
 use super::kernel::{Command, InForce, Input, Look};
 use super::plan::{Action, Kind, Plan};
 use super::reconciler::{End, Reconciler, specs};
-use super::startup::StartupEvent;
 use crate::api;
 use crate::exec::adopt::{Found, find_all};
 use crate::exec::listeners;
@@ -118,7 +118,7 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
         _ if is_started => Ok(()),
         End::Left(processes) => Err(AgentError::Left(processes)),
         End::Stopped(Ok(())) => Err(AgentError::Interrupted),
-        End::Stopped(Err(why)) => Err(AgentError::NotStopped(why)),
+        End::Stopped(Err(error)) => Err(AgentError::NotStopped(error.message)),
     }
 }
 

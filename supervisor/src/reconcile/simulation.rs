@@ -17,12 +17,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cluster::{Role, UnitId};
+use control::Code;
+use control::api::{Apply, Restart, StartupEvent};
 
-use super::kernel::{Client, Command, CommandError, InForce, Input};
+use super::kernel::{Client, Command, InForce, Input};
 use super::queue::Runs;
 use super::reconciler::{End, Reconciler};
-use super::startup::StartupEvent;
-use crate::api::{Apply, Restart};
 use crate::host::dirs::{ClusterDirs, StateRoots};
 use crate::machine::backoff::{LONGEST, Spacing};
 use crate::machine::exit::Exit;
@@ -269,8 +269,9 @@ impl History {
         self.fake.answers.clear();
         self.step(Input::Asked { client, by, command });
         let answers = std::mem::take(&mut self.fake.answers);
-        let refused =
-            answers.iter().any(|(to, how)| *to == client && matches!(how, Err(CommandError::Busy(_))));
+        let refused = answers.iter().any(|(to, how)| {
+            *to == client && how.as_ref().is_err_and(|error| matches!(error.code, Code::Busy | Code::Ending))
+        });
         if refused {
             assert_eq!(effects, self.fake.effects, "a refused command had an effect");
             let after = self.supervisor.as_ref().map(picture).expect("a refused command ended it");
@@ -373,8 +374,9 @@ impl History {
     fn look_at_answers(&mut self, supervisor: &Reconciler) {
         for (client, outcome) in &self.fake.answers {
             let Some((units, cluster)) = self.asked.remove(client) else { continue };
-            let Err(CommandError::Failed(why)) = outcome else { continue };
-            if why.contains("nothing was touched") {
+            let Err(error) = outcome else { continue };
+            if matches!(error.code, Code::Refused | Code::Invalid) {
+                let why = &error.message;
                 let now: Vec<UnitId> = supervisor.members.iter().map(|member| member.id.clone()).collect();
                 assert_eq!(units, now, "{why}");
                 assert_eq!(cluster, format!("{:?}", supervisor.cluster), "{why}");
@@ -409,7 +411,7 @@ impl History {
             End::Stopped(Err(why)) => {
                 for unit in self.fake.held.keys() {
                     assert!(
-                        !is_started || why.contains(unit.as_str()),
+                        !is_started || why.message.contains(unit.as_str()),
                         "{unit} is left, and not told: {why}"
                     );
                 }

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use control::api::StartupEvent;
+
 use super::job::{AwaitStart, Job, Step, Turn};
 use super::reconciler::Reconciler;
-use super::startup::StartupEvent;
 use crate::machine::state::{START_LIMIT, State};
 
 /// Beyond the limit of one start: one more try of a process that died at once.

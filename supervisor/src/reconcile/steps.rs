@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use control::{Code, Error};
+
 use super::job::{AwaitPlay, AwaitReady, Job, Step, Turn};
 use super::kernel::Kernel;
 use super::reconciler::Reconciler;
@@ -67,11 +69,12 @@ impl Reconciler {
             Some(_) => format!("not within {} s", limit.as_secs()),
         };
         let why = format!("{id} did not get ready: {failure}; its log: {}", self.dirs.log(&id).display());
+        let error = Error::new(Code::NotReady, why);
         if wait.go_on {
-            job.errors.push(why);
+            job.errors.push(error);
             return Turn::Done;
         }
-        Turn::Failed(why)
+        Turn::Failed(error)
     }
 
     fn ready(&self, wait: AwaitReady, job: &mut Job, now: Instant, kernel: &mut impl Kernel) {

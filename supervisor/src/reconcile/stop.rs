@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use control::{Code, Error};
+
 use super::job::{Job, Step, StopRole, Turn};
 use super::kernel::Kernel;
 use super::member::Member;
@@ -69,11 +71,11 @@ impl Reconciler {
         // Whoever takes the lock next meets neither our socket nor our ports.
         kernel.close();
         if !left.is_empty() {
-            return Turn::Failed(format!("not all could be stopped:{left}"));
+            return Turn::Failed(Error::new(Code::Failed, format!("not all could be stopped:{left}")));
         }
         match if is_empty { kernel.remove_run() } else { Ok(()) } {
             Ok(()) => Turn::Done,
-            Err(why) => Turn::Failed(why),
+            Err(why) => Turn::Failed(Error::new(Code::Failed, why)),
         }
     }
 }

@@ -8,12 +8,13 @@ use std::time::{Duration, Instant};
 use cluster::stats::ProcessStats;
 use cluster::status::Status;
 use cluster::{Cluster, Host, Port, ProcessSpec, Role, UnitId, WorkerOptions, WorkerSpec};
+use control::api::Apply;
+use control::{Code, Error};
 
-use crate::api::Apply;
 use crate::machine::exit::Exit;
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{
-    Answer, Client, CommandError, Input, Instance, Kernel, Look, Report, Ticket, Unplayed, What,
+    Answer, Client, Input, Instance, Kernel, Look, Report, Ticket, Unplayed, What,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -106,7 +107,7 @@ pub(super) struct Fake {
     /// Clients that are owed an answer.
     pub(super) owed: BTreeSet<Client>,
     /// What was answered since the step began.
-    pub(super) answers: Vec<(Client, Result<(), CommandError>)>,
+    pub(super) answers: Vec<(Client, Result<(), Error>)>,
     /// Whatever was done that is no answer, counted.
     pub(super) effects: u64,
     pub(super) in_force: String,
@@ -503,7 +504,11 @@ impl Kernel for Fake {
 
     fn parse(&mut self, ticket: Ticket, file: &Apply) {
         let wait = self.random.ms(1, 9000);
-        self.answer_after(wait, ticket, Answer::Parsed(parse(&file.text)));
+        self.answer_after(
+            wait,
+            ticket,
+            Answer::Parsed(parse(&file.text).map_err(|why| Error::new(Code::Invalid, why))),
+        );
     }
 
     fn prepare(&mut self, _: &Cluster, _: &[&Port]) -> Result<(), String> {
@@ -557,7 +562,7 @@ impl Kernel for Fake {
         }
     }
 
-    fn finish(&mut self, client: Option<Client>, outcome: Result<(), CommandError>) {
+    fn finish(&mut self, client: Option<Client>, outcome: Result<(), Error>) {
         self.tell(|| format!("client {client:?} is answered: {outcome:?}"));
         if let Some(client) = client {
             assert!(self.owed.remove(&client), "client {client} is answered, and is owed nothing");

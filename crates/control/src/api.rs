@@ -1,0 +1,144 @@
+//! What `srsctl` and the supervisor exchange on agent.sock: HTTP/1 and JSON.
+//!
+//! | request | body | answer |
+//! | --- | --- | --- |
+//! | GET [`STATUS`] | | [`Status`](cluster::status::Status) |
+//! | POST [`APPLY`] | [`Apply`] | lines |
+//! | POST [`RESTART`] | [`Restart`] | lines |
+//! | POST [`DOWN`] | | lines |
+//!
+//! `lines` are JSON documents, one a line: [`Line::Progress`], as many as there is progress to tell, and at the end
+//! [`Line::Done`] or [`Line::Error`]. What could not even be begun is answered by one [`Line::Error`] and the status of its
+//! [code](crate::Code::http_status). What was begun goes on when the client goes away.
+
+use std::path::PathBuf;
+
+use cluster::{Role, UnitId};
+use serde::{Deserialize, Serialize};
+
+use crate::error::Error;
+
+/// Path of the request for the status.
+pub const STATUS: &str = "/v1/status";
+/// Path of the request to bring a file into force.
+pub const APPLY: &str = "/v1/apply";
+/// Path of the request to restart processes.
+pub const RESTART: &str = "/v1/restart";
+/// Path of the request to stop all.
+pub const DOWN: &str = "/v1/down";
+
+/// The header that says when a request was sent, ms since boot: one that lay in the socket of a stopped supervisor is not
+/// carried out after its sender has given up.
+pub const SENT: &str = "x-srsctl-sent-ms";
+
+/// Body of POST [`APPLY`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Apply {
+    /// Absolute path of the cluster file, for messages and for relative paths in it.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: String,
+}
+
+/// Body of POST [`RESTART`]: which processes, one after the other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Restart {
+    /// Of this role.
+    pub role: Role,
+    /// On this port; without it, on each.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// On this host; without it, on each.
+    #[serde(default)]
+    pub host: Option<String>,
+}
+
+/// One line of an answer: `{"progress":"…"}`, `{"done":{}}` or `{"error":{"code":"busy","message":"…"}}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Line {
+    /// Something was done; what, for a person.
+    Progress(String),
+    /// All was done. Last line.
+    Done {},
+    /// Not all was done. Last line.
+    Error(Error),
+}
+
+/// What a supervisor tells while it starts, in this order: any number of [`Adopted`](Self::Adopted),
+/// [`Unknown`](Self::Unknown) and [`Started`](Self::Started), then [`Ready`](Self::Ready) for each process that gets
+/// ready and [`NotReady`](Self::NotReady) for each that is not at the end, then [`Complete`](Self::Complete).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum StartupEvent {
+    /// A process that a killed supervisor left was proved to be its own; it goes on as it is.
+    Adopted {
+        /// The unit.
+        unit: UnitId,
+        /// Its process.
+        pid: u32,
+        /// It does not answer; it is killed and restarted if it stays so, and counts as ready only when it has reported.
+        silent: bool,
+    },
+    /// Something holds the unit's lock that cannot be proved to be its process; it is left alone.
+    Unknown {
+        /// The unit.
+        unit: UnitId,
+        /// What could not be proved.
+        why: String,
+    },
+    /// A process was started.
+    Started {
+        /// The unit.
+        unit: UnitId,
+        /// Its process.
+        pid: u32,
+    },
+    /// A process is ready.
+    Ready {
+        /// The unit.
+        unit: UnitId,
+        /// Since the supervisor started.
+        after_ms: u64,
+    },
+    /// A process is not ready, and the wait for it is over; it is still being tried unless the reason is final.
+    NotReady {
+        /// The unit.
+        unit: UnitId,
+        /// Why.
+        why: String,
+    },
+    /// All that could be waited for has been.
+    Complete {
+        /// Processes that are ready.
+        ready: usize,
+        /// Processes that are not.
+        waiting: usize,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Code;
+
+    #[test]
+    fn lines_read_as_they_are_documented() {
+        let busy = Error::new(Code::Busy, "y");
+        let lines = [
+            (r#"{"progress":"x"}"#, Line::Progress("x".into())),
+            (r#"{"done":{}}"#, Line::Done {}),
+            (r#"{"error":{"code":"busy","message":"y"}}"#, Line::Error(busy)),
+        ];
+        for (text, line) in lines {
+            assert_eq!(serde_json::to_string(&line).unwrap(), text);
+            assert_eq!(serde_json::from_str::<Line>(text).unwrap(), line);
+        }
+    }
+
+    #[test]
+    fn a_restart_may_leave_port_and_host_open() {
+        let restart: Restart = serde_json::from_str(r#"{"role":"edge"}"#).unwrap();
+        assert_eq!(restart, Restart { role: Role::Edge, port: None, host: None });
+    }
+}
