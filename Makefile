@@ -9,7 +9,10 @@ EXAMPLE := deploy/examples/test-card.yaml
 # Integration tests mostly wait for media to flow, so more of them run than there are cores.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)
 
-.PHONY: run stop test bench install-test-deps
+# `make soak`: the random histories of streams and of the supervisor, many more than `make test` runs; SRSCTL_SEEDS= and
+# SRSCTL_SEED= choose how many and from which on.
+
+.PHONY: run stop test soak bench install-test-deps
 
 run:
 	@tests/install-deps.sh build
@@ -35,6 +38,12 @@ test:
 	cargo test --workspace --locked
 	cargo check --manifest-path fuzz/Cargo.toml --no-default-features --locked
 	for file in cluster.yaml deploy/examples/*.yaml; do target/debug/srsctl check "$$file" || exit; done
+
+soak: export SRSCTL_SEEDS ?= 100000
+soak:
+	@tests/install-deps.sh build
+	cargo test --release --locked -p stream --lib random
+	cargo test --release --locked -p supervisor --lib simulation
 
 bench:
 	@tests/install-deps.sh bench

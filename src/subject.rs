@@ -266,9 +266,9 @@ mod tests {
         "cluster: live\norigin: { host: 127.0.0.5 }\nedges:\n  - { host: 127.0.0.6, ports: [1935] }\n";
 
     /// A directory for state and files, and the command line that names the file NAME in it.
-    struct Place(tempfile::TempDir);
+    struct Scratch(tempfile::TempDir);
 
-    impl Place {
+    impl Scratch {
         fn new() -> Self {
             Self(tempfile::tempdir().unwrap())
         }
@@ -298,7 +298,7 @@ mod tests {
 
     #[test]
     fn a_file_means_its_cluster_though_the_rest_of_it_is_wrong() {
-        let place = Place::new();
+        let place = Scratch::new();
         let global = place.write("a.yaml", "cluster: live\nedges: 3\n");
         let subject = Subject::find(&global).unwrap();
         assert_eq!(subject.name(), "live");
@@ -307,7 +307,7 @@ mod tests {
 
     #[test]
     fn a_file_that_is_broken_or_gone_means_the_cluster_that_was_started_from_it() {
-        let place = Place::new();
+        let place = Scratch::new();
         let global = place.put_in_force("a.yaml", GUIDE);
         for text in [Some("cluster: [\n"), Some("cluster: live\nedges: 3\n"), Some("cluster: other\n"), None]
         {
@@ -324,7 +324,7 @@ mod tests {
 
     #[test]
     fn a_file_with_the_name_of_another_cluster_is_refused_and_a_copy_is_not() {
-        let place = Place::new();
+        let place = Scratch::new();
         place.put_in_force("a.yaml", GUIDE);
         assert_eq!(Subject::find(&place.write("copy.yaml", GUIDE)).unwrap().name(), "live");
         let other = place.write("b.yaml", &GUIDE.replace("127.0.0.5", "127.0.0.8"));
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_file_that_differs_from_the_one_in_force_is_told() {
-        let place = Place::new();
+        let place = Scratch::new();
         let global = place.put_in_force("a.yaml", GUIDE);
         assert_eq!(Subject::find(&global).unwrap().changed_file(), None);
         place.write("a.yaml", &format!("{GUIDE}# more\n"));

@@ -23,7 +23,7 @@ pub(crate) struct Args {
 /// What a supervisor in the background tells the `up` that started it, a line of JSON each, on its stdout.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) enum Report {
+pub(crate) enum StartupLine {
     /// It comes up.
     Startup(StartupEvent),
     /// It does not, and nothing is left of it.
@@ -43,7 +43,7 @@ pub(crate) async fn run(global: &Global, Args { path }: Args) -> Result<ExitCode
     let mut pipe = rustix::io::fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3).ok().map(File::from);
     let outcome = supervise_in_background(global, &path, &mut pipe).await;
     if let (Err(failure), Some(pipe)) = (&outcome, &mut pipe) {
-        let _ = tell(pipe, &Report::Failed { message: failure.to_string(), code: failure.number() });
+        let _ = tell(pipe, &StartupLine::Failed { message: failure.to_string(), code: failure.number() });
         return Ok(failure.code());
     }
     outcome.map(|()| ExitCode::SUCCESS)
@@ -63,7 +63,7 @@ async fn supervise_in_background(
         let complete = matches!(event, StartupEvent::Complete { .. });
         if let Some(open) = pipe.as_mut() {
             // An `up` that was killed does not stop the cluster.
-            let _ = tell(open, &Report::Startup(event));
+            let _ = tell(open, &StartupLine::Startup(event));
         }
         if complete {
             *pipe = None;
@@ -72,7 +72,7 @@ async fn supervise_in_background(
     outcome.await.map_err(failure)
 }
 
-fn tell(pipe: &mut impl Write, report: &Report) -> io::Result<()> {
+fn tell(pipe: &mut impl Write, report: &StartupLine) -> io::Result<()> {
     let mut line = serde_json::to_vec(report)?;
     line.push(b'\n');
     pipe.write_all(&line)

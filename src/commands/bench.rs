@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use bench::{Load, LoadError, Progress, Work};
+use bench::{Interim, Load, LoadError, Work};
 use clap::{Args, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
@@ -122,16 +122,16 @@ fn stop_at_signals() -> Result<Arc<AtomicBool>, Failure> {
 
 /// One line a second on stderr, written over in a terminal.
 struct ProgressLine {
-    before: Progress,
+    before: Interim,
     is_terminal: bool,
 }
 
 impl ProgressLine {
     fn new() -> Self {
-        Self { before: Progress::default(), is_terminal: io::stderr().is_terminal() }
+        Self { before: Interim::default(), is_terminal: io::stderr().is_terminal() }
     }
 
-    fn show(&mut self, progress: &Progress) {
+    fn show(&mut self, progress: &Interim) {
         let line = progress.line(&self.before);
         self.before = *progress;
         // Nobody may be reading; the report counts.

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cluster::EncoderSource;
-use encoder::{Progress, Sent};
+use encoder::{PublishEvent, Sent};
 use rtmp::url::Url;
 
 use crate::failure::Failure;
@@ -46,16 +46,16 @@ pub(crate) async fn run(Args { test_card, mut args }: Args) -> Result<ExitCode, 
         }
     };
     let url: Url = url.parse().map_err(Failure::usage)?;
-    let mut progress = |progress: Progress<'_>| match progress {
-        Progress::Publishing => complain(&format!("publishing to {url}")),
-        Progress::Retrying(error, delay) => {
+    let mut progress = |progress: PublishEvent<'_>| match progress {
+        PublishEvent::Publishing => complain(&format!("publishing to {url}")),
+        PublishEvent::Retrying(error, delay) => {
             complain(&format!(
                 "{url}: not publishing: {error}; trying again in {}",
                 output::duration(millis(delay))
             ));
         }
-        Progress::Looping(true) => complain("the file ends within a tag; starting over"),
-        Progress::Looping(false) => {}
+        PublishEvent::Looping(true) => complain("the file ends within a tag; starting over"),
+        PublishEvent::Looping(false) => {}
     };
     let sent = Sent::default();
     tokio::select! {

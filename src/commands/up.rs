@@ -19,7 +19,7 @@ use tokio::process::{Child, Command};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::commands::agent::{self, Report};
+use crate::commands::agent::{self, StartupLine};
 use crate::failure::{Failure, code};
 use crate::subject::{Global, Loaded, Subject};
 use crate::terminal::{complain, print};
@@ -140,7 +140,7 @@ async fn start(global: &Global, loaded: &Loaded) -> Result<(), Failure> {
         };
         let report = line.ok().flatten().and_then(|line| serde_json::from_str(&line).ok());
         match report {
-            Some(Report::Startup(event)) => {
+            Some(StartupLine::Startup(event)) => {
                 if !interrupted {
                     complain(&progress(&event));
                 }
@@ -152,7 +152,7 @@ async fn start(global: &Global, loaded: &Loaded) -> Result<(), Failure> {
                     _ => {}
                 }
             }
-            Some(Report::Failed { message, code }) => return Err(Failure::new(code, message)),
+            Some(StartupLine::Failed { message, code }) => return Err(Failure::new(code, message)),
             None => {
                 let ended = child.wait().await;
                 // A Ctrl-C reaches a supervisor that has not left the terminal yet as well.

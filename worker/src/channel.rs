@@ -8,7 +8,7 @@ use stream::{Head, Log, Stream};
 use tokio::sync::watch;
 
 use crate::egress::player::Player;
-use crate::egress::report::Forward;
+use crate::egress::status::Forward;
 
 /// See the [module](self). Shared by the connections of one worker, all on one thread.
 pub(crate) struct Channel {

@@ -18,7 +18,7 @@ use crate::channel::Channel;
 use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::{Counters, Lag, count};
-use crate::limits::{Admission, Places};
+use crate::limits::{Admission, Slots};
 use crate::lines::Lines;
 
 /// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read. The
@@ -49,7 +49,7 @@ pub(crate) struct Hub {
     channels: RefCell<HashMap<StreamKey, Rc<Channel>>>,
     /// Every open connection.
     conns: RefCell<BTreeMap<ConnId, Rc<Conn>>>,
-    pub(crate) places: RefCell<Places>,
+    pub(crate) slots: RefCell<Slots>,
     conns_made: Cell<u64>,
     pub(crate) players: Cell<u32>,
     /// Refusals told in the log, and when, ms.
@@ -74,7 +74,7 @@ impl Hub {
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             channels: RefCell::default(),
             conns: RefCell::default(),
-            places: RefCell::default(),
+            slots: RefCell::default(),
             conns_made: Cell::new(0),
             players: Cell::new(0),
             refusals_told: Cell::default(),
@@ -96,7 +96,7 @@ impl Hub {
             (capacity as usize, spec.sources.contains(&peer.ip().to_canonical()))
         };
         let id = ConnId(self.conns_made.replace(self.conns_made.get() + 1));
-        match self.places.borrow_mut().admit(id, is_source, capacity) {
+        match self.slots.borrow_mut().admit(id, is_source, capacity) {
             Admission::Taken => {}
             Admission::Evicts(victim) => {
                 count(&self.counters.refused, 1);
@@ -116,7 +116,7 @@ impl Hub {
     /// A connection is gone.
     pub(crate) fn release(&self, id: ConnId) {
         self.conns.borrow_mut().remove(&id);
-        self.places.borrow_mut().release(id);
+        self.slots.borrow_mut().release(id);
     }
 
     /// Ends a connection, if it is still there.

@@ -13,7 +13,7 @@ use rustix::event::{Timespec, epoll};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::load::{Load, LoadError};
-use crate::report::{Progress, Tally};
+use crate::report::{Interim, Tally};
 
 /// TCP connect to acceptance of play or publish at most.
 const ACCEPT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -114,7 +114,7 @@ impl<C: Client> Engine<C> {
         load: &Load,
         mut begin: impl FnMut(u32, Now) -> Result<(C, SocketAddr), String>,
         stop: &AtomicBool,
-        progress: &mut dyn FnMut(&Progress),
+        progress: &mut dyn FnMut(&Interim),
     ) -> Result<Tally, LoadError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(LoadError::system("epoll_create"))?;
         let wall = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();

@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! run ─┬─ one process:      Engine: epoll ─▶ Player / Publisher ─▶ Tally ─┐
-//!      └─ several of them:  `part` ─▶ Engine … (stdin, stdout)            ├─ merge ─▶ Report
+//!      └─ several of them:  `part` ─▶ Engine … (stdin, stdout)            ├─ merge ─▶ Results
 //!                           `part` ─▶ Engine …                     Tally ─┘
 //! ```
 //!
@@ -29,5 +29,5 @@ mod stamp;
 pub use histogram::Histogram;
 pub use load::{Load, LoadError, Work};
 pub use processes::{part, run};
-pub use report::{Bitrate, Progress, Quantiles, Report, Tally};
-pub use source::{Frame, Source, SourceError};
+pub use report::{Bitrate, Interim, Quantiles, Results, Tally};
+pub use source::{Source, SourceError, Template};

@@ -17,7 +17,7 @@ use crate::engine::Engine;
 use crate::load::{Load, LoadError, Target, Work};
 use crate::play::{Drain, Player, reason};
 use crate::publish::Publisher;
-use crate::report::{Progress, Report, Tally};
+use crate::report::{Interim, Results, Tally};
 use crate::source::Source;
 
 /// Descriptors that are no clients: standard streams, epoll, files.
@@ -37,7 +37,7 @@ const LINES_AHEAD: usize = 16;
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Line {
-    Progress(Progress),
+    Interim(Interim),
     Done(Box<Tally>),
     /// Never sent: nothing comes any more.
     #[serde(skip)]
@@ -53,8 +53,8 @@ enum Line {
 pub fn run(
     mut load: Load,
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(&Progress),
-) -> Result<Report, LoadError> {
+    progress: &mut dyn FnMut(&Interim),
+) -> Result<Results, LoadError> {
     let targets = load.targets()?;
     if let (Work::Publish, Some(file)) = (load.work, &load.file) {
         Source::open(file)?;
@@ -72,7 +72,7 @@ pub fn run(
     } else {
         run_parts(&load, processes, stop, progress)?
     };
-    Ok(Report::new(load.work, urls, load.clients.into(), processes.into(), tally))
+    Ok(Results::new(load.work, urls, load.clients.into(), processes.into(), tally))
 }
 
 /// One of several processes: reads its load from the first line of stdin, stops at the end of stdin, and writes to
@@ -92,7 +92,7 @@ pub fn part() -> Result<(), LoadError> {
         let _ = stdin.read_to_end(&mut Vec::new());
         ended.store(true, Ordering::Relaxed);
     });
-    let tally = run_here(&load, &stop, &mut |progress| tell(&Line::Progress(*progress)))?;
+    let tally = run_here(&load, &stop, &mut |progress| tell(&Line::Interim(*progress)))?;
     tell(&Line::Done(Box::new(tally)));
     Ok(())
 }
@@ -105,7 +105,7 @@ fn tell(line: &Line) {
     }
 }
 
-fn run_here(load: &Load, stop: &AtomicBool, progress: &mut dyn FnMut(&Progress)) -> Result<Tally, LoadError> {
+fn run_here(load: &Load, stop: &AtomicBool, progress: &mut dyn FnMut(&Interim)) -> Result<Tally, LoadError> {
     let targets = load.targets()?;
     let of = |index: u32| {
         targets.get(index as usize % targets.len()).ok_or_else(|| "no address to connect to".to_owned())
@@ -157,7 +157,7 @@ fn run_parts(
     load: &Load,
     processes: u32,
     stop: &AtomicBool,
-    progress: &mut dyn FnMut(&Progress),
+    progress: &mut dyn FnMut(&Interim),
 ) -> Result<Tally, LoadError> {
     let (lines, heard) = mpsc::sync_channel(LINES_AHEAD);
     let mut parts = Parts(Vec::new());
@@ -166,7 +166,7 @@ fn run_parts(
         parts.0.push(child.map_err(LoadError::system("starting a process of the load generator"))?);
     }
     drop(lines);
-    let mut latest = vec![Some(Progress::default()); processes as usize];
+    let mut latest = vec![Some(Interim::default()); processes as usize];
     let mut tally = Tally::default();
     let mut told = Instant::now();
     loop {
@@ -174,7 +174,7 @@ fn run_parts(
             parts.0.iter_mut().for_each(|child| drop(child.stdin.take()));
         }
         match heard.recv_timeout(STOP_POLL) {
-            Ok((part, Line::Progress(one))) => {
+            Ok((part, Line::Interim(one))) => {
                 latest.iter_mut().skip(part).take(1).for_each(|slot| *slot = Some(one));
             }
             Ok((part, Line::Done(one))) => {

@@ -50,7 +50,7 @@ impl Tally {
     }
 
     /// What is known of a process that ended without a tally: all its clients are lost.
-    pub(crate) fn of_lost_process(last: &Progress) -> Self {
+    pub(crate) fn of_lost_process(last: &Interim) -> Self {
         let mut tally = Self {
             begun: last.begun,
             accepted: last.accepted,
@@ -90,8 +90,8 @@ impl Tally {
         };
     }
 
-    pub(crate) fn progress(&self) -> Progress {
-        Progress {
+    pub(crate) fn progress(&self) -> Interim {
+        Interim {
             seconds: self.seconds,
             begun: self.begun,
             accepted: self.accepted,
@@ -110,7 +110,7 @@ fn count(reasons: &mut BTreeMap<String, u64>, reason: &str, n: u64) {
 
 /// How far a run is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Progress {
+pub struct Interim {
     /// Since the first connection.
     pub seconds: f64,
     /// Clients whose connection was begun.
@@ -127,7 +127,7 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-impl Progress {
+impl Interim {
     pub(crate) fn add(&mut self, other: &Self) {
         self.seconds = self.seconds.max(other.seconds);
         self.begun += other.begun;
@@ -152,7 +152,7 @@ impl Progress {
 
 /// What the run met. As JSON: schema `srsctl/bench/v1`; changes only add.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Report {
+pub struct Results {
     /// `srsctl/bench/v1`
     pub schema: String,
     /// What the clients did.
@@ -227,7 +227,7 @@ impl Quantiles {
     }
 }
 
-impl Report {
+impl Results {
     pub(crate) fn new(work: Work, urls: Vec<String>, clients: u64, processes: u64, tally: Tally) -> Self {
         let without_keyframe = match work {
             Work::Play => tally.accepted.saturating_sub(tally.first_keyframe.count()),
@@ -272,7 +272,7 @@ impl Report {
     }
 }
 
-impl fmt::Display for Report {
+impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let who = match (self.work, self.clients) {
             (Work::Play | Work::Drain, 1) => "player of",
@@ -377,8 +377,8 @@ mod tests {
 
     #[test]
     fn the_clients_of_a_process_that_ended_early_are_lost() {
-        let last = Progress { begun: 7, accepted: 5, bytes: 9, ..Progress::default() };
-        let report = Report::new(Work::Play, Vec::new(), 10, 2, Tally::of_lost_process(&last));
+        let last = Interim { begun: 7, accepted: 5, bytes: 9, ..Interim::default() };
+        let report = Results::new(Work::Play, Vec::new(), 10, 2, Tally::of_lost_process(&last));
         assert_eq!((report.connected, report.not_begun, report.bytes), (5, 3, 9));
         assert_eq!((report.refused.values().sum::<u64>(), report.lost.values().sum::<u64>()), (2, 5));
         assert!(!report.is_good());
@@ -396,7 +396,7 @@ mod tests {
     fn a_report_shows_what_was_refused_and_is_not_good() {
         let mut tally = Tally { begun: 1, ..Tally::default() };
         tally.refuse("NetStream.Play.StreamNotFound");
-        let report = Report::new(Work::Play, vec!["rtmp://h/live/s".into()], 1, 1, tally);
+        let report = Results::new(Work::Play, vec!["rtmp://h/live/s".into()], 1, 1, tally);
         let text = report.to_string();
         assert!(text.contains("1 x NetStream.Play.StreamNotFound"), "{text}");
         assert!(!report.is_good());

@@ -24,13 +24,13 @@ pub enum SourceError {
 /// The tags of a file, and how long they last.
 #[derive(Debug)]
 pub struct Source {
-    frames: Vec<Frame>,
+    frames: Vec<Template>,
     length: u32,
 }
 
 /// A message to send.
 #[derive(Clone, Debug)]
-pub struct Frame {
+pub struct Template {
     /// Chunk stream; see [`rtmp::wire::csid`].
     pub csid: u8,
     /// See [`rtmp::message_type`].
@@ -60,13 +60,13 @@ impl Source {
                 length_size = stamp::length_size(&payload).or(length_size);
             }
             let length_size = length_size.filter(|_| type_id == message_type::VIDEO);
-            frames.push(Frame { csid, type_id, time, payload, length_size });
+            frames.push(Template { csid, type_id, time, payload, length_size });
         }
         Ok(Self { frames, length: file.length() })
     }
 
     /// Front to back.
-    pub fn frames(&self) -> &[Frame] {
+    pub fn frames(&self) -> &[Template] {
         &self.frames
     }
 

@@ -14,12 +14,12 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// Connections that may wait at a process's control socket; a frozen process accepts none.
 const CONTROL_BACKLOG: i32 = 16;
 
-struct Place {
+struct ShortPath {
     dir: OwnedFd,
     name: std::ffi::OsString,
 }
 
-impl Place {
+impl ShortPath {
     fn of(path: &Path) -> io::Result<Self> {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let name = path.file_name().unwrap_or_else(|| OsStr::new("")).to_owned();
@@ -46,7 +46,7 @@ impl Place {
 /// # Errors
 /// As of bind(2).
 pub fn listen_stream(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
-    let place = Place::of(path)?;
+    let place = ShortPath::of(path)?;
     place.unlink();
     let listener = std::os::unix::net::UnixListener::bind(place.short())?;
     place.restrict(mode)?;
@@ -59,14 +59,14 @@ pub fn listen_stream(path: &Path, mode: u32) -> io::Result<std::os::unix::net::U
 /// # Errors
 /// As of connect(2).
 pub fn connect_stream(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
-    let stream = std::os::unix::net::UnixStream::connect(Place::of(path)?.short())?;
+    let stream = std::os::unix::net::UnixStream::connect(ShortPath::of(path)?.short())?;
     stream.set_nonblocking(true)?;
     Ok(stream)
 }
 
 /// A listening `SOCK_SEQPACKET` socket at `path` (0600, non-blocking), in place of a stale one.
 pub(crate) fn listen_packets(path: &Path) -> io::Result<OwnedFd> {
-    let place = Place::of(path)?;
+    let place = ShortPath::of(path)?;
     place.unlink();
     let socket = seqpacket()?;
     rustix::net::bind(&socket, &SocketAddrUnix::new(place.short())?)?;
@@ -78,7 +78,7 @@ pub(crate) fn listen_packets(path: &Path) -> io::Result<OwnedFd> {
 /// Connects to the `SOCK_SEQPACKET` socket at `path`; packets that are received tell who sent them. `WouldBlock` when too
 /// many connections wait there already.
 pub(crate) fn connect_packets(path: &Path) -> io::Result<OwnedFd> {
-    let place = Place::of(path)?;
+    let place = ShortPath::of(path)?;
     let socket = seqpacket()?;
     rustix::net::sockopt::set_socket_passcred(&socket, true)?;
     rustix::net::connect(&socket, &SocketAddrUnix::new(place.short())?)?;

@@ -41,7 +41,7 @@ pub enum PublishError {
 
 /// What [`publish`] tells whoever runs it.
 #[derive(Debug)]
-pub enum Progress<'a> {
+pub enum PublishEvent<'a> {
     /// The server takes the stream.
     Publishing,
     /// The connection failed; it is tried again after the delay.
@@ -86,7 +86,7 @@ pub async fn publish(
     source: &EncoderSource,
     url: &Url,
     sent: &Sent,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut dyn FnMut(PublishEvent<'_>),
 ) -> Result<(), SourceError> {
     Source::check(source)?;
     let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
@@ -102,7 +102,7 @@ pub async fn publish(
             delays.reset();
         }
         let delay = delays.next_delay(rtmp_io::chance());
-        progress(Progress::Retrying(&error, delay));
+        progress(PublishEvent::Retrying(&error, delay));
         sleep(delay).await;
     }
 }
@@ -111,12 +111,12 @@ async fn publish_once(
     source: &EncoderSource,
     url: &Url,
     sent: &Sent,
-    progress: &mut dyn FnMut(Progress<'_>),
+    progress: &mut dyn FnMut(PublishEvent<'_>),
 ) -> Result<Infallible, PublishError> {
     let config = client::Config::new(Mode::Publish, url.clone());
     let mut client = Client::open(config, None, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
     sent.publishing.set(true);
-    progress(Progress::Publishing);
+    progress(PublishEvent::Publishing);
     let mut start = Instant::now();
     let mut offset = 0_u32;
     loop {
@@ -130,7 +130,7 @@ async fn publish_once(
             sent.messages.set(sent.messages.get() + 1);
             sent.bytes.set(sent.bytes.get() + payload.len() as u64);
         }
-        progress(Progress::Looping(frames.is_cut()));
+        progress(PublishEvent::Looping(frames.is_cut()));
         let length = frames.length();
         start += Duration::from_millis(u64::from(length));
         offset = offset.wrapping_add(length);

@@ -13,7 +13,7 @@ use rtmp::url::Url;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::publish::{Progress, Sent, publish};
+use crate::publish::{PublishEvent, Sent, publish};
 
 /// Runs the encoder of the config file `config` under a supervisor, until told to stop. To be called before a thread or a
 /// runtime exists.
@@ -29,7 +29,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         let encoder = Rc::new(Encoder::default());
         let seat = Seat { id: spec.id, role: Role::Encoder, control, lock };
         tokio::task::spawn_local(beat(Rc::clone(&encoder)));
-        let mut log = |progress: Progress<'_>| log_progress(&progress);
+        let mut log = |progress: PublishEvent<'_>| log_event(&progress);
         tokio::select! {
             ended = publish(&spec.source, &url, &encoder.sent, &mut log) => {
                 ended.map_err(|e| RunError::System { what: "encoder", source: io::Error::other(e) })
@@ -48,12 +48,12 @@ async fn beat(encoder: Rc<Encoder>) {
 }
 
 /// Writes `progress` to the log.
-fn log_progress(progress: &Progress<'_>) {
+fn log_event(progress: &PublishEvent<'_>) {
     match progress {
-        Progress::Publishing => info!("publishing"),
-        Progress::Retrying(error, delay) => warn!(%error, ?delay, "not publishing; trying again"),
-        Progress::Looping(false) => debug!("starting over"),
-        Progress::Looping(true) => debug!("the file ends within a tag; starting over"),
+        PublishEvent::Publishing => info!("publishing"),
+        PublishEvent::Retrying(error, delay) => warn!(%error, ?delay, "not publishing; trying again"),
+        PublishEvent::Looping(false) => debug!("starting over"),
+        PublishEvent::Looping(true) => debug!("the file ends within a tag; starting over"),
     }
 }
 
@@ -116,7 +116,7 @@ mod tests {
                 assert_eq!(publishers(), u32::from(is_taken));
             }
         };
-        let mut told = |_: Progress<'_>| {};
+        let mut told = |_: PublishEvent<'_>| {};
         tokio::select! {
             ended = publish(&EncoderSource::TestCard, &url, &encoder.sent, &mut told) => panic!("{ended:?}"),
             () = server => {}

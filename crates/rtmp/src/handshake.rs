@@ -21,7 +21,7 @@ pub enum HandshakeError {
 }
 
 /// A handshake in progress. Takes exactly its bytes from the input, so that what follows stays there.
-pub(crate) struct Progress {
+pub(crate) struct Handshaking {
     handshake: Handshake,
     received: usize,
     /// S1: what the server side sent or the client side received; the nonce of [`crate::auth`].
@@ -35,7 +35,7 @@ enum Side {
     Client,
 }
 
-impl Progress {
+impl Handshaking {
     /// Waits for C0; S0, S1 and S2 are written as soon as C1 is complete, without waiting for C2.
     pub(crate) fn server() -> Self {
         Self { handshake: Handshake::new(PeerType::Server), received: 0, s1: Vec::new(), side: Side::Server }
@@ -86,9 +86,9 @@ impl Progress {
     }
 }
 
-impl fmt::Debug for Progress {
+impl fmt::Debug for Handshaking {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Progress").field("received", &self.received).finish_non_exhaustive()
+        f.debug_struct("Handshaking").field("received", &self.received).finish_non_exhaustive()
     }
 }
 

@@ -1,7 +1,7 @@
 //! Cost of the data plane without sockets: appending a frame to the log, and one pass over caught-up players.
 
 use divan::{Bencher, counter::ItemsCount};
-use stream::{Cursor, Log, Reader, Track};
+use stream::{Cursor, Log, Recipient, Track};
 
 fn main() {
     divan::main();
@@ -16,7 +16,7 @@ struct Fanout {
 
 impl Fanout {
     fn new(players: usize) -> Self {
-        let cursors = (0..players).map(|_| Cursor::new(Reader::Player, 1, 0)).collect();
+        let cursors = (0..players).map(|_| Cursor::new(Recipient::Player, 1, 0)).collect();
         Self { log: Log::new(rtmp::wire::CHUNK_SIZE, 30_000), cursors, time: 0 }
     }
 

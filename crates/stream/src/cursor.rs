@@ -28,7 +28,7 @@ const START_BEFORE: u64 = 1_000;
 
 /// Whose cursor it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Reader {
+pub enum Recipient {
     /// Times start near 0; metadata as `onMetaData`.
     Player,
     /// Times are the stream's clock, modulo 2^32; metadata as `@setDataFrame`.
@@ -46,7 +46,7 @@ pub enum Flushed {
 
 /// Where a reader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-enum Place {
+enum Position {
     /// Waits for the first keyframe at or after this offset.
     Waiting(u64),
     /// Next shared byte, between two messages, and next barrier.
@@ -58,9 +58,9 @@ enum Place {
 /// All that a cursor knows between two flushes, so that it may go on elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct State {
-    reader: Reader,
+    recipient: Recipient,
     msid: u32,
-    place: Place,
+    place: Position,
     /// Stream time that this reader knows as 0.
     base: Option<u64>,
     /// Private bytes, and how many of them are sent. Behind them comes what is held.
@@ -101,12 +101,12 @@ enum Step {
 impl Cursor {
     /// A cursor that starts at the newest keyframe at or after `offset`, or waits for one; it sends on message stream `msid`.
     #[must_use]
-    pub fn new(reader: Reader, msid: u32, offset: u64) -> Self {
+    pub fn new(recipient: Recipient, msid: u32, offset: u64) -> Self {
         let state = State {
-            reader,
+            recipient,
             msid,
-            place: Place::Waiting(offset),
-            base: (reader == Reader::Forwarder).then_some(0),
+            place: Position::Waiting(offset),
+            base: (recipient == Recipient::Forwarder).then_some(0),
             private: Vec::new(),
             sent: 0,
             held: None,
@@ -136,13 +136,13 @@ impl Cursor {
 
     /// Stops reading; what is half sent is still finished.
     pub fn pause(&mut self) {
-        self.state.place = Place::Paused(self.offset());
+        self.state.place = Position::Paused(self.offset());
     }
 
     /// Goes on at a keyframe later than the place it paused at, so that time never runs backwards.
     pub fn resume(&mut self) {
-        if let Place::Paused(offset) = self.state.place {
-            self.state.place = Place::Waiting(offset);
+        if let Position::Paused(offset) = self.state.place {
+            self.state.place = Position::Waiting(offset);
         }
     }
 
@@ -150,11 +150,11 @@ impl Cursor {
     pub fn mute(&mut self, track: Track, off: bool) {
         let was = self.state.muted.has(track);
         self.state.muted.set(track, off);
-        if let Place::At { offset, .. } = self.state.place
+        if let Position::At { offset, .. } = self.state.place
             && was
             && !off
         {
-            self.state.place = Place::Waiting(offset);
+            self.state.place = Position::Waiting(offset);
         }
     }
 
@@ -175,7 +175,7 @@ impl Cursor {
     #[must_use]
     pub fn offset(&self) -> u64 {
         match self.state.place {
-            Place::Waiting(offset) | Place::At { offset, .. } | Place::Paused(offset) => offset,
+            Position::Waiting(offset) | Position::At { offset, .. } | Position::Paused(offset) => offset,
         }
     }
 
@@ -228,15 +228,15 @@ impl Cursor {
                 continue;
             }
             let (offset, barrier) = match self.state.place {
-                Place::Paused(_) => return Ok(Flushed::CaughtUp),
-                Place::Waiting(from) => match log.key_after(from) {
+                Position::Paused(_) => return Ok(Flushed::CaughtUp),
+                Position::Waiting(from) => match log.key_after(from) {
                     Some(point) => {
                         self.join(&point, log.framing());
                         continue;
                     }
                     None => return Ok(Flushed::CaughtUp),
                 },
-                Place::At { offset, barrier } => (offset, barrier),
+                Position::At { offset, barrier } => (offset, barrier),
             };
             if offset < log.floor() {
                 self.skip(offset, log);
@@ -246,7 +246,7 @@ impl Cursor {
             if let Some(next) = log.barrier_at(barrier) {
                 if next.offset == offset {
                     self.pass(&next.kind, log.framing());
-                    self.state.place = Place::At { offset, barrier: barrier + 1 };
+                    self.state.place = Position::At { offset, barrier: barrier + 1 };
                     continue;
                 }
                 limit = next.offset;
@@ -267,7 +267,7 @@ impl Cursor {
                 match self.step(log, offset, limit) {
                     Step::Share(to) => limit = to,
                     Step::LeaveOut(to) => {
-                        self.state.place = Place::At { offset: to, barrier };
+                        self.state.place = Position::At { offset: to, barrier };
                         continue;
                     }
                     Step::Seed(entry) => {
@@ -283,7 +283,7 @@ impl Cursor {
             let (offered, taken) = log.send(offset, limit.min(offset + SEND_MAX), &mut send)?;
             let reached = offset + taken as u64;
             self.bytes_sent += taken as u64;
-            self.state.place = Place::At { offset: reached, barrier };
+            self.state.place = Position::At { offset: reached, barrier };
             // A short write ends anywhere, and so does one bounded by SEND_MAX.
             self.finish_message(log, reached, barrier);
             if taken < offered {
@@ -327,7 +327,7 @@ impl Cursor {
         let boundary = log.boundary(reached);
         if boundary > reached {
             self.hold(log, reached, boundary);
-            self.state.place = Place::At { offset: boundary, barrier };
+            self.state.place = Position::At { offset: boundary, barrier };
         }
     }
 
@@ -341,7 +341,7 @@ impl Cursor {
         self.skips += 1;
         match log.key_after(offset) {
             Some(point) => self.join(&point, log.framing()),
-            None => self.state.place = Place::Waiting(log.end()),
+            None => self.state.place = Position::Waiting(log.end()),
         }
     }
 
@@ -391,7 +391,7 @@ impl Cursor {
             None => framing.message(&mut self.state.private, track, time, msid, &log.payload(entry)),
         }
         self.state.unseeded.set(track, self.is_before_start(entry));
-        self.state.place = Place::At { offset: end, barrier };
+        self.state.place = Position::At { offset: end, barrier };
     }
 
     fn pass(&mut self, barrier: &BarrierKind, framing: Framing) {
@@ -421,7 +421,7 @@ impl Cursor {
         self.put_headers(framing, Track::Video, &headers.video, point, base);
         self.state.unseeded.set(Track::Data, point.seed_time(Track::Data).is_some());
         self.state.holds_video = point.holds_video;
-        self.state.place = Place::At { offset: point.offset, barrier: point.next_barrier };
+        self.state.place = Position::At { offset: point.offset, barrier: point.next_barrier };
     }
 
     fn put_headers(
@@ -443,9 +443,9 @@ impl Cursor {
     /// Metadata always carries time 0, as from SRS: ffmpeg takes any other for the start of a text stream.
     fn put_metadata(&mut self, framing: Framing, payload: &Bytes) {
         let (private, msid) = (&mut self.state.private, self.state.msid);
-        match self.state.reader {
-            Reader::Player => framing.message(private, Track::Data, 0, msid, payload),
-            Reader::Forwarder => {
+        match self.state.recipient {
+            Recipient::Player => framing.message(private, Track::Data, 0, msid, payload),
+            Recipient::Forwarder => {
                 framing.message(private, Track::Data, 0, msid, &media::metadata_for_publish(payload));
             }
         }
@@ -527,7 +527,7 @@ mod tests {
         for step in [1, 2, 7, 300, 100_000] {
             let mut source = Source::new();
             source.run(0, 30);
-            let mut cursor = Cursor::new(Reader::Player, 1, 0);
+            let mut cursor = Cursor::new(Recipient::Player, 1, 0);
             let mut wire = Vec::new();
             for round in 0..3 {
                 // One short write, then blocked, again and again, with control bytes pushed in between.
@@ -567,7 +567,7 @@ mod tests {
         source.run(0, 200);
         for at in 0..6 {
             source.run(200 + at * 7, 207 + at * 7);
-            let mut cursor = Cursor::new(Reader::Player, 3, 0);
+            let mut cursor = Cursor::new(Recipient::Player, 3, 0);
             let point = source.log.join(true).unwrap();
             let (wire, _) = flush_all(&mut cursor, &source.log);
             let seen = decode(&wire);
@@ -590,7 +590,7 @@ mod tests {
             for t in 0..20 {
                 source.send(Track::Video, start + t * 40, 2_500);
             }
-            let mut cursor = Cursor::new(Reader::Forwarder, 1, 0);
+            let mut cursor = Cursor::new(Recipient::Forwarder, 1, 0);
             let (wire, _) = flush_all(&mut cursor, &source.log);
             let seen = decode(&wire);
             assert!(seen[0].2.starts_with(b"\x02\x00\x0D@setDataFrame"));
@@ -602,12 +602,12 @@ mod tests {
     #[test]
     fn a_player_that_waited_starts_at_the_first_keyframe() {
         let mut source = Source::new();
-        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
         let (wire, flushed) = flush_all(&mut cursor, &source.log);
         assert!(
             wire.is_empty()
                 && flushed == Flushed::CaughtUp
-                && matches!(cursor.state.place, Place::Waiting(_))
+                && matches!(cursor.state.place, Position::Waiting(_))
         );
         source.run(0, 4);
         let (wire, _) = flush_all(&mut cursor, &source.log);
@@ -618,7 +618,7 @@ mod tests {
     fn a_slow_reader_finishes_its_message_and_goes_on_at_a_later_keyframe() {
         let mut source = Source::new();
         source.run(0, 10);
-        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
         let mut wire = Vec::new();
         for _ in 0..5 {
             let mut sends = [0, 150];
@@ -650,7 +650,7 @@ mod tests {
     fn a_paused_player_goes_on_at_a_later_keyframe() {
         let mut source = Source::new();
         source.run(0, 60);
-        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
         let (mut wire, _) = flush_all(&mut cursor, &source.log);
         cursor.pause();
         source.run(60, 90);
@@ -671,7 +671,7 @@ mod tests {
         // 4 s of audio; then video goes on within its group, before the next keyframe comes.
         (0..200).for_each(|i| source.send(Track::Audio, 400 + i * 20, 60));
         let at = source.sent.len();
-        let mut cursor = Cursor::new(Reader::Player, 1, source.log.end());
+        let mut cursor = Cursor::new(Recipient::Player, 1, source.log.end());
         let (mut wire, flushed) = flush_all(&mut cursor, &source.log);
         assert_eq!(flushed, Flushed::CaughtUp);
         source.run(220, 240);
@@ -691,7 +691,7 @@ mod tests {
     fn a_muted_track_is_left_out_and_comes_back_whole() {
         let mut source = Source::new();
         source.run(0, 20);
-        let mut cursor = Cursor::new(Reader::Player, 1, 0);
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
         cursor.mute(Track::Audio, true);
         let (mut wire, _) = flush_all(&mut cursor, &source.log);
         assert_eq!(media(&decode(&wire)).len(), 10);

@@ -30,7 +30,7 @@ mod stream;
 mod testing;
 mod track;
 
-pub use cursor::{CONTROL_MAX, Cursor, Flushed, Reader, State};
+pub use cursor::{CONTROL_MAX, Cursor, Flushed, Recipient, State};
 pub use log::{Entry, Log};
 pub use stats::Stats;
 pub use stream::{ConnId, Ended, Head, PublicationId, Sender, Stream};

@@ -19,7 +19,7 @@ const KILL_LIMIT: Duration = Duration::from_secs(10);
 
 /// What was done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Report {
+pub struct Stopped {
     /// Processes that were proved to be the cluster's, and ended.
     pub stopped: Vec<UnitId>,
     /// What was left alone, why, and the lock that it holds.
@@ -87,10 +87,10 @@ pub fn living(dirs: &ClusterDirs) -> usize {
 ///
 /// # Errors
 /// When nothing could be done.
-pub async fn down(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<Report, OrphansError> {
-    let mut report = Report::default();
+pub async fn down(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<Stopped, OrphansError> {
+    let mut stopped = Stopped::default();
     if !are_there(dirs) {
-        return Ok(report);
+        return Ok(stopped);
     }
     let supervised = || OrphansError::Supervised { cluster: dirs.name().to_owned() };
     let _lock = dirs.lock()?.ok_or_else(supervised)?;
@@ -101,21 +101,21 @@ pub async fn down(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<
         let files = UnitFiles::new(dirs.unit(&id));
         match adopt::find(&id, &files, &boot_id).await? {
             Found::Nothing => files.remove(),
-            Found::Unknown { why } => report.left.push((id, why, files.alive_lock())),
+            Found::Unknown { why } => stopped.left.push((id, why, files.alive_lock())),
             Found::Process { process, .. } => match stop(&process, &files).await {
                 Ok(()) => {
                     files.remove();
                     progress(&format!("{id} is stopped"));
-                    report.stopped.push(id);
+                    stopped.stopped.push(id);
                 }
-                Err(why) => report.left.push((id, why, files.alive_lock())),
+                Err(why) => stopped.left.push((id, why, files.alive_lock())),
             },
         }
     }
-    if report.left.is_empty() {
+    if stopped.left.is_empty() {
         dirs.remove_run()?;
     }
-    Ok(report)
+    Ok(stopped)
 }
 
 fn stop_order(id: &UnitId) -> u8 {

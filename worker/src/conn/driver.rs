@@ -22,14 +22,14 @@ const TURNS: usize = 4;
 
 /// Serves `conn` to its end.
 pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
-    let mut place = Place(Driver {
+    let mut serving = Serving(Driver {
         machine: Machine::new(hub.now()),
         hub,
         conn,
         activity: Activity::None,
         is_changed: false,
     });
-    let driver = &mut place.0;
+    let driver = &mut serving.0;
     driver.conn.set_deadline(driver.machine.deadline());
     let end = std::future::poll_fn(|cx| driver.poll(cx)).await;
     if end.is_peer_error() {
@@ -47,9 +47,9 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
 }
 
 /// A place among the connections; dropping it, in a panic too, gives it up.
-struct Place(Driver);
+struct Serving(Driver);
 
-impl Drop for Place {
+impl Drop for Serving {
     fn drop(&mut self) {
         self.0.hub.release(self.0.conn.id);
     }
@@ -247,7 +247,7 @@ impl Driver {
     }
 
     fn begin(&mut self, activity: Activity) {
-        self.hub.places.borrow_mut().set_open(self.conn.id, false);
+        self.hub.slots.borrow_mut().set_open(self.conn.id, false);
         self.activity = activity;
     }
 
@@ -268,7 +268,7 @@ impl Driver {
                 rest = cursor.take_rest();
             }
         }
-        self.hub.places.borrow_mut().set_open(self.conn.id, true);
+        self.hub.slots.borrow_mut().set_open(self.conn.id, true);
         self.machine.reopen(rest, owed, now)
     }
 

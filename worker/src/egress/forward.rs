@@ -15,12 +15,12 @@ use rtmp::auth::Claim;
 use rtmp::client::{self, Event, Mode};
 use rtmp::url::Url;
 use rtmp_io::{Client, Limit, socket};
-use stream::{Cursor, Flushed, Reader};
+use stream::{Cursor, Flushed, Recipient};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::liveness::{DEAD_AFTER, Liveness};
-use super::report::{Forward, Phase, Report};
+use super::status::{Forward, ForwardStatus, Phase};
 use crate::channel::Channel;
 use crate::counters::count;
 use crate::hub::Hub;
@@ -61,33 +61,33 @@ pub(crate) fn sync(hub: &Rc<Hub>, channel: &Rc<Channel>) {
 }
 
 fn start(hub: &Rc<Hub>, channel: &Rc<Channel>, target: Target) -> Forward {
-    let report = Rc::new(Report::new(target));
-    let task = tokio::task::spawn_local(run(Rc::clone(hub), Rc::clone(channel), Rc::clone(&report)));
-    Forward::new(report, task.abort_handle())
+    let status = Rc::new(ForwardStatus::new(target));
+    let task = tokio::task::spawn_local(run(Rc::clone(hub), Rc::clone(channel), Rc::clone(&status)));
+    Forward::new(status, task.abort_handle())
 }
 
-async fn run(hub: Rc<Hub>, channel: Rc<Channel>, report: Rc<Report>) {
+async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
     let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
     let mut head = channel.watch();
     loop {
-        report.phase.replace(Phase::Idle);
+        status.phase.replace(Phase::Idle);
         if head.wait_for(|head| head.is_live).await.is_err() {
             return;
         }
-        report.phase.replace(Phase::Connecting);
-        let forwarded = contain_future(forward(&hub, &channel, &report, &mut delays)).await;
+        status.phase.replace(Phase::Connecting);
+        let forwarded = contain_future(forward(&hub, &channel, &status, &mut delays)).await;
         let outcome = forwarded.unwrap_or_else(|panic| Err(panic.into()));
-        report.failed.set(outcome.is_err());
+        status.failed.set(outcome.is_err());
         match outcome {
             Ok(()) => delays.reset(),
             Err(error) => {
-                report.phase.replace(Phase::Backoff);
+                status.phase.replace(Phase::Backoff);
                 let text = error.to_string();
-                let is_new = report.last_error.borrow().as_ref() != Some(&text);
+                let is_new = status.last_error.borrow().as_ref() != Some(&text);
                 if is_new && hub.forward_lines.take(hub.now()) {
-                    warn!(stream = %channel.key, target = %report.target.id, %error, "forward failed");
+                    warn!(stream = %channel.key, target = %status.target.id, %error, "forward failed");
                 }
-                report.last_error.replace(Some(text));
+                status.last_error.replace(Some(text));
                 tokio::time::sleep(delays.next_delay(rtmp_io::chance())).await;
             }
         }
@@ -98,27 +98,27 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, report: Rc<Report>) {
 async fn forward(
     hub: &Hub,
     channel: &Channel,
-    report: &Report,
+    status: &ForwardStatus,
     delays: &mut Delays,
 ) -> Result<(), ForwardError> {
     // By the worker's own address the target keeps a slot for us.
     let own = hub.spec.borrow().listen.ip();
-    let request = request(hub, channel, &report.target);
+    let request = request(hub, channel, &status.target);
     let client = Client::open(request, Some(own), Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
-    if report.failed.get() {
-        count(&report.reconnects, 1);
+    if status.failed.get() {
+        count(&status.reconnects, 1);
     }
     if hub.forward_lines.take(hub.now()) {
-        info!(stream = %channel.key, target = %report.target.id, "forwarding");
+        info!(stream = %channel.key, target = %status.target.id, "forwarding");
     }
-    report.phase.replace(Phase::Connected(Liveness::new()));
+    status.phase.replace(Phase::Connected(Liveness::new()));
     // Metadata, headers and the current GOP, whatever players of the origin get.
     let from = channel.log().start(true);
-    let mut connection = Connection {
+    let mut forwarding = Forwarding {
         hub,
         channel,
-        report,
-        cursor: Cursor::new(Reader::Forwarder, client.session.msid(), from),
+        status,
+        cursor: Cursor::new(Recipient::Forwarder, client.session.msid(), from),
         position: channel.log().position(from).0,
         has_sent: false,
         client,
@@ -128,18 +128,18 @@ async fn forward(
     ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         let is_live = head.borrow_and_update().is_live;
-        let blocked = connection.flush()?;
+        let blocked = forwarding.flush()?;
         if !is_live {
-            return connection.finish().await;
+            return forwarding.finish().await;
         }
         tokio::select! {
             changed = head.changed() => if changed.is_err() { return Ok(()) },
-            ready = connection.client.socket.readable() => {
+            ready = forwarding.client.socket.readable() => {
                 ready.map_err(rtmp_io::Error::Lost)?;
-                connection.read()?;
+                forwarding.read()?;
             }
-            ready = connection.client.socket.writable(), if blocked => ready.map_err(rtmp_io::Error::Lost)?,
-            _ = ping.tick() => if connection.check(blocked)? == ForwardState::Live { delays.reset() },
+            ready = forwarding.client.socket.writable(), if blocked => ready.map_err(rtmp_io::Error::Lost)?,
+            _ = ping.tick() => if forwarding.check(blocked)? == ForwardState::Live { delays.reset() },
         }
     }
 }
@@ -160,10 +160,10 @@ fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::Config {
     client::Config { auth: Some(claim), ..client::Config::new(Mode::Publish, url) }
 }
 
-struct Connection<'a> {
+struct Forwarding<'a> {
     hub: &'a Hub,
     channel: &'a Channel,
-    report: &'a Report,
+    status: &'a ForwardStatus,
     client: Client,
     cursor: Cursor,
     /// Number of the message the cursor has reached.
@@ -172,7 +172,7 @@ struct Connection<'a> {
     has_sent: bool,
 }
 
-impl Connection<'_> {
+impl Forwarding<'_> {
     /// Sends what there is; true if the socket takes no more.
     fn flush(&mut self) -> Result<bool, rtmp_io::Error> {
         let log = self.channel.log();
@@ -184,27 +184,27 @@ impl Connection<'_> {
         let flushed = flushed.map_err(rtmp_io::Error::Lost)?;
         count(&self.hub.counters.bytes_out, self.cursor.bytes_sent() - before);
         let (position, reached) = log.position(self.cursor.offset());
-        self.report.reached.set(reached);
+        self.status.reached.set(reached);
         let skips = self.cursor.take_skips();
         count(&self.hub.counters.skips, skips);
         if skips == 0 {
             let sent = position.saturating_sub(self.position);
             self.has_sent |= sent > 0;
-            count(&self.report.sent, sent);
+            count(&self.status.sent, sent);
         }
         self.position = position;
         if flushed == Flushed::CaughtUp {
             let sent = self.cursor.bytes_sent();
-            self.report.judge(|liveness| liveness.handle_sent(sent));
+            self.status.judge(|liveness| liveness.handle_sent(sent));
         }
         Ok(flushed == Flushed::Blocked)
     }
 
     fn read(&mut self) -> Result<(), rtmp_io::Error> {
-        let (hub, report) = (self.hub, self.report);
+        let (hub, status) = (self.hub, self.status);
         let handle = |event| {
             if let Event::Pong { timestamp } = event {
-                report.judge(|liveness| liveness.handle_echo(hub.now(), timestamp));
+                status.judge(|liveness| liveness.handle_echo(hub.now(), timestamp));
             }
         };
         let taken = self.client.read(&mut hub.buffer.borrow_mut(), handle)?;
@@ -219,7 +219,7 @@ impl Connection<'_> {
         let time = self.channel.log().position(self.cursor.offset()).1.filter(|_| self.has_sent);
         let unacknowledged = socket::unacknowledged(&self.client.socket).map_err(rtmp_io::Error::Lost)?;
         let acknowledged = self.cursor.bytes_sent().saturating_sub(unacknowledged);
-        let Phase::Connected(liveness) = &mut *self.report.phase.borrow_mut() else {
+        let Phase::Connected(liveness) = &mut *self.status.phase.borrow_mut() else {
             return Ok(ForwardState::Connecting);
         };
         liveness.handle_acknowledged(now, acknowledged, blocked);

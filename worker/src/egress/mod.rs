@@ -4,4 +4,4 @@ pub(crate) mod forward;
 mod liveness;
 pub(crate) mod play;
 pub(crate) mod player;
-pub(crate) mod report;
+pub(crate) mod status;

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use rtmp::server::StreamKey;
-use stream::{Cursor, Reader};
+use stream::{Cursor, Recipient};
 
 use super::player::Player;
 use crate::channel::Channel;
@@ -40,7 +40,7 @@ pub(crate) fn play(hub: &Rc<Hub>, key: &StreamKey, msid: u32, conn: &Rc<Conn>) -
         let log = channel.log();
         if channel.is_publishing() { log.start(gop_cache) } else { log.end() }
     };
-    let player = Rc::new(Player::new(Rc::clone(conn), Cursor::new(Reader::Player, msid, from)));
+    let player = Rc::new(Player::new(Rc::clone(conn), Cursor::new(Recipient::Player, msid, from)));
     channel.players.borrow_mut().push(Rc::clone(&player));
     hub.players.set(hub.players.get() + 1);
     Ok(Playing { hub: Rc::clone(hub), channel, player })

@@ -8,7 +8,7 @@ use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use bench::{Quantiles, Report};
+use bench::{Quantiles, Results};
 use serde::Serialize;
 
 use crate::processes::{pin, rss_kib, ticks, waited};
@@ -65,7 +65,7 @@ pub(crate) struct Cell {
     /// Of our worker's loop, p99 and maximum of the last minute, ms.
     pub(crate) loop_lag_ms: Option<[u64; 2]>,
     /// The row's players, whole run.
-    pub(crate) load: Report,
+    pub(crate) load: Results,
 }
 
 impl Cell {
@@ -301,7 +301,7 @@ impl Attached {
         if connected == 0 { Err("the server took no player".into()) } else { Ok(connected) }
     }
 
-    fn finish(mut self) -> Result<Report> {
+    fn finish(mut self) -> Result<Results> {
         drop(self.child.0.stdin.take());
         if self.is_rtmp
             && let Some(pid) = rustix::process::Pid::from_raw(self.child.0.id() as i32)
@@ -336,7 +336,7 @@ fn wait_for_stream(srsctl: &Path, url: &str) -> Result<()> {
     }
 }
 
-fn join(srsctl: &Path, urls: &[String]) -> Result<Report> {
+fn join(srsctl: &Path, urls: &[String]) -> Result<Results> {
     let joiners = JOINERS.to_string();
     let output = Command::new(srsctl)
         .args(["bench", "play", "--json", "--ramp", "100/s", "--duration", "3", "-c", &joiners])

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::draft::{Draft, Entry};
 use super::host_name;
 use super::report::{Diagnostic, Mark, quoted};
-use super::tree::{Node, Place, Value};
+use super::tree::{Location, Node, Value};
 use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
 
 const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
@@ -72,7 +72,7 @@ struct Checks<'t> {
 /// The known keys of a mapping with their values.
 struct Section<'t> {
     what: &'static str,
-    place: Place,
+    place: Location,
     entries: Vec<(&'static str, &'t Node, &'t Node)>,
     /// Keys that a misspelt one probably stands for: their absence is not worth a second error.
     meant: Vec<&'static str>,
@@ -83,13 +83,13 @@ impl<'t> Section<'t> {
         self.entries.iter().find(|(k, ..)| *k == key).map(|(_, _, value)| *value)
     }
 
-    fn key(&self, key: &str) -> Place {
+    fn key(&self, key: &str) -> Location {
         self.entries.iter().find(|(k, ..)| *k == key).map_or(self.place, |(_, node, _)| node.place)
     }
 }
 
 impl<'t> Checks<'t> {
-    fn say(&mut self, place: Place, message: impl Into<String>, help: &str) {
+    fn say(&mut self, place: Location, message: impl Into<String>, help: &str) {
         let mut d = place.diagnostic(message);
         if !help.is_empty() {
             d = d.help(help);
@@ -139,7 +139,7 @@ impl<'t> Checks<'t> {
     fn section(
         &mut self,
         node: &'t Node,
-        place: Place,
+        place: Location,
         what: &'static str,
         keys: &'static [&'static str],
         example: &str,
@@ -203,7 +203,7 @@ impl<'t> Checks<'t> {
         name
     }
 
-    fn origin(&mut self, node: &'t Node, place: Place, defaults: &WorkerOptions) -> Option<Entry> {
+    fn origin(&mut self, node: &'t Node, place: Location, defaults: &WorkerOptions) -> Option<Entry> {
         let section =
             self.section(node, place, "the origin", ORIGIN_KEYS, &format!("write `{ORIGIN_EXAMPLE}`"))?;
         let host = self.host(&section);
@@ -214,7 +214,7 @@ impl<'t> Checks<'t> {
         self.entry(Role::Origin, &section, host, port.map(|p| vec![p]), defaults)
     }
 
-    fn edges(&mut self, node: &'t Node, place: Place, defaults: &WorkerOptions) -> Option<Vec<Entry>> {
+    fn edges(&mut self, node: &'t Node, place: Location, defaults: &WorkerOptions) -> Option<Vec<Entry>> {
         let help = format!("write `{EDGES_EXAMPLE}`");
         let Value::List(items) = &node.value else {
             let place = if matches!(node.value, Value::Nothing) { place } else { node.place };
@@ -263,8 +263,8 @@ impl<'t> Checks<'t> {
         &mut self,
         role: Role,
         section: &Section<'t>,
-        host: Option<(String, Place)>,
-        ports: Option<Vec<(u16, Place)>>,
+        host: Option<(String, Location)>,
+        ports: Option<Vec<(u16, Location)>>,
         defaults: &WorkerOptions,
     ) -> Option<Entry> {
         let listen = section.value("listen").map(|n| self.listen(n));
@@ -277,7 +277,7 @@ impl<'t> Checks<'t> {
         Some(Entry { role, host, host_place, ports: ports?, listen, options: options? })
     }
 
-    fn host(&mut self, section: &Section<'t>) -> Option<(String, Place)> {
+    fn host(&mut self, section: &Section<'t>) -> Option<(String, Location)> {
         let node = self.required(section, "host", "host: 127.0.0.6")?;
         let Some(text) = node.text(self.text) else {
             let help = match node.value {
@@ -312,7 +312,7 @@ impl<'t> Checks<'t> {
         address
     }
 
-    fn ports(&mut self, node: &Node, place: Place) -> Option<Vec<(u16, Place)>> {
+    fn ports(&mut self, node: &Node, place: Location) -> Option<Vec<(u16, Location)>> {
         const HELP: &str = "write `ports: [1935, 1936]`";
         let Value::List(items) = &node.value else {
             let place = if matches!(node.value, Value::Nothing) { place } else { node.place };
@@ -346,7 +346,7 @@ impl<'t> Checks<'t> {
         port
     }
 
-    fn worker(&mut self, node: &'t Node, place: Place, defaults: &WorkerOptions) -> Option<WorkerOptions> {
+    fn worker(&mut self, node: &'t Node, place: Location, defaults: &WorkerOptions) -> Option<WorkerOptions> {
         let help = format!("write `{WORKER_EXAMPLE}`, or remove the key");
         let section = self.section(node, place, "a worker", WORKER_KEYS, &help)?;
         let max_connections = match section.value("max_connections") {
@@ -423,7 +423,7 @@ impl<'t> Checks<'t> {
         number
     }
 
-    fn encoder(&mut self, node: &'t Node, place: Place) -> Option<Encoder> {
+    fn encoder(&mut self, node: &'t Node, place: Location) -> Option<Encoder> {
         let help = format!("write `{ENCODER_EXAMPLE}`, or remove the key");
         let section = self.section(node, place, "the encoder", ENCODER_KEYS, &help)?;
         let source = self.required(&section, "source", "source: test-card").and_then(|n| self.source(n));
@@ -492,7 +492,7 @@ impl<'t> Checks<'t> {
     }
 }
 
-fn lacks(place: Place, what: &str, key: &str, example: &str) -> Diagnostic {
+fn lacks(place: Location, what: &str, key: &str, example: &str) -> Diagnostic {
     place.diagnostic(format!("{what} lacks `{key}`")).help(format!("add `{example}`"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::tree::Place;
+use super::tree::Location;
 use crate::spec::{Encoder, Role, WorkerOptions};
 
 /// A cluster whose every value is sound by itself; host names are not looked up yet.
@@ -19,8 +19,8 @@ pub(super) struct Draft {
 pub(super) struct Entry {
     pub(super) role: Role,
     pub(super) host: String,
-    pub(super) host_place: Place,
-    pub(super) ports: Vec<(u16, Place)>,
+    pub(super) host_place: Location,
+    pub(super) ports: Vec<(u16, Location)>,
     pub(super) listen: Option<IpAddr>,
     pub(super) options: WorkerOptions,
 }

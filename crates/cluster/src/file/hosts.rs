@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use super::draft::{Draft, Entry};
 use super::host_name::is_group;
 use super::report::{Diagnostic, quoted};
-use super::tree::Place;
+use super::tree::Location;
 use crate::spec::{Cluster, Host, Port, Role, host_port};
 
 /// Looks the hosts of `draft` up and makes it a cluster, unless two of its ports are the same.
@@ -50,7 +50,7 @@ pub(super) fn settle(
 
 struct Settled {
     port: Port,
-    place: Place,
+    place: Location,
     addresses: Vec<IpAddr>,
 }
 

@@ -20,18 +20,18 @@ const MAX_DEPTH: usize = 16;
 /// A value and its place.
 #[derive(Clone, Debug)]
 pub(super) struct Node {
-    pub(super) place: Place,
+    pub(super) place: Location,
     pub(super) value: Value,
 }
 
 /// Where a value takes effect and where it is written; they differ when it comes through an alias or a merge.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct Location {
     pub(super) used: Mark,
     pub(super) written: Mark,
 }
 
-impl Place {
+impl Location {
     /// An error at this place; where an alias brought the value, both places are shown.
     pub(super) fn diagnostic(self, message: impl Into<String>) -> Diagnostic {
         let d = Diagnostic::new(self.used, message);
@@ -207,7 +207,7 @@ fn mark(location: serde_saphyr::Location) -> Mark {
 
 impl From<Spanned<Value>> for Node {
     fn from(spanned: Spanned<Value>) -> Self {
-        let place = Place { used: mark(spanned.referenced), written: mark(spanned.defined) };
+        let place = Location { used: mark(spanned.referenced), written: mark(spanned.defined) };
         Self { place, value: spanned.value }
     }
 }

@@ -2,7 +2,7 @@ use super::{Config, Error, Event, MAX_OUTPUT, Mode, Stage};
 use crate::amf0::Value;
 use crate::auth::{self, Claim};
 use crate::chunk::Message;
-use crate::handshake::Progress;
+use crate::handshake::Handshaking;
 use crate::link::{self, Command, Link, user_control};
 use crate::message_type;
 
@@ -43,7 +43,7 @@ pub struct Session {
 
 #[derive(Debug)]
 enum State {
-    Handshake(Box<Progress>),
+    Handshake(Box<Handshaking>),
     Connecting,
     Creating,
     Starting { msid: u32 },
@@ -56,7 +56,7 @@ impl Session {
     pub fn new(mut config: Config) -> Result<Self, Error> {
         config.chunk_size = config.chunk_size.clamp(1, i32::MAX as u32);
         let mut link = Link::new(config.limits);
-        let progress = Progress::client(&mut link.output.bytes)?;
+        let progress = Handshaking::client(&mut link.output.bytes)?;
         Ok(Self { link, config, state: State::Handshake(Box::new(progress)) })
     }
 

@@ -3,7 +3,7 @@ mod command;
 use super::reply;
 use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT};
 use crate::chunk::Message;
-use crate::handshake::Progress;
+use crate::handshake::Handshaking;
 use crate::link::{self, Command, Link, user_control};
 use crate::message_type;
 
@@ -33,7 +33,7 @@ pub struct Session {
 
 #[derive(Debug)]
 enum State {
-    Handshake(Box<Progress>),
+    Handshake(Box<Handshaking>),
     AwaitConnect,
     Connected { app: Box<str>, activity: Activity },
 }
@@ -64,7 +64,7 @@ impl Session {
     pub fn new(config: Config) -> Self {
         Self {
             link: Link::new(config.limits),
-            state: State::Handshake(Box::new(Progress::server())),
+            state: State::Handshake(Box::new(Handshaking::server())),
             s1: None,
             chunk_size: config.chunk_size.clamp(1, i32::MAX as u32),
             streams: 0,

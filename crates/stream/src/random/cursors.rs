@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use rtmp::{chunk, message_type};
 
-use crate::cursor::{Cursor, Reader, State};
+use crate::cursor::{Cursor, Recipient, State};
 use crate::log::Log;
 use crate::testing::{CHUNK, Chance, decode, flush_all, flush_with, seeds};
 use crate::track::Track;
@@ -88,8 +88,8 @@ impl World {
             }
             (65..=69, _) if self.clients.len() < 6 => {
                 let from = self.log.start(self.chance.once_in(2));
-                let reader = if self.chance.once_in(4) { Reader::Forwarder } else { Reader::Player };
-                let cursor = Cursor::new(reader, 1, from);
+                let recipient = if self.chance.once_in(4) { Recipient::Forwarder } else { Recipient::Player };
+                let cursor = Cursor::new(recipient, 1, from);
                 self.clients.push(Client { cursor, wire: Vec::new(), is_plain: true });
             }
             (_, None) => {}
@@ -246,7 +246,7 @@ fn number(payload: &[u8]) -> Option<usize> {
 #[test]
 fn audio_that_begins_a_little_before_a_readers_time_keeps_its_distance_to_video() {
     let mut log = Log::new(CHUNK, 30_000);
-    let mut cursor = Cursor::new(Reader::Player, 1, 0);
+    let mut cursor = Cursor::new(Recipient::Player, 1, 0);
     log.append(Track::Video, 1_000, true, &[0x17, 1, 0, 0, 0, 9]);
     let (mut wire, _) = flush_all(&mut cursor, &log);
     for i in 0..50 {

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use rtmp::chunk::{self, Message};
 use rtmp::{message_type, wire};
 
-use crate::cursor::{Cursor, Reader};
+use crate::cursor::{Cursor, Recipient};
 use crate::stream::{ConnId, Ended, PublicationId, Sender, Stream};
 use crate::testing::{Chance, client, flush_with, seeds};
 use crate::track::Track;
@@ -21,9 +21,9 @@ struct Reading {
 }
 
 impl Reading {
-    fn new(reader: Reader, stream: &Stream) -> Self {
+    fn new(recipient: Recipient, stream: &Stream) -> Self {
         let from = stream.log().start(true);
-        Self { cursor: Cursor::new(reader, 1, from), client: client(wire::CHUNK_SIZE), got: Vec::new() }
+        Self { cursor: Cursor::new(recipient, 1, from), client: client(wire::CHUNK_SIZE), got: Vec::new() }
     }
 
     /// Reads on; the messages.
@@ -108,8 +108,8 @@ impl World {
         let edge = Stream::new(wire::CHUNK_SIZE, QUEUE_LENGTH, 0);
         let encoder = chance.next() as u32;
         Self {
-            at_origin: vec![Reading::new(Reader::Forwarder, &origin)],
-            at_edge: Reading::new(Reader::Forwarder, &edge),
+            at_origin: vec![Reading::new(Recipient::Forwarder, &origin)],
+            at_edge: Reading::new(Recipient::Forwarder, &edge),
             chance,
             now: 1_000,
             origin,
@@ -146,7 +146,9 @@ impl World {
             2..=4 => self.lose_forwarder(),
             5 if self.chance.once_in(4) => self.now += self.chance.below(20_000),
             6..=20 if self.forwarder.is_none() && self.publication.is_some() => self.connect_forwarder(),
-            21..=24 if self.players.len() < 5 => self.players.push(Reading::new(Reader::Player, &self.edge)),
+            21..=24 if self.players.len() < 5 => {
+                self.players.push(Reading::new(Recipient::Player, &self.edge))
+            }
             _ => {}
         }
         if !self.chance.once_in(3) {
@@ -238,7 +240,7 @@ impl World {
         self.lose_forwarder();
         self.publication = None;
         self.origin = Stream::new(wire::CHUNK_SIZE, QUEUE_LENGTH, self.now);
-        self.at_origin.push(Reading::new(Reader::Forwarder, &self.origin));
+        self.at_origin.push(Reading::new(Recipient::Forwarder, &self.origin));
     }
 
     fn lose_forwarder(&mut self) {
@@ -254,7 +256,7 @@ impl World {
         let by = conn(&mut self.conns);
         let clock = self.at_origin.len().to_string();
         let (publication, _) = self.edge.publish(by, Sender::Forwarder { clock: &clock }, self.now);
-        let reading = Reading::new(Reader::Forwarder, &self.origin);
+        let reading = Reading::new(Recipient::Forwarder, &self.origin);
         self.forwarder = Some((reading, publication));
         let reached = Track::ALL.map(|track| self.edge.log().last(track));
         self.breaks.push(Break { before: self.last_forwarded, behind: u64::MAX, reached });

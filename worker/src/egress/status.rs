@@ -11,22 +11,22 @@ use super::liveness::Liveness;
 
 /// A forwarder as its stream has it: what it reports, and its task, which ends with it.
 pub(crate) struct Forward {
-    report: Rc<Report>,
+    status: Rc<ForwardStatus>,
     task: AbortHandle,
 }
 
 impl Forward {
-    pub(super) fn new(report: Rc<Report>, task: AbortHandle) -> Self {
-        Self { report, task }
+    pub(super) fn new(status: Rc<ForwardStatus>, task: AbortHandle) -> Self {
+        Self { status, task }
     }
 
     pub(super) fn target(&self) -> &Target {
-        &self.report.target
+        &self.status.target
     }
 
     /// `newest` is the stream's newest time while it is published.
     pub(crate) fn stats(&self, newest: Option<u64>, now: u64) -> ForwardStats {
-        self.report.stats(newest, now)
+        self.status.stats(newest, now)
     }
 }
 
@@ -36,7 +36,7 @@ impl Drop for Forward {
     }
 }
 
-pub(super) struct Report {
+pub(super) struct ForwardStatus {
     pub(super) target: Target,
     pub(super) phase: RefCell<Phase>,
     /// Stream time of the last message sent, ms.
@@ -57,7 +57,7 @@ pub(super) enum Phase {
     Backoff,
 }
 
-impl Report {
+impl ForwardStatus {
     pub(super) fn new(target: Target) -> Self {
         Self {
             target,
