@@ -1,4 +1,8 @@
-//! `srsctl agent`: the supervisor itself. `up` starts it.
+//! `srsctl agent`: the supervisor itself. `up` starts it, with a pipe as its standard output.
+//!
+//! The agent keeps a duplicate of that pipe and writes a line of JSON to it for each [`StartupEvent`], or one
+//! [`StartupLine::Failed`] with message and exit code. Once all checks have passed, standard output and error are the log. After
+//! [`StartupEvent::Complete`] the pipe is closed, and `up` asks for the status.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -27,6 +27,8 @@
 //!
 //! **Liveness never depends on another host.** A process is restarted when it ends or shows no sign of life. A port that
 //! refuses, a stream that stands still, an origin that is gone are reported and restart nothing.
+//!
+//! The rules of a start, a change, a restart and an adoption, and their reasons, stand in this crate's README.md.
 
 mod api;
 mod client;

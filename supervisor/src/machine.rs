@@ -1,4 +1,6 @@
 //! What a unit is and what becomes of it. Pure: events, time and chance are arguments, actions are answers.
+//!
+//! `machine/README.md` has the table of all states and events.
 
 pub(crate) mod backoff;
 pub(crate) mod exit;

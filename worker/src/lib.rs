@@ -11,6 +11,8 @@
 //! Everything lives on one thread and is shared by `Rc`: no lock is held because none exists. Long passes yield, so that accepts,
 //! ingest and control never wait long. A connection's task owns its socket's readiness; a caught-up player is written to by the flush
 //! task, a parked one (its socket is full) by its own task. A panic costs the connection it met ([`panics`]).
+//!
+//! The rules (who may publish, who flushes, forwarding) and their reasons stand in this crate's README.md.
 
 mod accept;
 mod channel;

@@ -74,10 +74,10 @@ pub struct StreamStats {
 pub struct ForwardStats {
     /// The edge.
     pub target: Target,
-    /// What frames sent and acknowledged say.
+    /// What the signs of life of the target say.
     pub state: ForwardState,
-    /// How far the target is behind, ms: what is not sent yet, and how long the acknowledgement of what was sent takes. `None`
-    /// before its first acknowledgement.
+    /// How far the target is behind, ms: what is not sent yet, in stream time, plus the longer of the last echo's time and the
+    /// wait for the oldest ping without an echo. `None` before its first echo.
     pub lag_ms: Option<u64>,
     /// Messages sent since the process started.
     pub sent: u64,
@@ -87,17 +87,17 @@ pub struct ForwardStats {
     pub last_error: Option<String>,
 }
 
-/// State of a forwarder: from frames sent and acknowledged, never from "connected".
+/// State of a forwarder: from signs of life of its target (the echo of a ping, as a rule), never from "connected".
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ForwardState {
-    /// Connecting, or connected and nothing acknowledged yet.
+    /// Connecting, or connected and no echo yet on this connection.
     Connecting,
-    /// Frames were sent and acknowledged in the last seconds.
+    /// A sign of life came within 2 s of being asked for.
     Live,
-    /// Frames were sent and are not being acknowledged.
+    /// Connected, and no sign of life for 2 s; after 5 s the connection is given up.
     Stalled,
-    /// Waiting before the next attempt.
+    /// Failed, and waiting before the next attempt; `last_error` says why.
     Backoff,
     /// Nobody publishes the stream.
     Idle,

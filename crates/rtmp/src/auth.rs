@@ -1,6 +1,7 @@
 //! Trust from the origin to the edges: a forwarder proves that it knows the cluster's secret and means this very worker.
 //!
-//! The tag is over S1, the fresh random packet of the server's handshake, so a recorded one is of no use.
+//! The `connect` of a forwarder carries the id of the worker it means and a tag, HMAC-SHA256(secret, S1 ‖ id). S1 is the fresh
+//! random packet of the server's handshake, so a recorded tag is of no use.
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;

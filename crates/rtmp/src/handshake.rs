@@ -1,4 +1,7 @@
 //! The handshake of both sides, on `rml_rtmp`'s: simple and digest (RTMP 1.0, section 5.2).
+//!
+//! That handshake is sound for hostile bytes. The chunk and AMF readers of the same library are not (one client can abort the
+//! process), so ours are our own, and its sessions are an independent peer in tests.
 
 use rml_rtmp::handshake::{Handshake, HandshakeProcessResult, PeerType};
 use std::fmt;

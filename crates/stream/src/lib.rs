@@ -14,6 +14,8 @@
 //! Nothing here knows a socket, a task or the time of day: bytes go out through a function that the caller gives, `now` is
 //! monotonic milliseconds and always an argument, and a connection is a number ([`ConnId`]). So each state can be reached
 //! by a test, and `random` drives thousands of histories through the same code that serves players.
+//!
+//! The rules (seeds, barriers, join point, time) and their reasons stand in this crate's README.md.
 
 mod clock;
 mod cursor;

@@ -7,11 +7,16 @@
 //! | run/CLUSTER/units/ID/{record.json, alive.lock, ctl.sock} | what a new supervisor needs to prove that a process is its own |
 //! | lib/CLUSTER/{cluster.yaml, cluster.path} | the cluster file in force, and where it came from |
 //! | lib/CLUSTER/conf/ID.yaml | the generated config of each process |
-//! | lib/CLUSTER/secret | between origin and edges, 0600, created once |
+//! | lib/CLUSTER/secret | between origin and edges: 32 random bytes in hex, 0600, created once |
 //! | lib/CLUSTER/log/{ID.log, agent.log} | logs |
 //!
 //! `run` and `lib` are /run/srsctl and /var/lib/srsctl for root; else both are in ~/.local/state/srsctl, or wherever
-//! `--state-dir` says: never in XDG_RUNTIME_DIR, which goes away at logout. Directories are 0700.
+//! `--state-dir` says: never in XDG_RUNTIME_DIR, which goes away at logout. Directories are 0700, belong to who runs srsctl,
+//! and are refused when others may write in them.
+//!
+//! `run/CLUSTER` goes with `down`, `lib/CLUSTER` stays. Files are written beside and renamed, those of `lib` synced too: those
+//! of `run` mean nothing after a reboot. Whoever removes `run` or purges `lib` holds the lock and removes it last; `agent.sock`
+//! and the listeners go before it.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};

@@ -8,41 +8,25 @@ use super::exit::Exit;
 use super::state::{Action, Event, State, Stop, Wanted};
 use super::unit::Unit;
 
-const EVENTS: [&str; 15] = [
-    "up",
-    "down",
-    "restart",
-    "deadline",
-    "fails",
-    "no binary",
-    "ready",
-    "frozen",
-    "ask failed",
-    "killed",
-    "exit 78",
-    "adopted",
-    "unproven",
-    "freed",
-    "exit 0",
-];
-
-fn event(name: &str) -> Event {
-    match name {
-        "up" => Event::Want(Wanted::Up),
-        "down" => Event::Want(Wanted::Down),
-        "restart" => Event::Restart,
-        "deadline" => Event::Deadline,
-        "fails" => Event::SpawnFailed { fatal: false, why: "x".into() },
-        "no binary" => Event::SpawnFailed { fatal: true, why: "x".into() },
-        "ready" => Event::Ready,
-        "frozen" => Event::Frozen { why: "x".into() },
-        "ask failed" => Event::AskFailed,
-        "killed" => Event::Exited(Exit::Signal(9)),
-        "exit 78" => Event::Exited(Exit::Code(78)),
-        "exit 0" => Event::Exited(Exit::Code(0)),
-        "adopted" => Event::Adopted,
-        "unproven" => Event::Unproven { why: "y".into() },
-        "freed" => Event::Freed,
+/// The events that stand in one row of the table.
+fn events(row: &str) -> Vec<Event> {
+    match row {
+        "Want(Up)" => vec![Event::Want(Wanted::Up)],
+        "Want(Down)" => vec![Event::Want(Wanted::Down)],
+        "Restart" => vec![Event::Restart],
+        "Deadline" => vec![Event::Deadline],
+        "SpawnFailed" => vec![Event::SpawnFailed { fatal: false, why: "x".into() }],
+        "SpawnFailed, fatal" => vec![Event::SpawnFailed { fatal: true, why: "x".into() }],
+        "Ready" => vec![Event::Ready],
+        "Frozen" => vec![Event::Frozen { why: "x".into() }],
+        "AskFailed" => vec![Event::AskFailed],
+        "Exited" => {
+            [Exit::Signal(9), Exit::Code(0), Exit::Code(1), Exit::Unobserved].map(Event::Exited).into()
+        }
+        "Exited 64, 78" => [Exit::Code(64), Exit::Code(78)].map(Event::Exited).into(),
+        "Adopted" => vec![Event::Adopted],
+        "Unproven" => vec![Event::Unproven { why: "y".into() }],
+        "Freed" => vec![Event::Freed],
         other => panic!("{other}"),
     }
 }
@@ -79,70 +63,51 @@ fn unit(state: &str, wanted: Wanted, now: Instant) -> Unit {
     Unit { wanted, state, ..Unit::default() }
 }
 
-/// Every state × event pair, for a unit that is wanted: the state after it, and the action after a slash.
-/// `-` is: nothing changes, nothing is done.
-#[rustfmt::skip]
-const TABLE: [(&str, [&str; 15]); 10] = [
-    //              up                down             restart           deadline           fails      no binary  ready      frozen          ask failed              killed            exit 78           adopted    unproven   freed             exit 0
-    ("Stopped",    ["Starting/Spawn", "-",             "Starting/Spawn", "-",               "Backoff", "Failed",  "-",       "-",            "-",                    "-",              "-",              "Running", "Unknown", "-",              "-"]),
-    ("Starting",   ["-",              "Asked/AskStop", "Asked/AskStop",  "Killing/Kill",    "Backoff", "Failed",  "Running", "Killing/Kill", "-",                    "Backoff",        "Failed",         "Running", "Unknown", "-",              "Backoff"]),
-    ("Running",    ["-",              "Asked/AskStop", "Asked/AskStop",  "-",               "-",       "-",       "-",       "Killing/Kill", "-",                    "Backoff",        "Failed",         "-",       "-",       "-",              "Backoff"]),
-    ("Asked",      ["-",              "-",             "-",              "Terminated/Term", "-",       "-",       "-",       "Killed/Kill",  "Terminated/Term",      "Starting/Spawn", "Starting/Spawn", "-",       "-",       "-",              "Starting/Spawn"]),
-    ("Terminated", ["-",              "-",             "-",              "Killed/Kill",     "-",       "-",       "-",       "Killed/Kill",  "-",                    "Starting/Spawn", "Starting/Spawn", "-",       "-",       "-",              "Starting/Spawn"]),
-    ("Killed",     ["-",              "-",             "-",              "Killed/Kill",     "-",       "-",       "-",       "-",            "-",                    "Starting/Spawn", "Starting/Spawn", "-",       "-",       "-",              "Starting/Spawn"]),
-    ("Killing",    ["-",              "-",             "Killed",         "Killing/Kill",    "-",       "-",       "-",       "-",            "-",                    "Backoff",        "Failed",         "-",       "-",       "-",              "Backoff"]),
-    ("Backoff",    ["-",              "Stopped",       "Starting/Spawn", "Starting/Spawn",  "-",       "-",       "-",       "-",            "-",                    "-",              "-",              "-",       "Unknown", "-",              "-"]),
-    ("Failed",     ["-",              "Stopped",       "Starting/Spawn", "-",               "-",       "-",       "-",       "-",            "-",                    "-",              "-",              "-",       "-",       "-",              "-"]),
-    ("Unknown",    ["-",              "-",             "-",              "-",               "-",       "-",       "-",       "-",            "-",                    "-",              "-",              "Running", "-",       "Starting/Spawn", "-"]),
-];
+/// Rows of the table in README.md, the first with the names of the states.
+fn table() -> Vec<Vec<&'static str>> {
+    let rows =
+        include_str!("README.md").lines().filter(|line| line.starts_with('|') && !line.starts_with("| --"));
+    let cells = |row: &'static str| row.trim_matches('|').split('|').map(str::trim).collect();
+    rows.map(cells).collect()
+}
 
-/// What differs for a unit that is not wanted any more.
-#[rustfmt::skip]
-const UNWANTED: [(&str, &str, &str); 29] = [
-    ("Stopped", "fails", "-"),
-    ("Stopped", "no binary", "-"),
-    ("Starting", "killed", "Stopped"), ("Starting", "exit 78", "Stopped"), ("Starting", "exit 0", "Stopped"),
-    ("Running", "killed", "Stopped"), ("Running", "exit 78", "Stopped"), ("Running", "exit 0", "Stopped"),
-    ("Asked", "killed", "Stopped"), ("Asked", "exit 78", "Stopped"), ("Asked", "exit 0", "Stopped"),
-    ("Terminated", "killed", "Stopped"), ("Terminated", "exit 78", "Stopped"), ("Terminated", "exit 0", "Stopped"),
-    ("Killed", "killed", "Stopped"), ("Killed", "exit 78", "Stopped"), ("Killed", "exit 0", "Stopped"),
-    ("Killing", "killed", "Stopped"), ("Killing", "exit 78", "Stopped"), ("Killing", "exit 0", "Stopped"),
-    ("Unknown", "adopted", "Asked/AskStop"),
-    ("Unknown", "freed", "Stopped"),
-    // Wanting it again while it stops starts it when it is gone: see the test below. Nothing at once:
-    ("Asked", "up", "-"), ("Asked", "restart", "-"), ("Terminated", "up", "-"), ("Terminated", "restart", "-"),
-    ("Killed", "up", "-"), ("Killing", "up", "-"), ("Unknown", "restart", "-"),
-];
+/// What a cell says of a unit that is wanted, or is not.
+fn expected(cell: &str, wanted: Wanted) -> &str {
+    let (usual, unwanted) = match cell.chars().last() {
+        Some(mark @ '¹') => (cell.trim_end_matches(mark), "·"),
+        Some(mark @ '²') => (cell.trim_end_matches(mark), "Stopped"),
+        Some(mark @ '³') => (cell.trim_end_matches(mark), "Asked / AskStop"),
+        _ => (cell, cell),
+    };
+    if wanted == Wanted::Up { usual } else { unwanted }
+}
 
-fn outcome(from: &str, name: &str, wanted: Wanted) -> String {
+fn outcome(from: &str, event: Event, wanted: Wanted) -> String {
     let now = Instant::now();
     let mut unit = unit(from, wanted, now);
-    let action = unit.handle(now, event(name), 0.5);
+    let action = unit.handle(now, event, 0.5);
     let to = short(unit.state());
     match action {
-        None if to == from => "-".to_owned(),
+        None if to == from => "·".to_owned(),
         None => to.to_owned(),
-        Some(Action::Terminate) => format!("{to}/Term"),
-        Some(action) => format!("{to}/{action:?}"),
+        Some(action) => format!("{to} / {action:?}"),
     }
 }
 
 #[test]
-fn every_state_and_event_pair_of_a_wanted_unit_does_what_the_table_says() {
-    for (state, row) in TABLE {
-        for (name, expected) in EVENTS.iter().zip(row) {
-            assert_eq!(outcome(state, name, Wanted::Up), expected, "{state} × {name}");
-        }
-    }
-}
-
-#[test]
-fn every_state_and_event_pair_of_an_unwanted_unit_does_what_the_tables_say() {
-    for (state, row) in TABLE {
-        for (name, usual) in EVENTS.iter().zip(row) {
-            let special =
-                UNWANTED.iter().find(|(s, e, _)| *s == state && e == name).map(|(_, _, then)| *then);
-            assert_eq!(outcome(state, name, Wanted::Down), special.unwrap_or(usual), "{state} × {name}");
+fn every_state_and_event_pair_does_what_the_table_says() {
+    let table = table();
+    let (states, rows) = table.split_first().unwrap();
+    assert_eq!((states.len(), rows.len()), (11, 14), "states and events");
+    for row in rows {
+        assert_eq!(row.len(), states.len(), "{row:?}");
+        for event in events(row[0]) {
+            for (state, cell) in states.iter().zip(row).skip(1) {
+                for wanted in [Wanted::Up, Wanted::Down] {
+                    let is = outcome(state, event.clone(), wanted);
+                    assert_eq!(is, expected(cell, wanted), "{state} × {event:?}, {wanted:?}");
+                }
+            }
         }
     }
 }
