@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
 use crate::counters::{Lag, count};
+use crate::egress::forward;
 use crate::hub::Hub;
 
 /// Measures how late the loop gets to what is due.
@@ -24,6 +25,7 @@ pub(crate) async fn tick(hub: Rc<Hub>) {
     loop {
         every.tick().await;
         hub.tick();
+        forward::start_late(&hub);
         count(&hub.counters.beats, 1);
     }
 }

@@ -14,12 +14,12 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::warn;
 
+use crate::budget::Budget;
 use crate::channel::Channel;
 use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::{Counters, Lag, count};
 use crate::limits::{Admission, Slots};
-use crate::lines::Lines;
 
 /// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read. The
 /// smallest messages of one read take about 2 ms.
@@ -42,9 +42,11 @@ pub(crate) struct Hub {
     pub(crate) counters: Counters,
     pub(crate) lag: Lag,
     /// Log lines that connections cause.
-    pub(crate) conn_lines: Lines,
+    pub(crate) conn_lines: Budget,
     /// Log lines that forwards cause: one for each target of each stream.
-    pub(crate) forward_lines: Lines,
+    pub(crate) forward_lines: Budget,
+    /// Streams that begin to be forwarded.
+    pub(crate) forward_starts: Budget,
     pub(crate) buffer: RefCell<Box<[u8]>>,
     channels: RefCell<HashMap<StreamKey, Rc<Channel>>>,
     /// Every open connection.
@@ -69,8 +71,9 @@ impl Hub {
             epoch: Instant::now(),
             counters: Counters::default(),
             lag: Lag::default(),
-            conn_lines: Lines::default(),
-            forward_lines: Lines::default(),
+            conn_lines: Budget::of_lines(),
+            forward_lines: Budget::of_lines(),
+            forward_starts: Budget::of_forwards(),
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             channels: RefCell::default(),
             conns: RefCell::default(),

@@ -74,9 +74,12 @@ impl Publisher {
         &self.channel.key
     }
 
-    /// Takes one message. The first media starts the forwarders: a name alone costs no connection.
+    /// Takes one message. The first media starts the forwarders: a name alone costs no connection. In a flood of names they start
+    /// with the next second.
     pub(crate) fn take(&self, message: &Message) {
-        if self.channel.stream_mut().take(self.id, message, self.hub.now()) && !self.has_media.replace(true) {
+        let now = self.hub.now();
+        let is_media = self.channel.stream_mut().take(self.id, message, now);
+        if is_media && !self.has_media.replace(true) && self.hub.forward_starts.take(now) {
             forward::sync(&self.hub, &self.channel);
         }
     }
@@ -111,7 +114,7 @@ impl Drop for Publisher {
 mod tests {
     use std::net::SocketAddr;
 
-    use cluster::{UnitId, WorkerOptions};
+    use cluster::{Target, UnitId, WorkerOptions};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::LocalSet;
 
@@ -167,6 +170,30 @@ mod tests {
             assert!(hub.find(&key(999)).is_some(), "the newest is still there");
             drop(waiting);
             assert!(hub.find(&key(3)).is_none());
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_names_starts_few_forwards_and_a_stream_that_stays_is_forwarded() {
+        let test = async {
+            let hub = origin();
+            let target =
+                Target { id: UnitId::worker(Role::Edge, "e", 1), host: "127.0.0.1".to_owned(), port: 1 };
+            hub.spec.borrow_mut().forward = vec![target];
+            let conn = conn(&hub).await;
+            let mut started = 0;
+            for number in 0..1_000 {
+                let publisher = publish(&hub, &key(number), None, conn.id).unwrap();
+                publisher.take(&audio());
+                started += hub.find(&key(number)).unwrap().forwards.borrow().len();
+            }
+            assert!((64..=128).contains(&started), "{started}");
+            let stays = publish(&hub, &key(5), None, conn.id).unwrap();
+            stays.take(&audio());
+            assert!(hub.find(&key(5)).unwrap().forwards.borrow().is_empty());
+            forward::start_late(&hub);
+            assert_eq!(hub.find(&key(5)).unwrap().forwards.borrow().len(), 1);
         };
         LocalSet::new().run_until(test).await;
     }

@@ -15,6 +15,7 @@
 //! The rules (who may publish, who flushes, forwarding) and their reasons stand in this crate's README.md.
 
 mod accept;
+mod budget;
 mod channel;
 mod conn;
 mod counters;
@@ -24,7 +25,6 @@ mod housekeeping;
 mod hub;
 mod ingress;
 mod limits;
-mod lines;
 mod panics;
 mod port;
 

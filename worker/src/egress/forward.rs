@@ -60,6 +60,16 @@ pub(crate) fn sync(hub: &Rc<Hub>, channel: &Rc<Channel>) {
     }
 }
 
+/// Starts what a flood of names has put off, of streams that are still live.
+pub(crate) fn start_late(hub: &Rc<Hub>) {
+    let targets = hub.spec.borrow().forward.len();
+    for channel in hub.channels() {
+        if channel.forwards.borrow().len() < targets && channel.stream().head().is_live {
+            sync(hub, &channel);
+        }
+    }
+}
+
 fn start(hub: &Rc<Hub>, channel: &Rc<Channel>, target: Target) -> Forward {
     let status = Rc::new(ForwardStatus::new(target));
     let task = tokio::task::spawn_local(run(Rc::clone(hub), Rc::clone(channel), Rc::clone(&status)));
