@@ -20,7 +20,8 @@ pub(crate) struct Cli {
 }
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage or a wrong cluster file; 3 status: something wanted \
-is not ready; 4 status: cannot tell; 5 another srsctl supervises or is starting this cluster; 130 interrupted.";
+is not ready; 4 status: cannot tell; 5 another srsctl supervises or is starting this cluster, or its \
+supervisor is busy or ending; 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
