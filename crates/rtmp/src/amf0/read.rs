@@ -1,3 +1,5 @@
+//! Bytes → values, bounded in depth and in number.
+
 use super::marker;
 use super::value::Value;
 

@@ -1,3 +1,5 @@
+//! A value of AMF0, and how to look into it.
+
 /// A value; the comments give its marker on the wire.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Value {

@@ -1,3 +1,5 @@
+//! Values → bytes.
+
 use super::marker;
 use super::value::Value;
 

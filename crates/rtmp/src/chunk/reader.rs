@@ -1,3 +1,5 @@
+//! Bytes of a connection → messages: follows chunk headers and `SetChunkSize`, within [`Limits`].
+
 use super::header::{self, Header, Held, Kind, Known};
 use super::message::{Limits, Message, ReadError};
 use crate::message_type;

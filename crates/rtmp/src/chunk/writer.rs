@@ -1,3 +1,5 @@
+//! Messages → chunks, appended to a buffer: with an absolute time (fmt 0) or with a delta (fmt 1).
+
 use super::header::EXTENDED;
 
 /// The largest message a chunk header can announce, bytes.

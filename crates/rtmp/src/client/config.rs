@@ -1,3 +1,5 @@
+//! What a [`Session`](super::Session) asks the server for, and how it behaves.
+
 use crate::auth::Claim;
 use crate::chunk::Limits;
 use crate::url::Url;

@@ -1,3 +1,5 @@
+//! What comes out of a client's [`Session`](super::Session): events and errors.
+
 use crate::chunk::{Message, ReadError};
 use crate::handshake::HandshakeError;
 

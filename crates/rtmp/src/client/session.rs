@@ -1,3 +1,5 @@
+//! The state machine of a connection that we open: handshake, commands, then media.
+
 use super::{Config, Error, Event, MAX_OUTPUT, Mode, Stage};
 use crate::amf0::Value;
 use crate::auth::{self, Claim};

@@ -1,3 +1,5 @@
+//! What an audio payload is: a header or sound, and of which codec.
+
 use super::class::{Class, Kind};
 use super::codec::Codec;
 use super::video::{Packet, Track};

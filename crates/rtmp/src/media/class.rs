@@ -1,3 +1,5 @@
+//! The answer of [`classify`](super::classify): what a payload is to a relay, and its codec.
+
 use super::codec::Codec;
 
 /// What a payload is to a relay.

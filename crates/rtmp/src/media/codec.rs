@@ -1,3 +1,5 @@
+//! Names of codecs, from the numbers of FLV and the FourCC codes of Enhanced RTMP.
+
 use std::fmt::{self, Write};
 
 /// A codec; shown by its common short name (`h264`, `aac`), else by its FourCC.

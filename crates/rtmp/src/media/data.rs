@@ -1,3 +1,5 @@
+//! What a data message is: metadata, other data, or nothing for a player. Adds and removes `@setDataFrame`.
+
 use super::class::Kind;
 use crate::amf0::{self, Amf0Error};
 use bytes::Bytes;

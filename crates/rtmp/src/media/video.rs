@@ -1,3 +1,6 @@
+//! What a video payload is: a header, a keyframe, another frame or nothing to relay. Audio shares its reader of
+//! enhanced headers.
+
 use super::class::{Class, Kind};
 use super::codec::Codec;
 

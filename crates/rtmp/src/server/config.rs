@@ -1,3 +1,5 @@
+//! How a [`Session`](super::Session) behaves: its chunk size and its limits.
+
 use crate::chunk::Limits;
 use crate::wire;
 

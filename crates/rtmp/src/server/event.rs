@@ -1,3 +1,5 @@
+//! What comes out of a server's [`Session`](super::Session): events and errors.
+
 use super::key::{KeyError, StreamKey};
 use crate::chunk::{Message, ReadError};
 use crate::handshake::HandshakeError;

@@ -1,3 +1,5 @@
+//! The name of a stream: one key for all spellings of its address.
+
 use std::fmt;
 use std::str::FromStr;
 

@@ -1,3 +1,5 @@
+//! The state machine of an accepted connection. The commands themselves are handled in `command`.
+
 mod command;
 
 use super::reply;
