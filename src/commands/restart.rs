@@ -1,4 +1,4 @@
-//! `srsctl restart`: ports start anew, one after the other.
+//! `srsctl restart`: ports start again, one after the other.
 
 use std::process::ExitCode;
 

@@ -166,7 +166,7 @@ pub fn ffmpeg_publisher(dir: &Path, url: &str) -> Client {
     Client::start(dir, "ffmpeg-publish", &mut command)
 }
 
-/// The guide's encoder: ffmpeg in a shell loop that starts it anew whenever it ends.
+/// The guide's encoder: ffmpeg in a shell loop that starts it again whenever it ends.
 pub fn ffmpeg_encoder_loop(dir: &Path, url: &str) -> Client {
     let mut command = Command::new("sh");
     let script = r#"while :; do ffmpeg -hide_banner -loglevel error -nostdin -re -stream_loop -1 -i "$1" -c copy -f flv "$2"; sleep 0.2; done"#;

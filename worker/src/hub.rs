@@ -28,7 +28,7 @@ const READ_BUFFER: usize = 32 * 1024;
 pub(crate) const NAMES_MAX: usize = 1_024;
 /// Refusals are told in the log at most this often, ms.
 const REFUSALS_EVERY: u64 = 10_000;
-/// A stream that nobody publishes nor plays is forgotten after this long, ms; earlier where its place is needed.
+/// A stream that nobody publishes nor plays is forgotten after this long, ms; earlier where room is needed.
 const FORGET_AFTER: u64 = 10_000;
 
 /// See the [module](self).
@@ -91,7 +91,7 @@ impl Hub {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// Takes an accepted connection in, if there is a place for it.
+    /// Takes an accepted connection in, if there is a slot for it.
     pub(crate) fn admit(&self, socket: TcpStream, peer: SocketAddr) -> Option<Rc<Conn>> {
         let (capacity, is_source) = {
             let spec = self.spec.borrow();
@@ -164,8 +164,8 @@ impl Hub {
         Some(channel)
     }
 
-    /// Makes room for one more stream that holds media: where all of [`WorkerSpec::MAX_STREAMS`] do, the one that ended first
-    /// lets go of its own. False if all are being published.
+    /// Makes room for one more stream that is published or holds media: where there are [`WorkerSpec::MAX_STREAMS`], the one
+    /// that ended first drops its media. False if all are being published.
     pub(crate) fn make_room(&self) -> bool {
         let held: Vec<_> = self.channels().into_iter().filter(|channel| channel.is_held()).collect();
         if held.len() < WorkerSpec::MAX_STREAMS as usize {

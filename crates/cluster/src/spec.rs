@@ -267,7 +267,7 @@ impl Cluster {
 pub struct Target {
     /// The edge's worker; part of the proof that the forwarder belongs to the cluster.
     pub id: UnitId,
-    /// Looked up anew at each connect.
+    /// Looked up again at each connect.
     pub host: String,
     /// 1–65535.
     pub port: u16,
@@ -300,7 +300,7 @@ pub struct WorkerSpec {
 
 impl WorkerSpec {
     /// Streams that hold media at once on one worker, published or ended: each costs log memory on the origin and on every edge. For
-    /// one more, the one that ended first lets go of its media; when all are published, a publish is refused.
+    /// one more, the one that ended first drops its media; when all are published, a publish is refused.
     pub const MAX_STREAMS: u32 = 64;
     /// Connections kept beyond `max_connections` for ingest, control and probes, so that a rush of players never locks the origin out.
     pub const RESERVED_CONNECTIONS: u32 = 64;

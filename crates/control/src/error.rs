@@ -32,7 +32,7 @@ pub enum Code {
     Unsupported,
     /// A request or an answer does not fit a packet.
     TooLong,
-    /// What is asked for changes only when the process is started anew.
+    /// What is asked for changes only when the process is started again.
     NeedsRestart,
     /// Something else is under way. Nothing was begun.
     Busy,

@@ -1,4 +1,4 @@
-//! The process's end: what every supervised process does alike. It says who it is, reports, opens its log anew, lends its
+//! The process's end: what every supervised process does alike. It says who it is, reports, opens its log again, lends its
 //! listener back, and ends when it is asked to or by SIGTERM.
 
 use std::fmt;

@@ -1,4 +1,4 @@
-//! Sends a source in real time, again and again, over a connection that is opened anew when it fails.
+//! Sends a source in real time, again and again, over a connection that is opened again when it fails.
 
 use std::cell::Cell;
 use std::convert::Infallible;

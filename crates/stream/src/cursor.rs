@@ -1,4 +1,4 @@
-//! One reader's place in a [`Log`]: a player or a forwarder.
+//! One reader's position in a [`Log`]: a player or a forwarder.
 //!
 //! A cursor writes three kinds of bytes and never mixes them within a message: the shared bytes of the log, private
 //! bytes (headers, metadata, seeds), and control bytes (acks, pings, onStatus). After a short write it knows exactly
@@ -139,14 +139,14 @@ impl Cursor {
         self.state.place = Position::Paused(self.offset());
     }
 
-    /// Goes on at a keyframe later than the place it paused at, so that time never runs backwards.
+    /// Goes on at a keyframe later than the position it paused at, so that time never runs backwards.
     pub fn resume(&mut self) {
         if let Position::Paused(offset) = self.state.place {
             self.state.place = Position::Waiting(offset);
         }
     }
 
-    /// Turns a track off or on; on again, the reader starts anew at the next keyframe.
+    /// Turns a track off or on; on again, the reader starts again at the next keyframe.
     pub fn mute(&mut self, track: Track, off: bool) {
         let was = self.state.muted.has(track);
         self.state.muted.set(track, off);

@@ -26,7 +26,7 @@ const GOP_BYTES: u64 = 32 * 1024 * 1024;
 const GOP_MESSAGES: u64 = 5_000;
 /// Messages kept for slow readers whatever their size: 120 s at 1000 a second. Tiny ones cost more to find than to keep.
 const QUEUE_MESSAGES: usize = 120_000;
-/// A track silent for this long is seeded anew, ms, so that no delta comes near the 24-bit limit.
+/// A track silent for this long is seeded again, ms, so that no delta comes near the 24-bit limit.
 const SEED_LIFE: u64 = 10_000;
 /// Without video for this long readers start at the live edge, ms.
 const AUDIO_ONLY_AFTER: u64 = 3_000;
@@ -278,7 +278,7 @@ impl Log {
         self.is_live = false;
     }
 
-    /// Lets go of all media; times and offsets go on from here.
+    /// Drops all media; times and offsets go on from here.
     pub(crate) fn clear(&mut self) {
         self.reset(self.newest);
         self.entries.clear();

@@ -38,7 +38,7 @@ impl Segment {
     }
 }
 
-/// Bytes that are kept although the storage may have let go of them.
+/// Bytes that are kept although the storage may have dropped them.
 #[derive(Debug)]
 pub(crate) struct Hold {
     segment: Rc<Segment>,

@@ -149,7 +149,7 @@ impl Stream {
         is_current
     }
 
-    /// Lets go of all media of a stream that nobody publishes.
+    /// Drops all media of a stream that nobody publishes.
     pub fn clear(&mut self) {
         if self.publication.is_none() {
             self.log.clear();

@@ -1,8 +1,9 @@
 //! What the probes of a process amount to. Pure: samples in, verdicts out.
 //!
 //! The rungs, lowest first, and what each may do: the process (its end restarts it), its heartbeat (its absence kills
-//! it), an RTMP connect and the age of frames (reported, never a restart: the process still serves somebody, and the
-//! cause may be another host's).
+//! it), an RTMP connect (a process that starts must take one within `START_LIMIT`, else it is killed), the age of frames.
+//! Once a process is ready, a failing connect and old frames are only shown: it still serves somebody, and the cause may
+//! be another host's.
 
 use std::time::Duration;
 

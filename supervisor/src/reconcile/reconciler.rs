@@ -206,7 +206,7 @@ impl Reconciler {
                 tracing::info!(unit = %member.id, from = ?before, to = ?after, "state");
             }
             if matches!(member.machine.state(), State::Failed { .. }) {
-                // Nobody will serve whoever waits there. The next start binds it anew.
+                // Nobody will serve whoever waits there. The next start binds it again.
                 kernel.close_port(&member.id);
             }
             match action {

@@ -13,7 +13,7 @@ use super::reconciler::Reconciler;
 use crate::machine::health::{Facts, assess};
 use crate::machine::state::{State, Stop};
 
-/// For so long `status` waits for processes to report anew; one that does not is shown with its last report's age.
+/// For so long `status` waits for processes to report again; one that does not is shown with its last report's age.
 const REFRESH_LIMIT: Duration = Duration::from_millis(300);
 /// The same while one that is ready has never reported: it has just started, or cannot be told.
 const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(1);

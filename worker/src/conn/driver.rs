@@ -46,7 +46,7 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
     }
 }
 
-/// A place among the connections; dropping it, in a panic too, gives it up.
+/// A connection that has a slot; dropping it, in a panic too, frees the slot.
 struct Serving(Driver);
 
 impl Drop for Serving {

@@ -11,7 +11,7 @@ use cluster::stats::ForwardState;
 
 /// Without a sign of life for this long a forwarder is stalled, ms.
 const STALLED_AFTER: u64 = 2_000;
-/// Without a sign of life for this long it connects anew, ms.
+/// Without a sign of life for this long it connects again, ms.
 pub(super) const DEAD_AFTER: u64 = 5_000;
 /// Pings that wait for their echo at most: at four a second the 16 s of a slow target's full buffers. Beyond it none is sent.
 const PINGS_MAX: usize = 64;

@@ -1,4 +1,4 @@
-//! A connection that plays: its place in the stream's log, and its turn on the socket.
+//! A connection that plays: its position in the stream's log, and its turn on the socket.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -17,7 +17,8 @@ const STUCK_AFTER: u64 = 30_000;
 pub(crate) struct Player {
     pub(crate) conn: Rc<Conn>,
     pub(crate) cursor: RefCell<Cursor>,
-    /// Since when the socket takes no more, ms; then its own task flushes it when it can take more.
+    /// Since when a flush has not sent everything, ms: the socket is full, or it has had its sends. Its own task flushes it
+    /// when the socket can take more.
     parked: Cell<Option<u64>>,
 }
 

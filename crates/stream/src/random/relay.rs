@@ -173,7 +173,7 @@ impl World {
         let clock = self.now + if self.is_near_wrap { 0xFFFF_0000 } else { 5_000_000 };
         let (publication, replaced) = self.origin.publish(by, Sender::Encoder { clock }, self.now);
         assert_eq!(replaced, None);
-        // An encoder that was started anew has another clock.
+        // An encoder that was started again has another clock.
         if self.chance.once_in(2) {
             self.encoder = self.chance.next() as u32;
         }
