@@ -1,3 +1,5 @@
+//! Cluster files that are right or wrong, and what is read of them.
+
 use super::*;
 use crate::spec::{EncoderSource, Role, hosts};
 

@@ -1,3 +1,5 @@
+//! The reader and the writer of chunks against each other, and against bytes as peers send them.
+
 use super::header::EXTENDED;
 use super::*;
 use crate::message_type::{ABORT, AGGREGATE, AUDIO, COMMAND, DATA, SET_CHUNK_SIZE, VIDEO};

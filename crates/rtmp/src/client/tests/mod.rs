@@ -1,3 +1,5 @@
+//! A client session against a server that is played by the test.
+
 mod peer;
 
 use super::*;

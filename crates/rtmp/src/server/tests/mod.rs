@@ -1,3 +1,5 @@
+//! A server session against a client that is played by the test.
+
 mod clients;
 mod hostile;
 mod peer;
