@@ -52,9 +52,9 @@ impl Clock {
         self.newest.map(|(time, _)| time)
     }
 
-    /// Whether the publication has not had its first message yet.
-    pub(crate) fn is_beginning(&self) -> bool {
-        self.start.is_some()
+    /// How the publication starts, while it has not had its first message.
+    pub(crate) fn pending(&self) -> Option<Start> {
+        self.start
     }
 
     /// Whether the next message is the first of a publication and goes on where the last publication ended, on the sender's

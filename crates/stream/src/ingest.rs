@@ -35,6 +35,8 @@ pub(crate) struct Ingest {
     continuity: Continuity,
     /// Where readers could join before a publication of which it is not known yet whether it goes on.
     set_aside: Option<JoinPoint>,
+    /// Whether the publication has brought anything that readers get.
+    has_stored: bool,
     /// Up to where each track was when a forwarder reconnected: what it repeats is left out.
     have: [Option<u64>; 3],
     /// Until when video waits for a keyframe, ms.
@@ -58,6 +60,7 @@ impl Ingest {
             clock: Clock::default(),
             continuity: Continuity::New,
             set_aside: None,
+            has_stored: false,
             have: [None; 3],
             key_wait: None,
             next_metadata: None,
@@ -68,14 +71,23 @@ impl Ingest {
     /// A publication begins. Whoever joins before its first message must not get pictures that it does not go on with.
     pub(crate) fn begin(&mut self, start: Start, continuity: Continuity, log: &mut Log) {
         match continuity {
-            Continuity::New => log.reset(log.newest()),
+            Continuity::New => {
+                log.reset(log.newest());
+                self.set_aside = None;
+            }
             Continuity::Same => {}
-            Continuity::IfRepeated => self.set_aside = log.take_key(),
+            Continuity::IfRepeated => self.set_aside = log.take_key().or_else(|| self.set_aside.take()),
         }
         self.continuity = continuity;
         self.clock.begin(start);
         self.next_metadata = None;
+        self.has_stored = false;
         self.have = [None; 3];
+    }
+
+    /// How the publication starts, while it has not had its first message.
+    pub(crate) fn pending(&self) -> Option<Start> {
+        self.clock.pending()
     }
 
     /// Newest time on the stream's clock, ms.
@@ -99,6 +111,9 @@ impl Ingest {
         stats.count_received(track, message.payload.len(), codec);
         let Placed { time, is_repeated } = self.place(track, kind, message, now, log);
         if !is_repeated && !self.waits_for_key(kind, now, log) {
+            // Only before a message: else whoever publishes metadata alone, again and again, would be kept for ever.
+            self.put_metadata_in_force(log);
+            self.has_stored = true;
             stats.count_stored(track, kind, now);
             store(track, kind, time, &message.payload, log);
         }
@@ -133,7 +148,6 @@ impl Ingest {
                 self.key_wait = Some(now + KEY_WAIT);
             }
         }
-        self.put_metadata_in_force(log);
         if !repeats {
             self.have[track.index()] = None;
         }
@@ -157,7 +171,7 @@ impl Ingest {
         }
         // A copy: a part of an aggregate would keep all of it.
         self.next_metadata = Some(Bytes::copy_from_slice(&media::metadata_for_players(payload)));
-        if !self.clock.is_beginning() {
+        if self.has_stored {
             self.put_metadata_in_force(log);
         }
     }

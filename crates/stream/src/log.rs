@@ -107,6 +107,8 @@ pub struct Log {
     storage: Storage,
     entries: VecDeque<Entry>,
     barriers: VecDeque<Barrier>,
+    /// Bytes of metadata that they hold.
+    barrier_bytes: u64,
     /// Number of barriers dropped from the front: the number of `barriers[0]`.
     first_barrier: u64,
     /// The newest keyframe.
@@ -138,6 +140,7 @@ impl Log {
             storage: Storage::default(),
             entries: VecDeque::new(),
             barriers: VecDeque::new(),
+            barrier_bytes: 0,
             first_barrier: 0,
             key: None,
             headers: Rc::default(),
@@ -218,6 +221,7 @@ impl Log {
     /// New metadata is in force from here on, for every reader.
     pub(crate) fn append_metadata(&mut self, payload: Bytes) {
         self.update_headers(|headers| headers.metadata = Some(payload.clone()));
+        self.barrier_bytes += payload.len() as u64;
         self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Metadata(payload) });
         self.tracks[Track::Data.index()] = Reached { last: self.newest, seeded: false };
     }
@@ -377,27 +381,36 @@ impl Log {
         }
     }
 
-    /// Drops what is older than the queue in time or beyond it in bytes.
+    /// Drops what is older than the queue in time or beyond it in bytes, those of metadata counted.
     fn trim(&mut self) {
         let oldest_time = self.newest.saturating_sub(self.queue_length);
-        let oldest_offset = self.end().saturating_sub(QUEUE_BYTES);
+        self.drop_before_floor();
         while let Some(entry) = self.entries.front() {
-            let fits = self.entries.len() <= QUEUE_MESSAGES
-                && entry.time >= oldest_time
-                && entry.offset >= oldest_offset;
+            let held = self.end() - entry.offset + self.barrier_bytes;
+            let fits =
+                self.entries.len() <= QUEUE_MESSAGES && entry.time >= oldest_time && held <= QUEUE_BYTES;
             if self.entries.len() <= 1 || fits {
                 break;
             }
             self.entries.pop_front();
+            self.drop_before_floor();
         }
+        self.storage.release(self.floor);
+    }
+
+    /// The oldest entry is the floor: what lies before it goes.
+    fn drop_before_floor(&mut self) {
         self.floor = self.entries.front().map_or_else(|| self.end(), |entry| entry.offset);
         let floor = self.floor;
         self.key.take_if(|key| key.offset < floor);
-        while self.barriers.front().is_some_and(|barrier| barrier.offset < floor) {
-            self.barriers.pop_front();
+        while self.barriers.front().is_some_and(|barrier| barrier.offset < floor)
+            && let Some(barrier) = self.barriers.pop_front()
+        {
             self.first_barrier += 1;
+            if let BarrierKind::Metadata(payload) = barrier.kind {
+                self.barrier_bytes -= payload.len() as u64;
+            }
         }
-        self.storage.release(floor);
     }
 }
 
@@ -527,6 +540,19 @@ mod tests {
             log.append(Track::Video, 800_000, true, &[0x12]);
         }
         assert_eq!(log.entries.len(), QUEUE_MESSAGES);
+    }
+
+    #[test]
+    fn metadata_counts_as_what_is_kept_for_slow_readers() {
+        let mut log = log();
+        for i in 0..3_000 {
+            log.append_metadata(Bytes::from(vec![0; 64 * 1024 - i]));
+            audio(&mut log, 5);
+            assert!(log.barrier_bytes <= QUEUE_BYTES + 64 * 1024);
+        }
+        assert!(log.barriers.len() < 1_200);
+        log.clear();
+        assert_eq!((log.barriers.len(), log.barrier_bytes), (0, 0));
     }
 
     #[test]

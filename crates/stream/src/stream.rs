@@ -101,7 +101,10 @@ impl Stream {
             Sender::Encoder { clock } => Start::At(clock),
             Sender::Forwarder { clock } => {
                 let last = self.clock.replace(clock.to_owned());
-                if last.is_some_and(|last| last != clock) { Start::OtherClock } else { Start::AsSent }
+                let is_other = last.is_some_and(|last| last != clock);
+                // The last publication may have ended before its clock was placed.
+                let is_unplaced = self.ingest.pending() == Some(Start::OtherClock);
+                if is_other || is_unplaced { Start::OtherClock } else { Start::AsSent }
             }
         };
         self.publications += 1;
@@ -140,9 +143,13 @@ impl Stream {
 
     /// Ends the publication `id`, unless another has replaced it; true if it did.
     pub fn end(&mut self, id: PublicationId, how: Ended, now: u64) -> bool {
-        let is_current = self.publication.take_if(|publication| publication.id == id).is_some();
-        if is_current {
-            self.idle_since = now;
+        let ended = self.publication.take_if(|publication| publication.id == id);
+        let is_current = ended.is_some();
+        if let Some(publication) = ended {
+            // An attempt that brought nothing leaves the stream as old as it was.
+            if publication.has_media {
+                self.idle_since = now;
+            }
             self.ended = Some(how);
             self.log.pause();
         }

@@ -264,6 +264,12 @@ impl World {
 
     /// The edge takes what the forwarder has for it.
     fn forward(&mut self) {
+        // A connection that breaks before anything went over it.
+        if self.chance.once_in(50)
+            && self.forwarder.as_ref().is_some_and(|(reading, _)| reading.got.is_empty())
+        {
+            self.lose_forwarder();
+        }
         let Some((reading, publication)) = &mut self.forwarder else { return };
         for message in reading.read_all(&self.origin) {
             self.edge.take(*publication, &message, self.now);
