@@ -17,6 +17,8 @@ pub(crate) struct Budget {
     window_began: Cell<u64>,
     done: Cell<u32>,
     left_out: Cell<u64>,
+    /// Left out in windows that are over, and not told yet.
+    due: Cell<u64>,
 }
 
 impl Budget {
@@ -31,7 +33,13 @@ impl Budget {
     }
 
     fn new(most: u32) -> Self {
-        Self { most, window_began: Cell::new(0), done: Cell::new(0), left_out: Cell::new(0) }
+        Self {
+            most,
+            window_began: Cell::new(0),
+            done: Cell::new(0),
+            left_out: Cell::new(0),
+            due: Cell::new(0),
+        }
     }
 
     /// Whether it may be done once more at `now`, monotonic ms; it counts as done then.
@@ -39,6 +47,7 @@ impl Budget {
         if now.saturating_sub(self.window_began.get()) >= WINDOW {
             self.window_began.set(now);
             self.done.set(0);
+            self.due.set(self.due.get() + self.left_out.take());
         }
         let may = self.done.get() < self.most;
         if may {
@@ -49,10 +58,12 @@ impl Budget {
         may
     }
 
-    /// How often it was not done in a window that is over by `now`; told once.
+    /// How often it was not done in windows that are over by `now`; told once.
     pub(crate) fn take_left_out(&self, now: u64) -> Option<u64> {
-        let is_over = now.saturating_sub(self.window_began.get()) >= WINDOW;
-        (is_over && self.left_out.get() > 0).then(|| self.left_out.take())
+        if now.saturating_sub(self.window_began.get()) >= WINDOW {
+            self.due.set(self.due.get() + self.left_out.take());
+        }
+        Some(self.due.take()).filter(|left_out| *left_out > 0)
     }
 }
 
@@ -69,5 +80,10 @@ mod tests {
         assert_eq!(lines.take_left_out(WINDOW), Some(100_000 - u64::from(LINES_MAX)));
         assert_eq!(lines.take_left_out(WINDOW), None);
         assert!(lines.take(WINDOW));
+        // A flood that lasts is told too.
+        let more = (0..1_000).filter(|_| lines.take(WINDOW)).count();
+        assert_eq!(more, LINES_MAX as usize - 1);
+        assert!(lines.take(2 * WINDOW));
+        assert_eq!(lines.take_left_out(2 * WINDOW + 1), Some(1_000 - more as u64));
     }
 }

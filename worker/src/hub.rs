@@ -181,6 +181,8 @@ impl Hub {
     /// A name without media and players is worth nothing.
     pub(crate) fn forget_if_useless(&self, channel: &Channel) {
         if !channel.is_held() && channel.players.borrow().is_empty() {
+            // Their tasks hold the channel.
+            channel.forwards.borrow_mut().clear();
             self.channels.borrow_mut().remove(&channel.key);
         }
     }

@@ -20,6 +20,8 @@ pub(crate) struct Publisher {
     channel: Rc<Channel>,
     id: PublicationId,
     has_media: Cell<bool>,
+    /// Whether media have come since the last commit.
+    is_fresh: Cell<bool>,
     has_finished: Cell<bool>,
 }
 
@@ -61,6 +63,7 @@ pub(crate) fn publish(
         channel,
         id,
         has_media: Cell::new(false),
+        is_fresh: Cell::new(false),
         has_finished: Cell::new(false),
     })
 }
@@ -74,19 +77,21 @@ impl Publisher {
         &self.channel.key
     }
 
-    /// Takes one message. The first media starts the forwarders: a name alone costs no connection. In a flood of names they start
+    /// Takes one message; true if it was media. The first media starts the forwarders: a name alone costs no connection. In a flood of names they start
     /// with the next second.
-    pub(crate) fn take(&self, message: &Message) {
+    pub(crate) fn take(&self, message: &Message) -> bool {
         let now = self.hub.now();
         let is_media = self.channel.stream_mut().take(self.id, message, now);
+        self.is_fresh.set(self.is_fresh.get() | is_media);
         if is_media && !self.has_media.replace(true) && self.hub.forward_starts.take(now) {
             forward::sync(&self.hub, &self.channel);
         }
+        is_media
     }
 
-    /// What was taken becomes visible to forwarders and players.
+    /// What was taken since the last time becomes visible to forwarders and players.
     pub(crate) fn commit(&self) {
-        if self.has_media.get() {
+        if self.is_fresh.take() {
             self.channel.announce();
             self.hub.mark_dirty(&self.channel);
         }
@@ -159,7 +164,7 @@ mod tests {
             let waiting = play(&hub, &key(3), 1, &conn).unwrap();
             for number in 0..1_000 {
                 let publisher = publish(&hub, &key(number), None, conn.id).unwrap();
-                publisher.take(&audio());
+                assert!(publisher.take(&audio()));
                 publisher.finish();
                 let held = hub.channels().iter().filter(|channel| channel.is_held()).count();
                 assert!(held <= WorkerSpec::MAX_STREAMS as usize, "{held}");
@@ -185,12 +190,12 @@ mod tests {
             let mut started = 0;
             for number in 0..1_000 {
                 let publisher = publish(&hub, &key(number), None, conn.id).unwrap();
-                publisher.take(&audio());
+                assert!(publisher.take(&audio()));
                 started += hub.find(&key(number)).unwrap().forwards.borrow().len();
             }
             assert!((64..=128).contains(&started), "{started}");
             let stays = publish(&hub, &key(5), None, conn.id).unwrap();
-            stays.take(&audio());
+            assert!(stays.take(&audio()));
             assert!(hub.find(&key(5)).unwrap().forwards.borrow().is_empty());
             forward::start_late(&hub);
             assert_eq!(hub.find(&key(5)).unwrap().forwards.borrow().len(), 1);
@@ -199,11 +204,32 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_name_without_media_leaves_nothing_behind() {
-        let hub = origin();
-        let conn = conn(&hub).await;
-        drop(publish(&hub, &key(1), None, conn.id).unwrap());
-        assert!(hub.channels().is_empty());
+    async fn a_name_of_which_nothing_is_kept_leaves_nothing_behind() {
+        let test = async {
+            let hub = origin();
+            let target =
+                Target { id: UnitId::worker(Role::Edge, "e", 1), host: "127.0.0.1".to_owned(), port: 1 };
+            hub.spec.borrow_mut().forward = vec![target];
+            let conn = conn(&hub).await;
+            // Video before the first keyframe is media, and is left out.
+            let video = Message { csid: 4, type_id: 9, msid: 1, timestamp: 0, payload: vec![0x27, 1].into() };
+            for message in [None, Some(&video)] {
+                let publisher = publish(&hub, &key(1), None, conn.id).unwrap();
+                let channel = Rc::downgrade(&hub.find(&key(1)).unwrap());
+                assert_eq!(message.is_some_and(|message| publisher.take(message)), message.is_some());
+                tokio::task::yield_now().await;
+                drop(publisher);
+                hub.take_dirty();
+                assert!(hub.channels().is_empty());
+                while channel.strong_count() > 0 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        };
+        let limit = std::time::Duration::from_secs(20);
+        tokio::time::timeout(limit, LocalSet::new().run_until(test))
+            .await
+            .expect("a channel is held for ever");
     }
 
     #[tokio::test]
@@ -214,7 +240,7 @@ mod tests {
             let mut publishers: Vec<_> = (0..WorkerSpec::MAX_STREAMS as usize)
                 .map(|number| publish(&hub, &key(number), None, conn.id).unwrap())
                 .collect();
-            publishers.iter().for_each(|publisher| publisher.take(&audio()));
+            assert!(publishers.iter().all(|publisher| publisher.take(&audio())));
             let refusal = publish(&hub, &key(99), None, conn.id).err().unwrap();
             assert_eq!(refusal.code, "NetStream.Publish.BadName");
             assert!(refusal.description.contains("limit"), "{}", refusal.description);

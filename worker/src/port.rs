@@ -68,7 +68,8 @@ impl Service for Port {
         info!(targets = new.forward.len(), "configured");
         *self.hub.spec.borrow_mut() = new;
         for channel in self.hub.channels() {
-            if channel.stream().head().is_live {
+            // Those that wait for the next publication too.
+            if channel.stream().head().is_live || !channel.forwards.borrow().is_empty() {
                 forward::sync(&self.hub, &channel);
             }
         }
