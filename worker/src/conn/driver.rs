@@ -178,7 +178,7 @@ impl Driver {
             let wish = {
                 let spec = self.hub.spec.borrow();
                 let target = (spec.role == Role::Edge).then_some(spec.id.as_str());
-                self.machine.handle_input(&mut input, Proof { secret: &self.hub.secret, target }, now)?
+                self.machine.handle_input(&mut input, Proof { secret: &self.hub.secret, target })?
             };
             let Some(wish) = wish else { return Ok(()) };
             self.grant(wish, now)?;
@@ -202,8 +202,10 @@ impl Driver {
         let peer = self.conn.peer;
         match wish {
             Wish::Media(message) => {
-                if let Activity::Publishing(publisher) = &self.activity {
-                    publisher.take(&message);
+                if let Activity::Publishing(publisher) = &self.activity
+                    && publisher.take(&message)
+                {
+                    self.machine.handle_media(now);
                 }
             }
             Wish::Publish { stream, clock } => {
