@@ -142,6 +142,14 @@ mod tests {
         Hub::new(spec, vec![7; 32])
     }
 
+    /// To one port, where nobody is.
+    fn origin_that_forwards() -> Rc<Hub> {
+        let hub = origin();
+        let id = UnitId::worker(Role::Edge, "e", 1);
+        hub.spec.borrow_mut().forward = vec![Target { id, host: "127.0.0.1".to_owned(), port: 1 }];
+        hub
+    }
+
     async fn conn(hub: &Hub) -> Rc<Conn> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
@@ -182,10 +190,7 @@ mod tests {
     #[tokio::test]
     async fn a_flood_of_names_starts_few_forwards_and_a_stream_that_stays_is_forwarded() {
         let test = async {
-            let hub = origin();
-            let target =
-                Target { id: UnitId::worker(Role::Edge, "e", 1), host: "127.0.0.1".to_owned(), port: 1 };
-            hub.spec.borrow_mut().forward = vec![target];
+            let hub = origin_that_forwards();
             let conn = conn(&hub).await;
             let mut started = 0;
             for number in 0..1_000 {
@@ -206,10 +211,7 @@ mod tests {
     #[tokio::test]
     async fn a_name_of_which_nothing_is_kept_leaves_nothing_behind() {
         let test = async {
-            let hub = origin();
-            let target =
-                Target { id: UnitId::worker(Role::Edge, "e", 1), host: "127.0.0.1".to_owned(), port: 1 };
-            hub.spec.borrow_mut().forward = vec![target];
+            let hub = origin_that_forwards();
             let conn = conn(&hub).await;
             // Video before the first keyframe is media, and is left out.
             let video = Message { csid: 4, type_id: 9, msid: 1, timestamp: 0, payload: vec![0x27, 1].into() };
