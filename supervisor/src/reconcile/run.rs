@@ -97,7 +97,8 @@ fn take_up(api::Asked { by, request, reply }: api::Asked, processes: &mut Proces
 }
 
 async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -> Result<(), AgentError> {
-    let Assembled { mut inputs, mut processes, mut reconciler, frame } = Box::pin(assemble(config)).await?;
+    let Assembled { mut inputs, mut processes, mut reconciler, surroundings } =
+        Box::pin(assemble(config)).await?;
     let (end, is_started) = loop {
         while let Some(event) = reconciler.poll_startup() {
             startup(event);
@@ -109,11 +110,11 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
         reconciler.handle(Instant::now(), input, &mut processes);
     };
     if let End::Left(_) = end {
-        frame.dirs.remove_agent_socket();
+        surroundings.dirs.remove_agent_socket();
     }
     // With the clients that are owed nothing any more; the tasks end, the processes do not.
     drop((inputs, processes));
-    frame.end().await;
+    surroundings.end().await;
     match end {
         _ if is_started => Ok(()),
         End::Left(processes) => Err(AgentError::Left(processes)),
@@ -123,14 +124,14 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
 }
 
 /// What the supervisor holds beside its loop.
-struct Frame {
+struct Surroundings {
     _lock: Lock,
     dirs: ClusterDirs,
     stop_api: oneshot::Sender<()>,
     api: tokio::task::JoinHandle<()>,
 }
 
-impl Frame {
+impl Surroundings {
     async fn end(self) {
         let _ = self.stop_api.send(());
         let _ = tokio::time::timeout(LAST_ANSWERS, self.api).await;
@@ -141,7 +142,7 @@ struct Assembled {
     inputs: Inputs,
     processes: Processes,
     reconciler: Reconciler,
-    frame: Frame,
+    surroundings: Surroundings,
 }
 
 /// All that is to be done before the first spawn, and the beginning of the start. When this fails, nothing was touched.
@@ -207,7 +208,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
 
     let (stop_api, stopped) = oneshot::channel();
     let api = tokio::spawn(api::serve(listener, commands, stopped));
-    let frame = Frame { _lock: lock, dirs: dirs.clone(), stop_api, api };
+    let surroundings = Surroundings { _lock: lock, dirs: dirs.clone(), stop_api, api };
     let mut processes = Processes::new(dirs.clone(), parse, spawner, boot_id, listeners, sender);
     let looks: BTreeMap<UnitId, Look> = found
         .into_iter()
@@ -217,7 +218,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         })
         .collect();
     let reconciler = Reconciler::start(Instant::now(), (cluster, path, dirs), before, looks, &mut processes);
-    Ok(Assembled { inputs, processes, reconciler, frame })
+    Ok(Assembled { inputs, processes, reconciler, surroundings })
 }
 
 /// Removes what was created, unless it is kept.
