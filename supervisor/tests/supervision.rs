@@ -835,7 +835,7 @@ async fn an_added_port_whose_lock_a_stranger_holds_is_left_to_it_and_added_later
     let (supervisor, edge) = (bench.up(), bench.edge(1936));
     let files = UnitFiles::new(bench.dirs.unit(&edge));
     files.create().unwrap();
-    let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+    let AliveLock::Free(lock) = files.wait_for_lock().unwrap() else { panic!("held") };
     bench.edges = "1935,1936".into();
     let apply = Apply { path: "/c.txt".into(), text: bench.text() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();

@@ -201,7 +201,8 @@ impl Processes {
         let (config, log) = (self.dirs.config(id), self.dirs.log(id));
         let held = held(&mut self.held, &self.dirs, id);
         held.files.create().map_err(|error| fail(error.to_string()))?;
-        let AliveLock::Free(lock) = held.files.take_lock().map_err(|error| fail(error.to_string()))? else {
+        let AliveLock::Free(lock) = held.files.wait_for_lock().map_err(|error| fail(error.to_string()))?
+        else {
             return Err(Event::Unproven { why: "a process that it left behind holds its lock".to_owned() });
         };
         if let (None, Some(port)) = (&held.listener, port) {

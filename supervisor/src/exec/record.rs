@@ -116,6 +116,21 @@ impl UnitFiles {
         }
     }
 
+    /// Takes alive.lock for a new process. A command that looks who lives holds the lock for some microseconds, and so
+    /// does a process between fork and exec: only who holds it for longer is a process of the unit.
+    ///
+    /// # Errors
+    /// When the file cannot be used.
+    pub fn wait_for_lock(&self) -> Result<AliveLock, StateError> {
+        for _ in 0..20 {
+            if let AliveLock::Free(file) = self.take_lock()? {
+                return Ok(AliveLock::Free(file));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        self.take_lock()
+    }
+
     /// Before the fork: writes a new token into `lock`, in place, which a full disk allows too, and forgets the
     /// process before. Returns the token.
     ///
@@ -193,7 +208,7 @@ mod tests {
     }
 
     fn written(files: &UnitFiles) -> Record {
-        let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+        let AliveLock::Free(lock) = files.wait_for_lock().unwrap() else { panic!("held") };
         let record = Record {
             schema: SCHEMA.to_owned(),
             unit: unit(),
@@ -229,7 +244,7 @@ mod tests {
         for before in ["", "short", &"x".repeat(100)] {
             written(&files);
             fs::write(files.alive_lock(), before).unwrap();
-            let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+            let AliveLock::Free(lock) = files.wait_for_lock().unwrap() else { panic!("held") };
             let token = files.begin(&lock).unwrap();
             assert_eq!(files.lock_token(), Some(token));
             assert_eq!(files.read(&unit()), None);
@@ -270,14 +285,26 @@ mod tests {
     }
 
     #[test]
+    fn who_looks_for_a_moment_does_not_keep_the_lock_from_a_new_process() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        let AliveLock::Free(looker) = files.wait_for_lock().unwrap() else { panic!("held") };
+        std::thread::scope(|scope| {
+            let waiter = scope.spawn(|| files.wait_for_lock().unwrap());
+            drop(looker);
+            assert!(matches!(waiter.join().unwrap(), AliveLock::Free(_)));
+        });
+    }
+
+    #[test]
     fn the_lock_is_held_as_long_as_any_duplicate_of_it_lives() {
         let temporary = tempfile::tempdir().unwrap();
         let files = files(&temporary);
-        let AliveLock::Free(lock) = files.take_lock().unwrap() else { panic!("held") };
+        let AliveLock::Free(lock) = files.wait_for_lock().unwrap() else { panic!("held") };
         let inherited = lock.try_clone().unwrap();
         drop(lock);
         assert!(matches!(files.take_lock().unwrap(), AliveLock::Held));
         drop(inherited);
-        assert!(matches!(files.take_lock().unwrap(), AliveLock::Free(_)));
+        assert!(matches!(files.wait_for_lock().unwrap(), AliveLock::Free(_)));
     }
 }
