@@ -4,8 +4,9 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use cluster::WorkerSpec;
-use cluster::stats::{ProcessStats, StreamStats};
+use cluster::stats::{Joining, ProcessStats, StreamStats};
 use control::{Code, Error, Service};
+use stream::{Cursor, Offer, Stream};
 use tokio::net::TcpListener;
 use tracing::info;
 
@@ -86,20 +87,43 @@ fn stats_of(hub: &Hub, channel: &Channel) -> StreamStats {
     let stream = channel.stream();
     let stats = stream.stats();
     let age = |at: u64| now.saturating_sub(at);
+    let players = |is: &dyn Fn(&Cursor) -> bool| {
+        let players = channel.players.borrow();
+        let count = players.iter().filter(|player| is(&player.cursor.borrow())).count();
+        u32::try_from(count).unwrap_or(u32::MAX)
+    };
     let newest = stream.newest().filter(|_| stream.publisher().is_some());
     StreamStats {
         stream: channel.key.to_string(),
         publishing: stream.publisher().is_some(),
         publisher: stream.publisher().and_then(|id| hub.peer(id)).map(|peer| peer.to_string()),
         players: u32::try_from(channel.players.borrow().len()).unwrap_or(u32::MAX),
+        waiting_players: players(&Cursor::is_waiting),
+        videoless_players: players(&Cursor::lacks_video),
+        joining: Some(joining(&stream)),
         bitrate: stats.bitrate(),
         video_codec: stats.video_codec.map(|codec| codec.to_string()),
         audio_codec: stats.audio_codec.map(|codec| codec.to_string()),
         last_frame_age_ms: stats.last_frame.map(age),
+        last_audio_age_ms: stats.last_audio.map(age),
+        last_video_age_ms: stats.last_video.map(age),
         keyframe_age_ms: stats.last_key.map(age),
         newest_ms: stream.newest(),
         video_frames: stats.video_frames,
         audio_frames: stats.audio_frames,
         forwards: channel.forwards.borrow().iter().map(|forward| forward.stats(newest, now)).collect(),
+    }
+}
+
+fn joining(stream: &Stream) -> Joining {
+    if stream.publisher().is_none() {
+        return Joining::Unpublished;
+    }
+    match stream.log().offer() {
+        Offer::Nothing => Joining::NoMedia,
+        Offer::NoVideo => Joining::Audio,
+        Offer::NoKeyframe => Joining::NoKeyframe,
+        Offer::Keyless => Joining::Keyless,
+        Offer::Keyframe => Joining::Keyframe,
     }
 }

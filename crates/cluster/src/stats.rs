@@ -49,6 +49,12 @@ pub struct StreamStats {
     pub publisher: Option<String>,
     /// Players of it, waiting ones too.
     pub players: u32,
+    /// Those that have been sent nothing of it yet: nobody publishes it here, or no audio and no video has come.
+    pub waiting_players: u32,
+    /// Those that are sent the rest and no video yet: no keyframe has come since they joined, or no video at all.
+    pub videoless_players: u32,
+    /// What a player gets that joins now; `None` from a process of a version that does not say.
+    pub joining: Option<Joining>,
     /// Media received, bits/s, over the last seconds.
     pub bitrate: u64,
     /// Video codec in the field's usual name (`h264`, `hevc`, …), once known.
@@ -57,6 +63,10 @@ pub struct StreamStats {
     pub audio_codec: Option<String>,
     /// Milliseconds since the last audio or video message.
     pub last_frame_age_ms: Option<u64>,
+    /// Milliseconds since the last audio message.
+    pub last_audio_age_ms: Option<u64>,
+    /// Milliseconds since the last video message.
+    pub last_video_age_ms: Option<u64>,
     /// Milliseconds since the last keyframe.
     pub keyframe_age_ms: Option<u64>,
     /// Newest timestamp of the stream's clock, ms.
@@ -67,6 +77,28 @@ pub struct StreamStats {
     pub audio_frames: u64,
     /// One entry a forward target.
     pub forwards: Vec<ForwardStats>,
+}
+
+/// What a player gets that joins a stream now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Joining {
+    /// Nothing: nobody publishes it here. On an edge: the origin does not forward it here, because it does not have it or does not
+    /// reach this port, which the origin's [`ForwardStats`] tell.
+    Unpublished,
+    /// Nothing: somebody publishes it, and no audio and no video has come.
+    NoMedia,
+    /// Audio: there has been no video.
+    Audio,
+    /// Audio at once, and video from the next keyframe, or without one after a bounded time.
+    NoKeyframe,
+    /// Audio and video at once, but no keyframe: the source has sent none for a while.
+    Keyless,
+    /// A keyframe at once, and all that follows.
+    Keyframe,
+    /// What another version reports.
+    #[serde(other)]
+    Unknown,
 }
 
 /// How the forwarding of one stream to one target stands.

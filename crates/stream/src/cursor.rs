@@ -179,6 +179,18 @@ impl Cursor {
         }
     }
 
+    /// Whether it waits for something to start with.
+    #[must_use]
+    pub fn is_waiting(&self) -> bool {
+        matches!(self.state.place, Position::Waiting(_))
+    }
+
+    /// Whether video is left out until there is a keyframe to start it with.
+    #[must_use]
+    pub fn lacks_video(&self) -> bool {
+        self.state.holds_video
+    }
+
     /// Takes the number of skips since the last call.
     pub fn take_skips(&mut self) -> u64 {
         std::mem::take(&mut self.skips)

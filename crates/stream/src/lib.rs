@@ -33,7 +33,7 @@ mod testing;
 mod track;
 
 pub use cursor::{CONTROL_MAX, Cursor, Flushed, Recipient, State};
-pub use log::{Entry, Log};
+pub use log::{Entry, Log, Offer};
 pub use stats::Stats;
 pub use stream::{ConnId, Ended, Head, PublicationId, Sender, Stream};
 pub use track::Track;

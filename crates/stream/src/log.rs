@@ -98,6 +98,21 @@ pub struct Entry {
     pub key: bool,
 }
 
+/// What a reader gets that joins now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Offer {
+    /// Nothing yet.
+    Nothing,
+    /// Audio or data: there has been no video.
+    NoVideo,
+    /// Audio at once, and video from the next keyframe.
+    NoKeyframe,
+    /// Audio and video at once, but no keyframe.
+    Keyless,
+    /// The newest keyframe at once, and all that follows.
+    Keyframe,
+}
+
 /// The log of one stream.
 #[derive(Debug)]
 pub struct Log {
@@ -171,6 +186,18 @@ impl Log {
     #[must_use]
     pub fn start(&self, gop_cache: bool) -> u64 {
         self.join(gop_cache).map_or_else(|| self.end(), |point| point.offset)
+    }
+
+    /// What a reader gets that joins now, with `gop_cache`.
+    #[must_use]
+    pub fn offer(&self) -> Offer {
+        match self.join(true) {
+            None => Offer::Nothing,
+            Some(_) if !self.has_video => Offer::NoVideo,
+            Some(_) if self.keyless => Offer::Keyless,
+            Some(point) if point.holds_video => Offer::NoKeyframe,
+            Some(_) => Offer::Keyframe,
+        }
     }
 
     /// How many messages lie before `offset`, and the time of the last of them, ms.
@@ -589,6 +616,19 @@ mod tests {
         assert!(live.offset == log.end() && !live.holds_video);
         video(&mut log, 40, true);
         assert_eq!(log.join(true).unwrap().time, 40);
+    }
+
+    #[test]
+    fn an_offer_says_what_the_source_has_for_whoever_joins() {
+        let mut log = log();
+        assert_eq!(log.offer(), Offer::Nothing);
+        (0..=200).for_each(|i| audio(&mut log, i * 20));
+        assert_eq!(log.offer(), Offer::NoVideo);
+        video(&mut log, 4_000, false);
+        log.give_up_on_keys();
+        assert_eq!(log.offer(), Offer::Keyless);
+        video(&mut log, 4_040, true);
+        assert_eq!(log.offer(), Offer::Keyframe);
     }
 
     #[test]

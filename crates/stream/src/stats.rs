@@ -18,6 +18,10 @@ pub struct Stats {
     pub audio_frames: u64,
     /// When the last message came that readers get.
     pub last_frame: Option<u64>,
+    /// When the last audio message came that readers get.
+    pub last_audio: Option<u64>,
+    /// When the last video message came that readers get.
+    pub last_video: Option<u64>,
     /// When the last keyframe came.
     pub last_key: Option<u64>,
     /// Once known.
@@ -64,6 +68,11 @@ impl Stats {
 
     /// Not what is left out: that would be reported as live.
     pub(crate) fn count_stored(&mut self, track: Track, kind: Kind, now: u64) {
+        match track {
+            Track::Video => self.last_video = Some(now),
+            Track::Audio => self.last_audio = Some(now),
+            Track::Data => {}
+        }
         if track != Track::Data {
             self.last_frame = Some(now);
         }
