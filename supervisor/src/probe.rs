@@ -183,7 +183,7 @@ impl Watched {
 
 /// They may hold a secret.
 fn without_parameters(stream: &str) -> &str {
-    stream.split(['?', '#']).next().unwrap_or_default()
+    stream.split('?').next().unwrap_or_default()
 }
 
 #[cfg(test)]

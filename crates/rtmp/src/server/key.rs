@@ -6,11 +6,15 @@ use std::str::FromStr;
 /// Longest stream key, bytes.
 pub(super) const MAX_KEY: usize = 256;
 
+/// Stands between a part of a path and the name of a virtual host, as SRS's tools write it.
+const VHOST: &str = "...vhost...";
+
 /// `app/stream`, the same for every way a client may write it.
 ///
-/// Parameters (`?…`, `#…`), the virtual host (`...vhost...NAME`), `_definst_`, an `mp4:` prefix, an `.flv` suffix and
-/// superfluous slashes are dropped. Where clients cut the address differently (`a/b` + `c` or `a` + `b/c`), the key is
-/// the same. At most 256 bytes, no control characters, an app and a name that are not empty.
+/// Dropped is what names no stream: parameters (`?…`), a virtual host in SRS's way (`...vhost...NAME`), `_definst_` and
+/// superfluous slashes. Where clients cut the address differently (`a/b` + `c` or `a` + `b/c`), the key is the same. All
+/// else stands for itself: `a#1`, `a...1`, `a.flv` and `mp4:a` are not `a`. At most 256 bytes, UTF-8 without control
+/// characters, an app and a name that are not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct StreamKey(String);
 
@@ -26,6 +30,9 @@ pub enum KeyError {
     /// Would corrupt logs and terminals.
     #[error("the stream address contains a control character")]
     ControlCharacter,
+    /// Bytes that are no text were read as U+FFFD, all of them: two names would become one.
+    #[error("the stream address is not UTF-8")]
+    NotUtf8,
 }
 
 impl StreamKey {
@@ -33,26 +40,23 @@ impl StreamKey {
     pub fn parse(app: &str, name: &str) -> Result<Self, KeyError> {
         let mut parts: Vec<&str> = Vec::new();
         for side in [app, name] {
-            let path = side.split(['?', '#']).next().unwrap_or_default();
+            let path = without_params(side);
             for part in path.split('/') {
-                let part = part.split("...").next().unwrap_or_default();
+                let part = part.split_once(VHOST).map_or(part, |(part, _)| part);
                 if !part.is_empty() && part != "_definst_" {
                     parts.push(part);
                 }
             }
         }
         let name = parts.pop().ok_or(KeyError::Incomplete)?;
-        let name = name.trim_start_matches("mp4:").trim_end_matches(".flv");
-        if parts.is_empty() || name.is_empty() || name == "_definst_" {
+        if parts.is_empty() {
             return Err(KeyError::Incomplete);
         }
         let key = format!("{}/{name}", parts.join("/"));
         if key.len() > MAX_KEY {
             return Err(KeyError::TooLong(key.len()));
         }
-        if key.chars().any(char::is_control) {
-            return Err(KeyError::ControlCharacter);
-        }
+        check_text(&key)?;
         Ok(Self(key))
     }
 
@@ -70,6 +74,22 @@ impl StreamKey {
     pub fn name(&self) -> &str {
         self.0.rsplit_once('/').map_or(&*self.0, |(_, name)| name)
     }
+}
+
+/// An address without its parameters: they may hold a token, and nothing here needs them.
+pub(super) fn without_params(path: &str) -> &str {
+    path.split('?').next().unwrap_or_default()
+}
+
+/// Whether all of `text` may stand in a key.
+pub(super) fn check_text(text: &str) -> Result<(), KeyError> {
+    if text.contains(char::REPLACEMENT_CHARACTER) {
+        return Err(KeyError::NotUtf8);
+    }
+    if text.chars().any(char::is_control) {
+        return Err(KeyError::ControlCharacter);
+    }
+    Ok(())
 }
 
 impl fmt::Display for StreamKey {
@@ -103,14 +123,11 @@ mod tests {
             ("live/", "/livestream"),
             ("/live", "livestream/"),
             ("live", "livestream?token=x"),
-            ("live", "livestream#token=x"),
             ("live?vhost=v&a=b/c", "livestream"),
             ("live...vhost...example.com", "livestream"),
             ("live?a=1&&b=2", "livestream?c=3"),
             ("live/_definst_", "livestream"),
             ("live/_definst_/", "livestream?vhost=__defaultVhost__"),
-            ("live", "livestream.flv"),
-            ("live", "mp4:livestream"),
             ("live//", "livestream"),
             ("live/livestream", ""),
             ("", "live/livestream"),
@@ -118,6 +135,24 @@ mod tests {
         ];
         for (app, name) in spellings {
             assert_eq!(key(app, name), "live/livestream", "{app:?} + {name:?}");
+        }
+    }
+
+    #[test]
+    fn names_that_differ_are_streams_that_differ() {
+        let names = [
+            "a", "a#1", "a#2", "a#", "#a", "a...1", "a...2", "a...", "...a", "a...vhos", "a.flv", "a.mp4",
+            "mp4:a", "flv:a", "a+b", "a b", "a%20b", "A", "ä", "a\u{308}", "a&b=c", "a;b", "a,b",
+        ];
+        let keys: std::collections::HashSet<_> = names.iter().map(|name| key("live", name)).collect();
+        assert_eq!(keys.len(), names.len(), "{keys:?}");
+        assert_eq!(key("live#1", "a"), "live#1/a");
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_name_no_stream() {
+        for (app, name) in [("live", "a\u{fffd}"), ("a\u{fffd}", "b")] {
+            assert_eq!(StreamKey::parse(app, name), Err(KeyError::NotUtf8));
         }
     }
 
@@ -131,7 +166,7 @@ mod tests {
 
     #[test]
     fn what_names_no_stream_is_refused() {
-        for (app, name) in [("", ""), ("live", ""), ("", "s"), ("live", "?x"), ("/", "/"), ("live", ".flv")] {
+        for (app, name) in [("", ""), ("live", ""), ("", "s"), ("live", "?x"), ("/", "/")] {
             assert_eq!(StreamKey::parse(app, name), Err(KeyError::Incomplete), "{app:?} + {name:?}");
         }
         assert_eq!(StreamKey::parse("live", &"x".repeat(252)), Err(KeyError::TooLong(257)));

@@ -3,7 +3,7 @@
 use super::{Activity, Session, State};
 use crate::amf0::Value;
 use crate::link::Command;
-use crate::server::key::MAX_KEY;
+use crate::server::key::{MAX_KEY, check_text, without_params};
 use crate::server::reply::{self, Asked};
 use crate::server::{Auth, Error, Event, KeyError, MAX_STREAMS, StreamKey};
 
@@ -97,8 +97,7 @@ impl Session {
         };
         let error = match app {
             app if app.len() > MAX_KEY => Some(KeyError::TooLong(app.len())),
-            app if app.chars().any(char::is_control) => Some(KeyError::ControlCharacter),
-            _ => None,
+            app => check_text(app).err(),
         };
         if let Some(error) = error {
             let code = "NetConnection.Connect.InvalidApp";
@@ -165,11 +164,6 @@ impl Session {
         self.fc_publish = false;
         event
     }
-}
-
-/// Parameters may hold a token; nothing here needs them.
-fn without_params(path: &str) -> &str {
-    path.split(['?', '#']).next().unwrap_or_default()
 }
 
 /// The application a tcUrl names: its path.
