@@ -16,7 +16,7 @@ use crate::log::{BarrierKind, Entry, JoinPoint, Log};
 use crate::storage::Hold;
 use crate::track::{Track, Tracks};
 
-/// Bytes of one send at most, so that one reader far behind does not hold up the others.
+/// Bytes after which a send ends, with the message that they end in, so that one reader far behind does not hold up the others.
 const SEND_MAX: u64 = 256 * 1024;
 /// Sends of one flush at most: a reader far behind, or of some tracks only, lets the others have their turn.
 const SENDS_MAX: usize = 8;
@@ -292,11 +292,14 @@ impl Cursor {
                 return Ok(Flushed::Blocked);
             }
             sends += 1;
-            let (offered, taken) = log.send(offset, limit.min(offset + SEND_MAX), &mut send)?;
+            // A send that ended inside a message would cost one more for the rest of it alone.
+            let to =
+                if limit - offset > SEND_MAX { log.boundary(offset + SEND_MAX).min(limit) } else { limit };
+            let (offered, taken) = log.send(offset, to, &mut send)?;
             let reached = offset + taken as u64;
             self.bytes_sent += taken as u64;
             self.state.place = Position::At { offset: reached, barrier };
-            // A short write ends anywhere, and so does one bounded by SEND_MAX.
+            // A short write ends anywhere.
             self.finish_message(log, reached, barrier);
             if taken < offered {
                 return Ok(Flushed::Blocked);
@@ -570,6 +573,33 @@ mod tests {
             let expected: Vec<_> = source.sent.iter().map(|(t, _, p)| (*t as u32, p.clone())).collect();
             assert_eq!(media(&seen), expected, "step {step}");
             assert!(seen.iter().any(|m| m.0 == USER_CONTROL));
+        }
+    }
+
+    #[test]
+    fn every_send_that_is_taken_whole_ends_with_a_message() {
+        for size in [30_000, 300_000] {
+            let mut source = Source::new();
+            source.run(0, 10);
+            let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+            flush_all(&mut cursor, &source.log);
+            let mut at = cursor.offset();
+            for t in 10..30 {
+                source.send(Track::Video, t * 20, size);
+            }
+            let mut sends = Vec::new();
+            let mut send = |slices: &[IoSlice<'_>]| {
+                sends.push(slices.iter().map(|slice| slice.len() as u64).sum::<u64>());
+                Ok(*sends.last().unwrap() as usize)
+            };
+            while cursor.flush(&source.log, &mut send).unwrap() == Flushed::Blocked {}
+            for sent in &sends {
+                at += sent;
+                assert_eq!(source.log.boundary(at), at, "{sends:?}");
+            }
+            assert_eq!(at, source.log.end());
+            let fewest = (20 * size as u64).div_ceil(SEND_MAX) as usize;
+            assert!(sends.len() <= fewest, "{} sends, {fewest} would do", sends.len());
         }
     }
 
