@@ -40,6 +40,16 @@ pub fn set_options(socket: &TcpStream) -> io::Result<()> {
     socket.set_tcp_keepalive(&keepalive)
 }
 
+/// Acknowledges what has come at once. The kernel would wait 40 ms for data to send the acknowledgement with, and a peer without
+/// NODELAY, as librtmp and ffmpeg are, holds its next small command back until then. The kernel forgets it soon: to be called after
+/// each read.
+///
+/// # Errors
+/// When the connection is gone already.
+pub fn acknowledge(socket: &TcpStream) -> io::Result<()> {
+    Ok(rustix::net::sockopt::set_tcp_quickack(socket, true)?)
+}
+
 /// A non-blocking `send` or `sendmsg`: the one system call per flush and player. `send` spares the kernel what it does
 /// for files in `write`.
 ///

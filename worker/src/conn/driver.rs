@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use cluster::Role;
+use rtmp_io::socket;
 use stream::Cursor;
 use tracing::{debug, info};
 
@@ -163,6 +164,10 @@ impl Driver {
         };
         let more = taken == buffer.len();
         count(&hub.counters.bytes_in, taken as u64);
+        if matches!(self.activity, Activity::None) {
+            // If it is gone, the next read says so.
+            let _ = socket::acknowledge(&self.conn.socket);
+        }
         let acted = self.act_on(buffer.get(..taken).unwrap_or(&[]));
         drop(buffer);
         if let Activity::Publishing(publisher) = &self.activity {
