@@ -187,9 +187,9 @@ impl Hub {
         }
     }
 
-    /// `channel` has something for its players.
+    /// `channel` has something for its players, if there are any.
     pub(crate) fn mark_dirty(&self, channel: &Rc<Channel>) {
-        if !channel.dirty.replace(true) {
+        if !channel.players.borrow().is_empty() && !channel.dirty.replace(true) {
             self.dirty.borrow_mut().push(Rc::clone(channel));
             self.flush_wanted.notify_one();
         }

@@ -235,6 +235,26 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn only_a_stream_with_players_asks_for_a_pass() {
+        let test = async {
+            let hub = origin();
+            let conn = conn(&hub).await;
+            let publisher = publish(&hub, &key(1), None, conn.id).unwrap();
+            let publish = || {
+                publisher.take(&audio());
+                publisher.commit();
+                hub.take_dirty().iter().filter(|channel| channel.dirty.replace(false)).count()
+            };
+            assert_eq!(publish(), 0);
+            let playing = play(&hub, &key(1), 1, &conn).unwrap();
+            assert_eq!(publish(), 1);
+            drop(playing);
+            assert_eq!(publish(), 0);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
     async fn streams_that_are_published_are_never_displaced() {
         let test = async {
             let hub = origin();

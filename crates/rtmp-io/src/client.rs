@@ -202,7 +202,7 @@ impl Client {
     /// # Errors
     /// [`Error::Closed`], [`Error::Lost`] and [`Error::Rtmp`].
     pub fn read(&mut self, buffer: &mut [u8], mut handle: impl FnMut(Event)) -> Result<usize, Error> {
-        let taken = match self.socket.try_read(buffer) {
+        let taken = match socket::try_read(&self.socket, buffer) {
             Ok(0) => return Err(Error::Closed),
             Ok(taken) => taken,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),

@@ -5,7 +5,7 @@ use std::io::{self, IoSlice};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
+use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -63,6 +63,27 @@ pub fn try_send(socket: &TcpStream, slices: &[IoSlice<'_>]) -> io::Result<usize>
     })
 }
 
+/// Reads what is there, one `buffer` at most; 0 bytes are the end of the connection.
+///
+/// A read that leaves room in `buffer` has emptied the socket, so it counts as not ready any more, without a second read to hear
+/// it from the kernel. Whatever comes behind it, an end too, makes it ready again (epoll(7), edge-triggered).
+///
+/// # Errors
+/// `WouldBlock` when nothing is there; else the connection is lost.
+pub fn try_read(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut short = None;
+    let read = socket.try_io(Interest::READABLE, || {
+        let (taken, _) = recv(socket, &mut *buffer, RecvFlags::DONTWAIT)?;
+        if (1..buffer.len()).contains(&taken) {
+            short = Some(taken);
+            // This is how the runtime learns it.
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(taken)
+    });
+    short.map_or(read, Ok)
+}
+
 /// Sends all of `bytes` and empties it.
 ///
 /// # Errors
@@ -96,5 +117,86 @@ mod ioctl {
     nix::ioctl_read_bad! {
         /// SIOCOUTQ, which has the number of TIOCOUTQ on every architecture.
         outq, nix::libc::TIOCOUTQ, nix::libc::c_int
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::net::{Shutdown, TcpStream as Peer};
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// A socket and its peer, whose bytes are there as soon as they are written.
+    async fn pair() -> (TcpStream, Peer) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = Peer::connect(listener.local_addr().unwrap()).unwrap();
+        peer.set_nodelay(true).unwrap();
+        (listener.accept().await.unwrap().0, peer)
+    }
+
+    /// What the next read gives when the runtime says that there is something.
+    async fn next(socket: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            socket.readable().await?;
+            match try_read(socket, buffer) {
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+                read => return read,
+            }
+        }
+    }
+
+    fn is_blocked(read: io::Result<usize>) -> bool {
+        read.is_err_and(|e| e.kind() == io::ErrorKind::WouldBlock)
+    }
+
+    #[tokio::test]
+    async fn a_short_read_asks_the_kernel_no_second_time_and_what_comes_behind_it_is_not_lost() {
+        let (socket, mut peer) = pair().await;
+        let mut buffer = [0; 8];
+        for round in 0..100 {
+            peer.write_all(b"first").unwrap();
+            if round % 2 == 1 {
+                // In front of the read or behind it: each is another edge.
+                socket.readable().await.unwrap();
+                peer.write_all(b"&").unwrap();
+            }
+            let taken = next(&socket, &mut buffer).await.unwrap();
+            assert_eq!(buffer[..taken], b"first&"[..5 + round % 2]);
+            peer.write_all(b"second").unwrap();
+            assert!(is_blocked(try_read(&socket, &mut buffer)), "it was not asked");
+            let taken = next(&socket, &mut buffer).await.unwrap();
+            assert_eq!(&buffer[..taken], b"second");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_read_that_fills_the_buffer_may_be_followed_by_another_at_once() {
+        let (socket, mut peer) = pair().await;
+        peer.write_all(b"12345678").unwrap();
+        let mut buffer = [0; 4];
+        assert_eq!(next(&socket, &mut buffer).await.unwrap(), 4);
+        assert_eq!(try_read(&socket, &mut buffer).unwrap(), 4);
+        assert_eq!(&buffer, b"5678");
+        assert!(is_blocked(try_read(&socket, &mut buffer)));
+    }
+
+    #[tokio::test]
+    async fn an_end_that_comes_with_the_last_bytes_or_behind_them_is_seen() {
+        for ends_first in [true, false] {
+            let (socket, mut peer) = pair().await;
+            let mut buffer = [0; 8];
+            peer.write_all(b"last").unwrap();
+            if ends_first {
+                peer.shutdown(Shutdown::Write).unwrap();
+            }
+            assert_eq!(next(&socket, &mut buffer).await.unwrap(), 4);
+            if !ends_first {
+                peer.shutdown(Shutdown::Write).unwrap();
+            }
+            assert_eq!(next(&socket, &mut buffer).await.unwrap(), 0);
+        }
     }
 }

@@ -203,6 +203,10 @@ impl Log {
     /// How many messages lie before `offset`, and the time of the last of them, ms.
     #[must_use]
     pub fn position(&self, offset: u64) -> (u64, Option<u64>) {
+        if offset == self.end() {
+            // As a rule: who asks has caught up.
+            return (self.messages, self.entries.back().map(|entry| entry.time));
+        }
         let index = self.entries.partition_point(|entry| entry.offset < offset);
         let time = index.checked_sub(1).and_then(|before| self.entries.get(before)).map(|entry| entry.time);
         (self.messages - (self.entries.len() - index) as u64, time)
@@ -497,6 +501,23 @@ mod tests {
         assert_eq!((sound.time, sound.payload, sound.track, sound.key), (9, 3, Track::Audio, false));
         assert_eq!(log.payload(&key), [0x17, 1, 0, 0, 0, 9]);
         assert_eq!(log.payload(&sound), [0xAF, 1, 2]);
+    }
+
+    #[test]
+    fn a_position_counts_the_messages_before_it_and_has_the_time_of_the_last() {
+        let mut log = log();
+        assert_eq!(log.position(0), (0, None));
+        for i in 0..2_000 {
+            video(&mut log, i * 40, i == 0);
+        }
+        let kept: Vec<_> = log.entries_from(0).copied().collect();
+        assert!(kept.len() < 2_000, "the queue is shorter");
+        for entry in &kept[1..] {
+            assert_eq!(log.position(entry.offset), (entry.time / 40, Some(entry.time - 40)));
+        }
+        assert_eq!(log.position(log.end()), (2_000, Some(1_999 * 40)));
+        log.clear();
+        assert_eq!(log.position(log.end()), (2_000, None));
     }
 
     #[test]

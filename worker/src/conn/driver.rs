@@ -156,7 +156,7 @@ impl Driver {
     fn read(&mut self) -> Result<bool, End> {
         let hub = Rc::clone(&self.hub);
         let mut buffer = hub.buffer.borrow_mut();
-        let taken = match self.conn.socket.try_read(&mut buffer) {
+        let taken = match socket::try_read(&self.conn.socket, &mut buffer) {
             Ok(0) => return Err(End::Closed),
             Ok(taken) => taken,
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
