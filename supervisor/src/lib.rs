@@ -25,9 +25,9 @@
 //! **All or nothing.** What can be known before anything is touched is checked first ([`preflight`]), and all problems
 //! are told at once.
 //!
-//! **Liveness never depends on another host.** A process is restarted when it ends, gives no heartbeat, or is not ready
-//! within `machine::state::START_LIMIT`. What goes wrong after that (a port that refuses, a stream that stands still, an
-//! origin that is gone) is only shown.
+//! **Liveness never depends on another host.** A process is restarted when it ends, or gives no heartbeat (the first within
+//! `Heartbeat::START_LIMIT`). What else goes wrong (a port that refuses, a stream that stands still, an origin that is gone)
+//! is only shown.
 //!
 //! The rules of a start, a change, a restart and an adoption, and their reasons, stand in this crate's README.md.
 

@@ -1,5 +1,6 @@
 //! What a client meets on an RTMP port: connect as one, or play as one.
 
+use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use rtmp::client::{Config, Event, Mode};
@@ -68,20 +69,20 @@ impl ProbeError {
     }
 }
 
-/// Connects to `host:port` and has the RTMP `connect` accepted; returns how long that took.
+/// Connects to `address` and has the RTMP `connect` accepted; returns how long that took.
 ///
 /// # Errors
 /// When that does not succeed within `limit`.
-pub(crate) async fn connect(host: &str, port: u16, limit: Duration) -> Result<Duration, ProbeError> {
+pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<Duration, ProbeError> {
     let start = Instant::now();
-    let url = Url { host: host.to_owned(), port, app: PROBE_APP.to_owned(), stream: "probe".to_owned() };
+    let (host, port) = (address.ip().to_string(), address.port());
+    let url = Url { host, port, app: PROBE_APP.to_owned(), stream: "probe".to_owned() };
     let limit = Limit::new(limit);
     let connected = async {
         let mut client = Client::dial(Config::new(Mode::Play, url), None, limit).await?;
         client.run_until(limit, &mut vec![0; READ_BUFFER], |event| event == Event::Connected).await
     };
-    let address = || cluster::spec::host_port(host, port);
-    connected.await.map_err(|source| ProbeError::Connection { address: address(), source })?;
+    connected.await.map_err(|source| ProbeError::Connection { address: address.to_string(), source })?;
     Ok(start.elapsed())
 }
 
@@ -207,7 +208,7 @@ mod tests {
         assert!(matches!(failure(port).await, rtmp_io::Error::Connect(_)));
 
         let (_silent, port) = listener().await;
-        let error = connect("127.0.0.1", port, SHORT).await.unwrap_err().to_string();
+        let error = connect(([127, 0, 0, 1], port).into(), SHORT).await.unwrap_err().to_string();
         assert_eq!(error, format!("127.0.0.1:{port}: no RTMP handshake within 0.2 s"));
 
         let (hangs_up, port) = listener().await;
@@ -217,7 +218,7 @@ mod tests {
     }
 
     async fn failure(port: u16) -> rtmp_io::Error {
-        match connect("127.0.0.1", port, SHORT).await {
+        match connect(([127, 0, 0, 1], port).into(), SHORT).await {
             Err(ProbeError::Connection { source, .. }) => source,
             other => panic!("{other:?}"),
         }

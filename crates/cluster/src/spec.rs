@@ -1,7 +1,7 @@
 //! A cluster and what each of its processes is told.
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
@@ -149,6 +149,24 @@ impl Port {
     #[must_use]
     pub fn source_address(&self) -> IpAddr {
         if self.listen.is_unspecified() { self.host.address } else { self.listen }
+    }
+
+    /// Where processes of the same machine reach it, whatever its name stands for and whether they reach its outer address:
+    /// what is bound, or loopback where all addresses are.
+    #[must_use]
+    pub fn local_addr(&self) -> SocketAddr {
+        let ip = match self.listen {
+            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+            ip => ip,
+        };
+        SocketAddr::new(ip, self.port)
+    }
+
+    /// The same for a stream here.
+    #[must_use]
+    pub fn local_url(&self, stream: &str) -> String {
+        format!("rtmp://{}/{stream}", self.local_addr())
     }
 
     /// The play or publish URL of a stream here, e.g. `rtmp://127.0.0.6:1935/live/livestream`.

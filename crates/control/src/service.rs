@@ -1,19 +1,19 @@
 //! The process's end: what every supervised process does alike. It says who it is, reports, opens its log again, lends its
 //! listener back, and ends when it is asked to or by SIGTERM.
 
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::rc::Rc;
-use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster::file::FileError;
 use cluster::stats::{ProcessStats, StreamStats};
 use cluster::{Role, UnitId, WorkerSpec};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::{Notify, Semaphore};
-use tokio::task::{JoinSet, LocalSet};
+use tokio::sync::Notify;
+use tokio::task::{AbortHandle, JoinSet, LocalSet};
 use tracing::{info, warn};
 
 use crate::error::{Code, Error};
@@ -21,7 +21,8 @@ use crate::fds::{FdsError, Lock};
 use crate::message::{Hello, Reply, Request, VERSION};
 use crate::packet::{Listener, Packet, PacketError, Socket};
 
-/// Control connections at once: the supervisor's, one that takes over from it, and some to look.
+/// Control connections at once: the supervisor's, one that takes over from it, and some to look. One more takes the place of
+/// the one that has asked nothing for longest, so that whoever asks gets in.
 const CONNECTIONS: usize = 8;
 /// Wait after an accept that failed for want of descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -162,6 +163,13 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError>
     }
 }
 
+/// A control connection.
+struct Talk {
+    /// When its client last asked something, or came.
+    asked: Rc<Cell<Instant>>,
+    task: AbortHandle,
+}
+
 struct Server {
     hello: Hello,
     service: Rc<dyn Service>,
@@ -171,20 +179,26 @@ struct Server {
 impl Server {
     async fn accept(self: Rc<Self>, listener: Listener) -> io::Result<()> {
         let incoming = listener.watch()?;
-        let slots = Arc::new(Semaphore::new(CONNECTIONS));
         let mut tasks = JoinSet::new();
+        let mut talks: Vec<Talk> = Vec::new();
         loop {
             while tasks.try_join_next().is_some() {}
-            let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return Ok(()) };
             match incoming.accept().await {
                 Ok(socket) => {
-                    let this = Rc::clone(&self);
-                    tasks.spawn_local(async move {
-                        if let Err(error) = this.converse(socket).await {
+                    talks.retain(|talk| !talk.task.is_finished());
+                    if talks.len() >= CONNECTIONS
+                        && let Some(idle) = talks.iter().enumerate().min_by_key(|(_, talk)| talk.asked.get())
+                    {
+                        talks.remove(idle.0).task.abort();
+                    }
+                    let (this, asked) = (Rc::clone(&self), Rc::new(Cell::new(Instant::now())));
+                    let talk = Rc::clone(&asked);
+                    let task = tasks.spawn_local(async move {
+                        if let Err(error) = this.converse(socket, &talk).await {
                             warn!(%error, "control connection failed");
                         }
-                        drop(slot);
                     });
+                    talks.push(Talk { asked, task });
                 }
                 Err(error) => {
                     warn!(%error, "control socket");
@@ -194,13 +208,15 @@ impl Server {
         }
     }
 
-    async fn converse(&self, mut socket: Socket) -> Result<(), PacketError> {
+    async fn converse(&self, mut socket: Socket, asked: &Cell<Instant>) -> Result<(), PacketError> {
         // The socket is 0600 in a 0700 directory; this holds even if someone loosens that.
         if !socket.is_trusted()? {
             return Err(io::Error::from(io::ErrorKind::PermissionDenied).into());
         }
         loop {
-            match socket.receive().await {
+            let received = socket.receive().await;
+            asked.set(Instant::now());
+            match received {
                 Ok(Some(packet)) => self.answer(&socket, packet).await?,
                 Ok(None) => return Ok(()),
                 Err(PacketError::Io(error)) => return Err(error.into()),
@@ -435,6 +451,22 @@ mod tests {
         client.write_all(b"x").unwrap();
         let (mut accepted, _) = TcpListener::from(lent).accept().unwrap();
         accepted.read_exact(&mut [0]).unwrap();
+    }
+
+    #[tokio::test]
+    async fn clients_that_ask_nothing_keep_nobody_out_and_make_room_for_whoever_comes() {
+        let talk = async |mut asks: Connection, path: PathBuf| {
+            let mut idle: Vec<Connection> = Vec::new();
+            for _ in 0..CONNECTIONS * 4 {
+                idle.push(Connection::open(&path).unwrap());
+                // Whoever asks stays.
+                asks.ask(&Request::Stats, None, LIMIT).await.unwrap();
+            }
+            Connection::open(&path).unwrap().hello(LIMIT).await.unwrap();
+            let oldest = idle.first_mut().unwrap().hello(LIMIT).await;
+            assert!(oldest.is_err(), "the one that was idle for longest was to make room: {oldest:?}");
+        };
+        with(Fake::default(), talk).await;
     }
 
     #[tokio::test]

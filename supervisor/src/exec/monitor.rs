@@ -1,26 +1,29 @@
 //! The tasks that watch one process: its end, its readiness and heartbeat, its port.
 
-use std::path::PathBuf;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cluster::UnitId;
 use cluster::stats::{ProcessStats, StreamStats};
-use control::{Answer, AskError, Connection, Reply, Request};
-use tokio::sync::{Notify, mpsc};
+use control::packet::Packet;
+use control::{Answer, AskError, Connection, Reply, Request, VERSION};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::exec::adopt::Found;
 use crate::exec::process::Process;
+use crate::host::procfs::{self, Cpu};
 use crate::machine::health::{Heartbeat, Ladder};
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{Input, Instance, Report, What};
 
-/// Between two tries of a process that is not ready yet.
+/// Between two RTMP connects of a process that is not ready yet.
 const READY_RETRY: Duration = Duration::from_millis(25);
-/// How long one try of the control socket may take.
-const HELLO_LIMIT: Duration = Duration::from_secs(1);
+/// How long a request may wait for room on the control socket.
+const SEND_LIMIT: Duration = Duration::from_secs(1);
 /// How long an RTMP connect may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
 /// Between two RTMP connects, ± 10 %.
@@ -44,8 +47,8 @@ pub(crate) struct Watched {
     pub(crate) instance: Instance,
     pub(crate) process: Arc<Process>,
     pub(crate) control: PathBuf,
-    /// What others connect to; an encoder has none.
-    pub(crate) address: Option<(String, u16)>,
+    /// What its port is reached by on this machine, whatever names and outer addresses say; an encoder has none.
+    pub(crate) address: Option<SocketAddr>,
     pub(crate) messages: mpsc::Sender<Message>,
     /// Asks for a report now.
     pub(crate) refresh: Arc<Notify>,
@@ -61,10 +64,9 @@ impl Watched {
             ends.tell(What::Event(Event::Exited(exit))).await;
         });
         tasks.spawn(async move {
-            let connection = if adopted { None } else { Some(self.until_ready().await) };
-            let beats = self.heartbeat(connection);
-            let probes = self.probes(adopted);
-            tokio::join!(beats, probes);
+            let (greeted, is_greeted) = oneshot::channel();
+            let heart = if adopted { Heartbeat::of_adopted() } else { Heartbeat::default() };
+            tokio::join!(self.heartbeat(heart, greeted), self.probes(adopted, is_greeted));
         });
         tasks
     }
@@ -75,102 +77,90 @@ impl Watched {
         let _ = self.messages.send(Message::Input(input)).await;
     }
 
-    /// Ready: it says who it is, and takes an RTMP connect on the address that others use.
-    async fn until_ready(&self) -> Connection {
-        let mut told = None;
-        let connection = loop {
-            match self.hello().await {
-                Ok(connection) => break connection,
-                Err(error) => self.not_ready(&mut told, error.to_string()).await,
-            }
-        };
-        if let Some((host, port)) = &self.address {
-            while let Err(error) = crate::probe::connect(host, *port, PROBE_LIMIT).await {
-                self.not_ready(&mut told, error.to_string()).await;
-            }
-        }
-        self.tell(What::Event(Event::Ready)).await;
-        connection
-    }
-
     async fn not_ready(&self, told: &mut Option<String>, why: String) {
         if told.as_ref() != Some(&why) {
             self.tell(What::NotReady(why.clone())).await;
             *told = Some(why);
         }
-        tokio::time::sleep(READY_RETRY).await;
     }
 
-    async fn hello(&self) -> Result<Connection, AskError> {
-        let mut connection = Connection::open(&self.control)?;
-        let (hello, sender) = connection.hello(HELLO_LIMIT).await?;
-        if hello.id != self.unit || sender != Some(self.process.identity().pid) {
-            return Err(AskError::Unexpected(format!("{} (pid {sender:?}) answers for it", hello.id)));
-        }
-        Ok(connection)
-    }
-
-    /// Asks for a report each second. One request is under way at a time: a process that is slow to answer is not
-    /// asked again, and one that never answers is frozen.
-    async fn heartbeat(&self, mut connection: Option<Connection>) {
-        let mut heartbeat = Heartbeat::default();
+    /// Asks for a report each second, at first who it is. One request is under way at a time: a process that is slow to
+    /// answer is not asked again, and one that never answers is frozen.
+    async fn heartbeat(&self, mut heart: Heartbeat, greeted: oneshot::Sender<()>) {
+        let mut greeted = (!heart.is_greeted()).then_some(greeted);
+        let mut told = None;
         let mut tick = tokio::time::interval(Heartbeat::PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut last = Instant::now();
-        let mut beats = None;
-        let mut under_way: Option<Answer> = None;
+        let (mut last, mut cpu) = (Instant::now(), self.cpu());
+        let mut talk = Talk::default();
         loop {
-            let packet = async {
-                match (&mut connection, &under_way) {
-                    (Some(connection), Some(_)) => connection.receive().await,
-                    (None, _) | (_, None) => std::future::pending().await,
-                }
-            };
             tokio::select! {
                 // What came in time counts, however late this task gets to see it.
                 biased;
-                packet = packet => {
-                    let Some(answer) = under_way.as_mut() else { continue };
-                    match packet.and_then(|packet| answer.add(packet)) {
-                        Ok(false) => {}
-                        Ok(true) => {
-                            if let Some((process, streams)) = under_way.take().and_then(report) {
-                                beats = Some(process.beats);
-                                let report = Report { at: Instant::now(), process, streams };
-                                self.tell(What::Report(report)).await;
-                            }
-                        }
-                        Err(error) => {
-                            tracing::warn!(unit = %self.unit, %error, "no report");
-                            (connection, under_way) = (None, None);
+                packet = talk.receive() => match packet.and_then(|packet| talk.take(packet, &mut heart)) {
+                    Ok(None) => {}
+                    Ok(Some(Whole::Hello { id, sender })) => {
+                        let pid = self.process.identity().pid;
+                        if id == self.unit && sender == Some(pid) {
+                            heart.handle_hello();
+                            greeted.take().map(|greeted| greeted.send(()));
+                            talk.ask(&Request::Stats).await;
+                        } else {
+                            talk = Talk::default();
+                            let who = sender.map_or_else(|| "another process".to_owned(), |it| format!("pid {it}"));
+                            self.not_ready(&mut told, format!("{who} answers for it as {id}")).await;
                         }
                     }
-                }
+                    Ok(Some(Whole::Report { process, streams })) => {
+                        self.tell(What::Report(Report { at: Instant::now(), process, streams })).await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(unit = %self.unit, %error, "no report");
+                        talk = Talk::default();
+                    }
+                },
                 _ = tick.tick() => {
-                    let elapsed = last.elapsed();
+                    let (elapsed, now) = (last.elapsed(), self.cpu());
                     last = Instant::now();
-                    if let Some(why) = heartbeat.handle_sample(elapsed, beats.take()) {
-                        self.tell(What::Event(Event::Frozen { why: why.to_owned() })).await;
+                    if let Some(why) = heart.handle_sample(elapsed, procfs::own_time(cpu, now, elapsed)) {
+                        self.tell(What::Event(Event::Frozen { why })).await;
                     }
-                    if connection.is_none() {
-                        connection = Connection::open(&self.control).ok();
+                    cpu = now;
+                    if let Err(error) = talk.open(&self.control) {
+                        self.not_ready(&mut told, error.to_string()).await;
                     }
-                    ask(&mut connection, &mut under_way).await;
+                    let hello = Request::Hello { version: VERSION };
+                    talk.ask(if heart.is_greeted() { &Request::Stats } else { &hello }).await;
                 }
-                () = self.refresh.notified() => ask(&mut connection, &mut under_way).await,
+                () = self.refresh.notified(), if heart.is_greeted() => talk.ask(&Request::Stats).await,
             }
         }
     }
 
-    async fn probes(&self, at_once: bool) {
-        let Some((host, port)) = &self.address else { return };
-        if !at_once {
+    fn cpu(&self) -> Option<Cpu> {
+        Cpu::of(self.process.identity().pid)
+    }
+
+    /// Connects as a client does, again and again; a process that has just started is ready with the first success.
+    async fn probes(&self, adopted: bool, greeted: oneshot::Receiver<()>) {
+        if !adopted {
+            // The sender goes only with this task.
+            let _ = greeted.await;
+            let mut told = None;
+            if let Some(address) = self.address {
+                while let Err(error) = crate::probe::connect(address, PROBE_LIMIT).await {
+                    self.not_ready(&mut told, format!("RTMP connect fails: {error}")).await;
+                    tokio::time::sleep(READY_RETRY).await;
+                }
+            }
+            self.tell(What::Event(Event::Ready)).await;
             tokio::time::sleep(PROBE_PERIOD.mul_f64(0.9 + 0.2 * random())).await;
         }
+        let Some(address) = self.address else { return };
         let mut failures = 0;
         loop {
             let started = Instant::now();
-            let result = crate::probe::connect(host, *port, PROBE_LIMIT).await;
+            let result = crate::probe::connect(address, PROBE_LIMIT).await;
             failures = if result.is_ok() { 0 } else { failures + 1 };
             // A supervisor that was stopped meanwhile has measured itself.
             if started.elapsed() < PROBE_LIMIT + Heartbeat::LATE {
@@ -182,28 +172,72 @@ impl Watched {
     }
 }
 
-/// Asks for a report, unless one is under way.
-async fn ask(connection: &mut Option<Connection>, under_way: &mut Option<Answer>) {
-    if under_way.is_none()
-        && let Some(open) = &connection
-    {
-        match tokio::time::timeout(HELLO_LIMIT, open.send(&Request::Stats, None)).await {
-            Ok(Ok(())) => *under_way = Some(Answer::default()),
-            Ok(Err(_)) | Err(_) => *connection = None,
-        }
-    }
+/// The talk with a process.
+#[derive(Default)]
+struct Talk {
+    connection: Option<Connection>,
+    /// What has come of the answer that is waited for.
+    under_way: Option<Answer>,
 }
 
-fn report(answer: Answer) -> Option<(ProcessStats, Vec<StreamStats>)> {
-    let (mut process, mut streams) = (None, Vec::new());
-    for reply in answer.replies {
-        match reply {
-            Reply::Process(stats) => process = Some(stats),
-            Reply::Stream(stats) => streams.push(stats),
-            Reply::Hello(_) | Reply::Done | Reply::Error(_) | Reply::Unknown => {}
+/// A whole answer.
+enum Whole {
+    Hello { id: UnitId, sender: Option<u32> },
+    Report { process: ProcessStats, streams: Vec<StreamStats> },
+}
+
+impl Talk {
+    fn open(&mut self, path: &Path) -> Result<(), AskError> {
+        if self.connection.is_none() {
+            *self = Self { connection: Some(Connection::open(path)?), under_way: None };
+        }
+        Ok(())
+    }
+
+    /// Asks, unless an answer is waited for.
+    async fn ask(&mut self, request: &Request) {
+        if self.under_way.is_none()
+            && let Some(open) = &self.connection
+        {
+            match tokio::time::timeout(SEND_LIMIT, open.send(request, None)).await {
+                Ok(Ok(())) => self.under_way = Some(Answer::default()),
+                Ok(Err(_)) | Err(_) => self.connection = None,
+            }
         }
     }
-    Some((process?, streams))
+
+    /// Waits for a packet; for ever where none is to come.
+    async fn receive(&mut self) -> Result<Packet<Reply>, AskError> {
+        match (&mut self.connection, &self.under_way) {
+            (Some(connection), Some(_)) => connection.receive().await,
+            (None, _) | (_, None) => std::future::pending().await,
+        }
+    }
+
+    /// Takes a packet in; gives the answer when it is whole.
+    fn take(&mut self, packet: Packet<Reply>, heart: &mut Heartbeat) -> Result<Option<Whole>, AskError> {
+        match &packet.message {
+            Reply::Process(stats) => heart.handle_beats(stats.beats),
+            Reply::Stream(_) | Reply::Done | Reply::Unknown => heart.handle_packet(),
+            Reply::Hello(_) | Reply::Error(_) => {}
+        }
+        let mut answer = self.under_way.take().unwrap_or_default();
+        if !answer.add(packet)? {
+            self.under_way = Some(answer);
+            return Ok(None);
+        }
+        let sender = answer.sender;
+        let (mut process, mut streams) = (None, Vec::new());
+        for reply in answer.replies {
+            match reply {
+                Reply::Hello(hello) => return Ok(Some(Whole::Hello { id: hello.id, sender })),
+                Reply::Process(stats) => process = Some(stats),
+                Reply::Stream(stats) => streams.push(stats),
+                Reply::Done | Reply::Error(_) | Reply::Unknown => {}
+            }
+        }
+        Ok(process.map(|process| Whole::Report { process, streams }))
+    }
 }
 
 /// In 0..1. Jitter needs no more than that it differs.

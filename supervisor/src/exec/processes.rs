@@ -180,7 +180,7 @@ impl Processes {
             instance,
             process: Arc::clone(&process),
             control: held.files.control(),
-            address: port.map(|port| (port.host.name.clone(), port.port)),
+            address: port.map(Port::local_addr),
             messages,
             refresh: Arc::clone(&refresh),
         };

@@ -34,6 +34,55 @@ pub(crate) fn uptime_ms() -> Option<u64> {
     u64::try_from(Duration::try_from_secs_f64(seconds).ok()?.as_millis()).ok()
 }
 
+/// What a process has had of a core so far, and what it does now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Cpu {
+    /// Time on a core.
+    ran: Duration,
+    /// Time that it was kept waiting for one.
+    waited: Duration,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    /// It runs, or would if it had a core.
+    Runnable,
+    /// It waits for a disk, or for memory that was swapped out. No signal reaches it.
+    Blocked,
+    /// It sleeps, or is stopped.
+    Idle,
+}
+
+impl Cpu {
+    /// Of the process `pid`'s first thread; `None` where the kernel does not tell (it is gone, or `CONFIG_SCHED_INFO` is
+    /// off).
+    pub(crate) fn of(pid: u32) -> Option<Self> {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+        let schedstat = fs::read_to_string(format!("/proc/{pid}/schedstat")).ok()?;
+        let mut times =
+            schedstat.split_ascii_whitespace().map_while(|ns| ns.parse().ok().map(Duration::from_nanos));
+        let state = match stat.rsplit_once(')')?.1.split_ascii_whitespace().next()? {
+            "R" => State::Runnable,
+            "D" => State::Blocked,
+            _ => State::Idle,
+        };
+        Some(Self { ran: times.next()?, waited: times.next()?, state })
+    }
+}
+
+/// How much of the time `elapsed` between two looks a process had for itself: all but what it waited for a core or for a
+/// disk. All of it where the kernel does not tell.
+pub(crate) fn own_time(before: Option<Cpu>, now: Option<Cpu>, elapsed: Duration) -> Duration {
+    let Some((before, now)) = before.zip(now) else { return elapsed };
+    match now.state {
+        // A wait that is not over yet, or that a quota causes, is not in `waited`.
+        State::Runnable => now.ran.saturating_sub(before.ran).min(elapsed),
+        State::Blocked => Duration::ZERO,
+        State::Idle => elapsed.saturating_sub(now.waited.saturating_sub(before.waited)),
+    }
+}
+
 /// For how long a process that started at `ticks` has run.
 #[must_use]
 pub(crate) fn age(ticks: u64) -> Option<Duration> {
@@ -68,6 +117,36 @@ mod tests {
         for broken in ["", "7", "7 (a", "7 (a) S", "7 (a) S 1 2 3"] {
             assert_eq!(parse_stat(broken), None);
         }
+    }
+
+    #[test]
+    fn what_a_process_waited_for_a_core_or_a_disk_was_not_its_own() {
+        let second = Duration::from_secs(1);
+        let cpu = |ran, waited, state| {
+            Some(Cpu { ran: Duration::from_millis(ran), waited: Duration::from_millis(waited), state })
+        };
+        let before = cpu(100, 100, State::Idle);
+        for (now, own) in [
+            (cpu(110, 100, State::Idle), 1000),
+            (cpu(110, 900, State::Idle), 200),
+            (cpu(120, 100, State::Runnable), 20),
+            (cpu(1100, 100, State::Runnable), 1000),
+            (cpu(110, 100, State::Blocked), 0),
+            (None, 1000),
+        ] {
+            assert_eq!(own_time(before, now, second), Duration::from_millis(own), "{now:?}");
+        }
+        assert_eq!(own_time(None, before, second), second);
+    }
+
+    #[test]
+    fn a_process_that_runs_is_seen_to() {
+        let before = Cpu::of(std::process::id()).unwrap();
+        let end = std::time::Instant::now() + Duration::from_millis(200);
+        while std::time::Instant::now() < end {}
+        // This thread is not the first one, which waits for it.
+        let now = Cpu::of(std::process::id()).unwrap();
+        assert!(now.ran >= before.ran && now.state == State::Idle, "{before:?} {now:?}");
     }
 
     #[test]

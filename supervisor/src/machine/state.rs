@@ -4,8 +4,6 @@ use std::time::{Duration, Instant};
 
 use super::exit::Exit;
 
-/// A start that is not ready by then is killed and counts as a death.
-pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
 /// From asking a process to stop until it is sent SIGTERM, and from there until SIGKILL.
 pub(crate) const STOP_STEP: Duration = Duration::from_secs(5);
 /// SIGKILL is repeated this often while the kernel has not ended the process.
@@ -25,7 +23,7 @@ pub(crate) enum Wanted {
 /// ```text
 ///                spawn              Ready
 ///   Stopped ─────────────▶ Starting ──────▶ Running ◀── Adopted (found alive by a new supervisor)
-///      ▲                    │ ▲  │ late, frozen │
+///      ▲                    │ ▲  │      frozen  │
 ///      │ Exited, not wanted │ │  ▼              ▼ frozen
 ///      ├────────────────────┼─┼─ Killing ◀──────┤
 ///      │                    │ │  │ Exited       │ Exited
@@ -39,11 +37,8 @@ pub(crate) enum State {
     /// No process, none wanted.
     Stopped,
     /// A process was spawned and is not ready yet.
-    Starting {
-        /// When.
-        since: Instant,
-    },
-    /// Ready: it answered on its control socket and took an RTMP connect.
+    Starting,
+    /// Ready: it answered on its control socket and took an RTMP connect on the address that it is bound to.
     Running {
         /// Since when it is ready.
         since: Instant,

@@ -9,7 +9,7 @@ use super::unit::Unit;
 impl Unit {
     pub(super) fn handle_stopped(&mut self, now: Instant, event: Event, jitter: f64) -> Option<Action> {
         match event {
-            Event::Want(Wanted::Up) | Event::Restart => self.spawn(now),
+            Event::Want(Wanted::Up) | Event::Restart => self.spawn(),
             Event::Adopted => {
                 self.state = State::Running { since: now };
                 None
@@ -30,19 +30,9 @@ impl Unit {
         }
     }
 
-    pub(super) fn handle_starting(
-        &mut self,
-        now: Instant,
-        event: Event,
-        since: Instant,
-        jitter: f64,
-    ) -> Option<Action> {
+    pub(super) fn handle_starting(&mut self, now: Instant, event: Event, jitter: f64) -> Option<Action> {
         match event {
             Event::Want(Wanted::Down) | Event::Restart => self.ask_stop(now),
-            Event::Deadline => {
-                let why = format!("not ready within {} s", now.saturating_duration_since(since).as_secs());
-                self.kill(now, why, None)
-            }
             Event::SpawnFailed { fatal, why } => self.spawn_failed(now, fatal, why, jitter),
             Event::Ready | Event::Adopted => {
                 self.state = State::Running { since: now };
@@ -51,7 +41,7 @@ impl Unit {
             Event::Frozen { why } => self.kill(now, why, None),
             Event::Exited(exit) => self.exited(now, exit, Doing::Work, None, jitter),
             Event::Unproven { why } => self.unknown(why),
-            Event::Want(Wanted::Up) | Event::AskFailed | Event::Freed => None,
+            Event::Want(Wanted::Up) | Event::Deadline | Event::AskFailed | Event::Freed => None,
         }
     }
 
@@ -136,16 +126,16 @@ impl Unit {
         }
     }
 
-    pub(super) fn handle_backoff(&mut self, now: Instant, event: Event) -> Option<Action> {
+    pub(super) fn handle_backoff(&mut self, event: Event) -> Option<Action> {
         match event {
             Event::Want(Wanted::Down) => {
                 self.state = State::Stopped;
                 None
             }
-            Event::Restart => self.spawn(now),
+            Event::Restart => self.spawn(),
             Event::Deadline => {
                 self.restarts = self.restarts.saturating_add(1);
-                self.spawn(now)
+                self.spawn()
             }
             Event::Unproven { why } => self.unknown(why),
             Event::Want(Wanted::Up)
@@ -159,13 +149,13 @@ impl Unit {
         }
     }
 
-    pub(super) fn handle_failed(&mut self, now: Instant, event: Event) -> Option<Action> {
+    pub(super) fn handle_failed(&mut self, event: Event) -> Option<Action> {
         match event {
             Event::Want(Wanted::Down) => {
                 self.state = State::Stopped;
                 None
             }
-            Event::Restart => self.spawn(now),
+            Event::Restart => self.spawn(),
             Event::Want(Wanted::Up)
             | Event::Deadline
             | Event::SpawnFailed { .. }
@@ -181,7 +171,7 @@ impl Unit {
 
     pub(super) fn handle_unknown(&mut self, now: Instant, event: Event) -> Option<Action> {
         match event {
-            Event::Freed => self.ended(now),
+            Event::Freed => self.ended(),
             Event::Adopted => {
                 self.state = State::Running { since: now };
                 match self.wanted {
@@ -201,8 +191,8 @@ impl Unit {
         }
     }
 
-    fn spawn(&mut self, now: Instant) -> Option<Action> {
-        self.state = State::Starting { since: now };
+    fn spawn(&mut self) -> Option<Action> {
+        self.state = State::Starting;
         Some(Action::Spawn)
     }
 
@@ -248,7 +238,7 @@ impl Unit {
         let (meaning, how) = (end.meaning, end.to_string());
         self.last_end = Some((now, Last::Ended(end)));
         match (meaning, self.wanted) {
-            (Meaning::Asked, _) | (_, Wanted::Down) => return self.ended(now),
+            (Meaning::Asked, _) | (_, Wanted::Down) => return self.ended(),
             (Meaning::Refusal, Wanted::Up) => {
                 let why = format!("{how}: it refuses its config; its log says why");
                 self.state = State::Failed { why };
@@ -262,9 +252,9 @@ impl Unit {
     }
 
     /// An end that was wished for, or that nobody can judge.
-    fn ended(&mut self, now: Instant) -> Option<Action> {
+    fn ended(&mut self) -> Option<Action> {
         match self.wanted {
-            Wanted::Up => self.spawn(now),
+            Wanted::Up => self.spawn(),
             Wanted::Down => {
                 self.state = State::Stopped;
                 None

@@ -6,7 +6,7 @@ use cluster::status::UnitState;
 
 use super::backoff::{Backoff, STABLE};
 use super::exit::Last;
-use super::state::{Action, Event, START_LIMIT, State, Wanted};
+use super::state::{Action, Event, State, Wanted};
 
 /// One supervised process.
 #[derive(Clone, Debug)]
@@ -40,12 +40,12 @@ impl Unit {
         }
         match self.state.clone() {
             State::Stopped => self.handle_stopped(now, event, jitter),
-            State::Starting { since } => self.handle_starting(now, event, since, jitter),
+            State::Starting => self.handle_starting(now, event, jitter),
             State::Running { since } => self.handle_running(now, event, since, jitter),
             State::Stopping { step, .. } => self.handle_stopping(now, event, step, jitter),
             State::Killing { why, ready_for, .. } => self.handle_killing(now, event, &why, ready_for, jitter),
-            State::Backoff { .. } => self.handle_backoff(now, event),
-            State::Failed { .. } => self.handle_failed(now, event),
+            State::Backoff { .. } => self.handle_backoff(event),
+            State::Failed { .. } => self.handle_failed(event),
             State::Unknown { .. } => self.handle_unknown(now, event),
         }
     }
@@ -53,11 +53,14 @@ impl Unit {
     /// When [`Event::Deadline`] is due.
     pub(crate) fn deadline(&self) -> Option<Instant> {
         match &self.state {
-            State::Starting { since } => Some(*since + START_LIMIT),
             State::Stopping { until, .. } | State::Killing { until, .. } | State::Backoff { until } => {
                 Some(*until)
             }
-            State::Stopped | State::Running { .. } | State::Failed { .. } | State::Unknown { .. } => None,
+            State::Stopped
+            | State::Starting
+            | State::Running { .. }
+            | State::Failed { .. }
+            | State::Unknown { .. } => None,
         }
     }
 
@@ -75,8 +78,8 @@ impl Unit {
     pub(crate) fn status(&self) -> UnitState {
         match &self.state {
             State::Stopped => UnitState::Stopped,
-            State::Starting { .. } if self.backoff.is_flapping() => UnitState::Flapping,
-            State::Starting { .. } => UnitState::Starting,
+            State::Starting if self.backoff.is_flapping() => UnitState::Flapping,
+            State::Starting => UnitState::Starting,
             State::Running { .. } => UnitState::Running,
             State::Stopping { .. } | State::Killing { .. } => UnitState::Stopping,
             State::Backoff { .. } if self.backoff.is_flapping() => UnitState::Flapping,

@@ -98,7 +98,7 @@ impl Member {
         match self.machine.state() {
             State::Unknown { why } => Some(format!("{} is left alone: {why}", self.id)),
             State::Stopped
-            | State::Starting { .. }
+            | State::Starting
             | State::Running { .. }
             | State::Stopping { .. }
             | State::Killing { .. }
@@ -111,7 +111,7 @@ impl Member {
     pub(crate) fn is_at_rest(&self) -> bool {
         match self.machine.state() {
             State::Stopped | State::Failed { .. } | State::Unknown { .. } => true,
-            State::Starting { .. }
+            State::Starting
             | State::Running { .. }
             | State::Stopping { .. }
             | State::Killing { .. }

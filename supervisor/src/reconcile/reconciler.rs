@@ -355,7 +355,7 @@ impl Reconciler {
                 continue;
             };
             // What waits for its restart, or is being restarted, does not come back before its turn to stop.
-            if !matches!(member.machine.state(), State::Starting { .. } | State::Running { .. }) {
+            if !matches!(member.machine.state(), State::Starting | State::Running { .. }) {
                 self.feed(index, Event::Want(Wanted::Down), now, kernel);
             }
         }

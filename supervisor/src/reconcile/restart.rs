@@ -96,7 +96,7 @@ impl Reconciler {
         let again = wait.again.filter(|again| *again > now);
         if again.is_none() && job.question.is_none() {
             let left = wait.end.saturating_duration_since(now);
-            kernel.play(self.ask(job), &port.url(&wait.stream), left);
+            kernel.play(self.ask(job), &port.local_url(&wait.stream), left);
         }
         Turn::Wait(Step::AwaitPlay(wait), again)
     }

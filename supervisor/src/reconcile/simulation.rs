@@ -292,10 +292,9 @@ impl History {
                 "{id}: another process is known"
             );
             let has_process = match state {
-                State::Starting { .. }
-                | State::Running { .. }
-                | State::Stopping { .. }
-                | State::Killing { .. } => true,
+                State::Starting | State::Running { .. } | State::Stopping { .. } | State::Killing { .. } => {
+                    true
+                }
                 State::Stopped => {
                     assert_eq!(member.machine.wanted(), Wanted::Down, "{id} is wanted and stopped");
                     false

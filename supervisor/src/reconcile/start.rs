@@ -6,7 +6,8 @@ use control::api::StartupEvent;
 
 use super::job::{AwaitStart, Job, Step, Turn};
 use super::reconciler::Reconciler;
-use crate::machine::state::{START_LIMIT, State};
+use crate::machine::health::Heartbeat;
+use crate::machine::state::State;
 
 /// Beyond the limit of one start: one more try of a process that died at once.
 const SECOND_TRY: Duration = Duration::from_secs(5);
@@ -29,13 +30,13 @@ impl Reconciler {
                 }
                 State::Failed { .. } | State::Unknown { .. } => {}
                 State::Stopped
-                | State::Starting { .. }
+                | State::Starting
                 | State::Stopping { .. }
                 | State::Killing { .. }
                 | State::Backoff { .. } => open += 1,
             }
         }
-        let end = wait.begin + START_LIMIT + SECOND_TRY;
+        let end = wait.begin + Heartbeat::START_LIMIT + SECOND_TRY;
         if open > 0 && now < end {
             return Turn::Wait(Step::AwaitStart(wait), Some(end));
         }

@@ -7,7 +7,8 @@ use control::{Code, Error};
 use super::job::{AwaitPlay, AwaitReady, Job, Step, Turn};
 use super::kernel::Kernel;
 use super::reconciler::Reconciler;
-use crate::machine::state::{KILL_REPEAT, START_LIMIT, STOP_STEP, State};
+use crate::machine::health::Heartbeat;
+use crate::machine::state::{KILL_REPEAT, STOP_STEP, State};
 
 /// How long `restart` waits for a keyframe of each live stream before it goes on to the next process.
 pub(super) const KEYFRAME_LIMIT: Duration = Duration::from_secs(10);
@@ -48,7 +49,7 @@ impl Reconciler {
         now: Instant,
         kernel: &mut impl Kernel,
     ) -> Turn {
-        let limit = STOP_LIMIT + START_LIMIT;
+        let limit = STOP_LIMIT + Heartbeat::START_LIMIT;
         let end = *wait.end.get_or_insert(now + limit);
         let id = wait.id.clone();
         let failure = match self.member(&id).map(|member| (member, member.machine.state())) {
@@ -58,13 +59,13 @@ impl Reconciler {
             }
             Some((_, State::Failed { why } | State::Unknown { why })) => why.clone(),
             Some((_, State::Stopped)) | None => "it was stopped".to_owned(),
-            Some((_, State::Backoff { .. })) => "it ended at once, and is tried again".to_owned(),
+            Some((member, State::Backoff { .. })) => {
+                let how = member.machine.last_end().map(|(_, how)| how.to_string());
+                format!("{}; it is tried again", how.unwrap_or_default())
+            }
             Some((
                 _,
-                State::Starting { .. }
-                | State::Running { .. }
-                | State::Stopping { .. }
-                | State::Killing { .. },
+                State::Starting | State::Running { .. } | State::Stopping { .. } | State::Killing { .. },
             )) if now < end => return Turn::Wait(Step::AwaitReady(wait), Some(end)),
             Some(_) => format!("not within {} s", limit.as_secs()),
         };

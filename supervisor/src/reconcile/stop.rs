@@ -58,7 +58,7 @@ impl Reconciler {
                     is_empty = false;
                     continue;
                 }
-                State::Starting { .. }
+                State::Starting
                 | State::Running { .. }
                 | State::Stopping { .. }
                 | State::Killing { .. }

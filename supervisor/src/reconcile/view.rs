@@ -104,7 +104,7 @@ fn verdict(unit: &Member, look: &Path, now: Instant) -> (Health, String) {
             })
         }
         State::Stopped => (Health::Unknown, String::new()),
-        State::Starting { .. } => (Health::Unknown, unit.not_ready.clone().unwrap_or_default()),
+        State::Starting => (Health::Unknown, unit.not_ready.clone().unwrap_or_default()),
         State::Stopping { step: Stop::Asked, .. } => (Health::Unknown, "asked to stop".to_owned()),
         State::Stopping { step: Stop::Terminated, .. } => (Health::Unknown, "sent SIGTERM".to_owned()),
         State::Stopping { step: Stop::Killed, .. } => (Health::Unknown, "sent SIGKILL".to_owned()),

@@ -80,6 +80,8 @@ enum Due {
     Dies(u32, Exit),
     Freezes(u32),
     GetsReady(u32),
+    /// It has not said who it is by now, unless it has.
+    IsLate(u32),
     /// To the supervisor of this number.
     Tell(u64, Input),
     /// A report of this process; and then again and again.
@@ -187,6 +189,11 @@ impl Fake {
                 Due::Dies(pid, exit) => self.end(pid, exit),
                 Due::Freezes(pid) => self.freeze(pid),
                 Due::GetsReady(pid) => self.get_ready(pid),
+                Due::IsLate(pid) if !self.processes[&pid].ready => {
+                    let why = "no answer on its control socket within 30 s".into();
+                    self.event_after(MS, pid, Event::Frozen { why });
+                }
+                Due::IsLate(_) => {}
                 Due::Report(supervisor, pid, again) if supervisor == self.supervisor => {
                     self.report(pid, again);
                 }
@@ -415,6 +422,7 @@ impl Kernel for Fake {
             1 => Exit::Signal(11),
             _ => Exit::Code(self.random.pick(&[0, 1, 2, 64, 70, 71, 75, 78, 101, 255])),
         };
+        self.after(MS * 30_000, Due::IsLate(pid));
         let (at_once, ready) = (self.random.ms(0, 3000), self.random.ms(20, 600));
         match luck {
             6..18 => self.has_ended_after(at_once, pid, exit),
