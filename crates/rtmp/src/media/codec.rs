@@ -12,6 +12,17 @@ enum Name {
     FourCc([u8; 4]),
 }
 
+/// How the pictures of a codec are coded, where their own bytes tell a keyframe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Coding {
+    Avc,
+    Hevc,
+    Vvc,
+    Av1,
+    Vp8,
+    Vp9,
+}
+
 impl Codec {
     /// CodecID of a legacy video tag (FLV 10.1, E.4.3.1), with the two ids in common use beside the standard.
     pub(super) fn video(id: u8) -> Option<Self> {
@@ -60,6 +71,19 @@ impl Codec {
             b"ec-3" => Name::Known("eac3"),
             _ => Name::FourCc(code),
         })
+    }
+
+    pub(super) fn coding(self) -> Option<Coding> {
+        let Name::Known(name) = self.0 else { return None };
+        match name {
+            "h264" => Some(Coding::Avc),
+            "hevc" => Some(Coding::Hevc),
+            "vvc" => Some(Coding::Vvc),
+            "av1" => Some(Coding::Av1),
+            "vp8" => Some(Coding::Vp8),
+            "vp9" => Some(Coding::Vp9),
+            _ => None,
+        }
     }
 
     fn known(name: &'static str) -> Option<Self> {

@@ -5,6 +5,7 @@ mod audio;
 mod class;
 mod codec;
 mod data;
+mod picture;
 mod video;
 
 use crate::chunk::Message;

@@ -2,7 +2,8 @@
 //! enhanced headers.
 
 use super::class::{Class, Kind};
-use super::codec::Codec;
+use super::codec::{Codec, Coding};
+use super::picture::{self, Picture};
 
 const KEY: u8 = 1;
 const GENERATED_KEY: u8 = 4;
@@ -33,7 +34,8 @@ fn legacy(first: u8, rest: &[u8]) -> Class {
         _ if frame == COMMAND => return Class::IGNORE,
         None if framed => return Class::IGNORE,
         Some(0) if framed => Kind::VideoHeader,
-        Some(1) if framed && key => Kind::Keyframe,
+        // Behind the packet type and the composition time.
+        Some(1) if framed => frame_kind(key, Codec::video(id), rest.get(4..)),
         _ if framed => Kind::Video,
         _ if key => Kind::Keyframe,
         _ => Kind::Video,
@@ -50,16 +52,28 @@ fn enhanced(first: u8, rest: &[u8]) -> Class {
     if frame == COMMAND && packet.kind != METADATA {
         return Class::IGNORE;
     }
+    let key = matches!(frame, KEY | GENERATED_KEY);
     let kind = match (packet.kind, packet.track) {
         (_, Track::Further) => Kind::Video,
         (SEQUENCE_START | MPEG2TS_SEQUENCE_START, Track::Main) => Kind::VideoHeader,
         (METADATA, Track::Main) => Kind::VideoMetadata,
-        (CODED_FRAMES | CODED_FRAMES_X, Track::Main) if matches!(frame, KEY | GENERATED_KEY) => {
-            Kind::Keyframe
-        }
+        (CODED_FRAMES, Track::Main) => frame_kind(key, packet.codec, packet.coded_frames()),
+        (CODED_FRAMES_X, Track::Main) => frame_kind(key, packet.codec, Some(packet.body)),
         _ => Kind::Video,
     };
     Class { kind, codec: packet.codec }
+}
+
+/// What its own bytes say counts, and where they say nothing, the frame type.
+fn frame_kind(key: bool, codec: Option<Codec>, body: Option<&[u8]>) -> Kind {
+    let coding = codec.and_then(Codec::coding);
+    let picture = coding.zip(body).map_or(Picture::Untold, |(coding, body)| picture::look(coding, body));
+    match picture {
+        Picture::Key => Kind::Keyframe,
+        Picture::Dependent => Kind::Video,
+        Picture::Untold if key => Kind::Keyframe,
+        Picture::Untold => Kind::Video,
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,24 +84,26 @@ pub(super) enum Track {
 }
 
 /// The part of an enhanced header that audio and video share.
-pub(super) struct Packet {
+pub(super) struct Packet<'a> {
     pub(super) kind: u8,
     pub(super) track: Track,
     pub(super) codec: Option<Codec>,
+    /// What is behind the header, of the first track if there are more.
+    body: &'a [u8],
 }
 
-impl Packet {
+impl<'a> Packet<'a> {
     /// For audio: packet type 5 is multitrack, 7 an extension.
-    pub(super) fn parse(kind: u8, rest: &[u8]) -> Option<Self> {
+    pub(super) fn parse(kind: u8, rest: &'a [u8]) -> Option<Self> {
         Self::parse_with(5, kind, rest)
     }
 
     /// For video: packet type 6 is multitrack, 7 an extension.
-    fn parse_video(kind: u8, rest: &[u8]) -> Option<Self> {
+    fn parse_video(kind: u8, rest: &'a [u8]) -> Option<Self> {
         Self::parse_with(6, kind, rest)
     }
 
-    fn parse_with(multitrack: u8, mut kind: u8, rest: &[u8]) -> Option<Self> {
+    fn parse_with(multitrack: u8, mut kind: u8, rest: &'a [u8]) -> Option<Self> {
         let mut bytes = rest;
         while kind == AUDIO_OR_VIDEO_MOD_EX {
             let mut size = usize::from(take::<1>(&mut bytes)?[0]) + 1;
@@ -99,13 +115,28 @@ impl Packet {
         }
         if kind != multitrack {
             let codec = Some(Codec::four_cc(take(&mut bytes)?));
-            return Some(Self { kind, track: Track::Main, codec });
+            return Some(Self { kind, track: Track::Main, codec, body: bytes });
         }
         let [mode] = take(&mut bytes)?;
         let codec = Codec::four_cc(take(&mut bytes)?);
         let [track] = take(&mut bytes)?;
         let track = if track == 0 { Track::Main } else { Track::Further };
-        Some(Self { kind: mode & 0x0F, track, codec: Some(codec) })
+        // With several tracks in one message, each has a size.
+        let body = match (mode >> 4, bytes) {
+            (1 | 2, [s2, s1, s0, body @ ..]) => {
+                body.get(..u32::from_be_bytes([0, *s2, *s1, *s0]) as usize).unwrap_or(body)
+            }
+            _ => bytes,
+        };
+        Some(Self { kind: mode & 0x0F, track, codec: Some(codec), body })
+    }
+
+    /// The pictures of a packet of coded frames: for some codecs behind the composition time.
+    fn coded_frames(&self) -> Option<&'a [u8]> {
+        match self.codec?.coding()? {
+            Coding::Avc | Coding::Hevc | Coding::Vvc => self.body.get(3..),
+            Coding::Av1 | Coding::Vp8 | Coding::Vp9 => Some(self.body),
+        }
     }
 }
 
@@ -177,6 +208,29 @@ mod tests {
         assert_eq!(seen(b"\x96\x11avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
         assert_eq!(seen(b"\x96\x21avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
         assert_eq!(seen(b"\x96\x01avc1\x02"), (Kind::Video, "h264".into()));
+    }
+
+    #[test]
+    fn a_keyframe_is_what_the_picture_says_where_the_frame_type_does_not() {
+        let kinds = [
+            // Frame type 0, as some senders give each frame of Enhanced RTMP.
+            (&b"\x83hvc1\0\0\0\x02\x26\x01"[..], Kind::Keyframe),
+            (b"\x83hvc1\0\0\0\x02\x02\x01", Kind::Video),
+            (b"\x81hvc1\0\0\x28\0\0\0\x02\x26\x01", Kind::Keyframe),
+            (b"\x81av01\x12\0\x32\x01\x10", Kind::Keyframe),
+            (b"\x81vp09\x82\x49\x83\x42\0", Kind::Keyframe),
+            // A wrong one, both ways; a last picture that the old codec number says is HEVC.
+            (b"\x27\x01\0\0\0\0\0\0\x02\x65\x88", Kind::Keyframe),
+            (b"\x17\x01\0\0\0\0\0\0\x02\x41\x98", Kind::Video),
+            (b"\x2c\x01\0\0\0\0\0\0\x02\x2a\x01", Kind::Keyframe),
+            // The first track, alone and before others.
+            (b"\x86\x03hvc1\0\0\0\0\x02\x26\x01", Kind::Keyframe),
+            (b"\x86\x13hvc1\0\0\0\x06\0\0\0\x02\x26\x01\x01\0\0\0", Kind::Keyframe),
+            (b"\x86\x03hvc1\x01\0\0\0\x02\x26\x01", Kind::Video),
+        ];
+        for (payload, kind) in kinds {
+            assert_eq!(seen(payload).0, kind, "{payload:x?}");
+        }
     }
 
     #[test]
