@@ -1,5 +1,6 @@
 //! The command line of `srsctl`: its commands and what they are for. What a command takes is defined beside it.
 
+use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
@@ -57,4 +58,48 @@ pub(crate) enum Command {
     /// The supervised encoder; the supervisor starts it
     #[command(hide = true)]
     Encoder(encoder::Args),
+}
+
+/// What other tools call a command, and how it is asked for here.
+const ELSEWHERE: [(&[&str], &str); 9] = [
+    (
+        &["start", "run", "apply"],
+        "srsctl up FILE starts a cluster, and starts what is missing of one that runs",
+    ),
+    (&["stop", "kill", "quit", "shutdown"], "srsctl down stops a cluster"),
+    (
+        &["reload", "reconfigure", "update"],
+        "srsctl up FILE brings a changed file into force, as far as that takes no restart",
+    ),
+    (&["ps", "top", "info", "show"], "srsctl status shows every process and every stream"),
+    (&["log", "tail", "journal"], "srsctl logs prints the logs, srsctl logs -f goes on with them"),
+    (&["url"], "srsctl urls APP/STREAM prints where to publish and where to play"),
+    (&["test", "validate", "lint", "configtest"], "srsctl check FILE tells what is wrong with a file"),
+    (&["play"], "srsctl probe URL plays a stream until its first keyframe"),
+    (&["push"], "srsctl publish FILE.flv URL publishes a file"),
+];
+
+/// Has the error of a command that there is not say which one does what was asked for.
+pub(crate) fn hint(error: &mut clap::Error) {
+    let Some(ContextValue::String(asked)) = error.get(ContextKind::InvalidSubcommand) else { return };
+    let known = ELSEWHERE.iter().find(|(words, _)| words.contains(&asked.as_str()));
+    if let Some((_, hint)) = known {
+        error.remove(ContextKind::SuggestedSubcommand);
+        error.insert(ContextKind::Suggested, ContextValue::StyledStrs(vec![(*hint).into()]));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn what_is_hinted_at_is_no_command() {
+        let commands = Cli::command();
+        for word in ELSEWHERE.iter().flat_map(|(words, _)| words.iter()) {
+            assert!(commands.find_subcommand(word).is_none(), "{word}");
+        }
+    }
 }

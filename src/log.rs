@@ -1,4 +1,4 @@
-//! The log of a process of the cluster, on its stderr.
+//! The log of a process of the cluster, on its stderr. Names and words of others stand in it, so each line is cleaned.
 
 use std::io::{self, Write};
 
@@ -10,7 +10,7 @@ struct Stderr;
 
 impl Write for Stderr {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        let _ = io::stderr().write_all(line);
+        let _ = io::stderr().write_all(text::clean_lines(&String::from_utf8_lossy(line)).as_bytes());
         Ok(line.len())
     }
 

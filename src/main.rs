@@ -15,33 +15,43 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, hint};
 use crate::commands::{
     agent, bench, check, down, encoder, logs, probe, publish, restart, status, up, urls, worker,
 };
 use crate::failure::{Failure, code};
 use crate::subject::Subject;
-use crate::terminal::complain;
+use crate::terminal::{complain, has_colour, print_clean};
 
 fn main() -> ExitCode {
-    run(parse()).unwrap_or_else(|failure| {
+    parse().and_then(run).unwrap_or_else(|failure| {
         complain(&failure.to_string());
         failure.code()
     })
 }
 
 /// The command line; where a command is missing, the help instead of a list that has the internal ones.
-fn parse() -> Cli {
+fn parse() -> Result<Cli, Failure> {
     let arguments = || std::env::args_os();
-    let error = match Cli::try_parse_from(arguments()) {
-        Ok(cli) => return cli,
+    let mut error = match Cli::try_parse_from(arguments()) {
+        Ok(cli) => return Ok(cli),
         Err(error) => error,
     };
-    if error.kind() == ErrorKind::MissingSubcommand
-        && let Err(help) = Cli::try_parse_from(arguments().chain(["--help".into()]))
-    {
-        complain(help.render().to_string().trim_end());
-        std::process::exit(i32::from(code::USAGE));
+    match error.kind() {
+        // Asked for, so it is data: whoever cannot be given it is told.
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            let text = error.render();
+            print_clean(&if has_colour() { text.ansi().to_string() } else { text.to_string() })?;
+            std::process::exit(0);
+        }
+        ErrorKind::MissingSubcommand => {
+            if let Err(help) = Cli::try_parse_from(arguments().chain(["--help".into()])) {
+                complain(help.render().to_string().trim_end());
+                std::process::exit(i32::from(code::USAGE));
+            }
+        }
+        ErrorKind::InvalidSubcommand => hint(&mut error),
+        _ => {}
     }
     error.exit()
 }

@@ -51,11 +51,10 @@ pub(crate) fn remnants(remnants: &[Remnant]) -> String {
 }
 
 /// The document of `status --json` where no supervisor answers: no figures, but why there are none.
-pub(crate) fn no_status(cluster: &str, state: &str, reason: &str) -> String {
-    let document = serde_json::json!({
+pub(crate) fn no_status(cluster: &str, state: &str, reason: &str) -> serde_json::Value {
+    serde_json::json!({
         "schema": SCHEMA, "cluster": cluster, "state": state, "reason": reason, "units": [], "streams": [],
-    });
-    format!("{document:#}\n")
+    })
 }
 
 fn summary(status: &Status) -> String {

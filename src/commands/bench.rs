@@ -12,7 +12,7 @@ use clap::{Args, Subcommand};
 use signal_hook::consts::{SIGINT, SIGTERM};
 
 use crate::failure::{Failure, code};
-use crate::terminal::print;
+use crate::terminal::{print, print_json};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -102,9 +102,9 @@ pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
     let report = bench::run(load, &stop, &mut |progress| line.show(progress)).map_err(failure)?;
     line.end();
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&report).map_err(Failure::failed)?));
+        print_json(&report)?;
     } else {
-        print(&report.to_string());
+        print(&report.to_string())?;
     }
     Ok(if report.is_good() { ExitCode::SUCCESS } else { code::FAILED.into() })
 }

@@ -30,6 +30,6 @@ pub(crate) fn run(global: &Global, Args { path }: Args) -> Result<ExitCode, Fail
         cluster.edges.len(),
         hosts.len(),
         if hosts.len() == 1 { "host" } else { "hosts" },
-    ));
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

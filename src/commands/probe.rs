@@ -32,6 +32,6 @@ pub(crate) async fn run(Args { url, timeout }: Args) -> Result<ExitCode, Failure
         output::delay(report.tcp),
         output::delay(report.rtmp),
         codecs.join("+"),
-    ));
+    ))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -8,7 +8,7 @@ use supervisor::orphans;
 use crate::failure::{Failure, code};
 use crate::output;
 use crate::subject::Subject;
-use crate::terminal::{complain, print};
+use crate::terminal::{complain, print, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -21,12 +21,12 @@ pub(crate) struct Args {
 pub(crate) async fn run(subject: &Subject, Args { json }: Args) -> Result<ExitCode, Failure> {
     let status = match subject.client().status().await {
         Ok(status) => status,
-        Err(error) => return Err(no_status(subject, json, error)),
+        Err(error) => return Err(no_status(subject, json, error)?),
     };
     if json {
-        print(&format!("{}\n", serde_json::to_string_pretty(&status).map_err(Failure::failed)?));
+        print_json(&status)?;
     } else {
-        print(&output::status(&status));
+        print(&output::status(&status))?;
     }
     if let Some(file) = subject.changed_file() {
         complain(&format!(
@@ -38,7 +38,7 @@ pub(crate) async fn run(subject: &Subject, Args { json }: Args) -> Result<ExitCo
 }
 
 /// Prints what can be told of a cluster whose supervisor does not answer, and says why.
-fn no_status(subject: &Subject, json: bool, error: ClientError) -> Failure {
+fn no_status(subject: &Subject, json: bool, error: ClientError) -> Result<Failure, Failure> {
     let (state, failure) = match error {
         ClientError::NotRunning { .. } => match orphans::living(subject.dirs()) {
             0 => ("not-running", Failure::new(code::NOT_READY, subject.not_running())),
@@ -49,7 +49,7 @@ fn no_status(subject: &Subject, json: bool, error: ClientError) -> Failure {
                     subject.name()
                 );
                 if !json {
-                    print(&output::remnants(&orphans::remnants(subject.dirs())));
+                    print(&output::remnants(&orphans::remnants(subject.dirs())))?;
                 }
                 ("unsupervised", Failure::new(code::CANNOT_TELL, failure))
             }
@@ -57,7 +57,7 @@ fn no_status(subject: &Subject, json: bool, error: ClientError) -> Failure {
         error => ("unknown", Failure::new(code::CANNOT_TELL, error)),
     };
     if json {
-        print(&output::no_status(subject.name(), state, &failure.to_string()));
+        print_json(&output::no_status(subject.name(), state, &failure.to_string()))?;
     }
-    failure
+    Ok(failure)
 }

@@ -52,7 +52,7 @@ pub(crate) async fn run(global: &Global, Args { path, foreground }: Args) -> Res
         start(global, &loaded).await?;
     }
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
-    print(&format!("\n{}", output::status(&status)));
+    print(&format!("\n{}", output::status(&status)))?;
     match status.units.iter().filter(|unit| unit.state != UnitState::Running).count() {
         0 => Ok(ExitCode::SUCCESS),
         waiting => Err(not_ready(waiting)),

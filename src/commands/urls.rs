@@ -24,6 +24,6 @@ fn stream(text: &str) -> Result<StreamKey, String> {
 
 /// Prints the URLs of a stream.
 pub(crate) fn run(subject: &Subject, Args { stream }: &Args) -> Result<ExitCode, Failure> {
-    print(&output::urls(&subject.cluster()?, stream.as_str()));
+    print(&output::urls(&subject.cluster()?, stream.as_str()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -163,7 +163,7 @@ fn cut(text: &str, longest: usize) -> String {
 
 /// `text` with nothing in it that could act on a terminal.
 pub(super) fn clean(text: &str) -> String {
-    text.chars().map(printable).collect()
+    text::clean(text).into_owned()
 }
 
 /// The characters that `mark` covers, within its line.
@@ -174,7 +174,7 @@ pub(super) fn slice(text: &str, mark: Mark) -> String {
 
 /// A line with nothing in it that could act on a terminal; the library shows a tab as spaces.
 fn clean_line(line: &str) -> String {
-    line.trim_end().chars().map(|c| if c == '\t' { c } else { printable(c) }).collect()
+    line.trim_end().chars().map(|c| if c == '\t' { c } else { text::clean_char(c) }).collect()
 }
 
 /// Lines as YAML counts them: ended by LF, CR LF or CR alone. A byte order mark belongs to none.
@@ -190,11 +190,6 @@ fn lines(text: &str) -> impl Iterator<Item = &str> {
         rest = Some(if cr { after.strip_prefix('\n').unwrap_or(after) } else { after });
         Some(line)
     })
-}
-
-/// `c`, or a replacement for what a terminal would not print as one character.
-fn printable(c: char) -> char {
-    if matches!(c, '"' | '\'' | '\\') || c.escape_debug().count() == 1 { c } else { '\u{fffd}' }
 }
 
 #[cfg(test)]

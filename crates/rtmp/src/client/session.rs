@@ -25,8 +25,8 @@ const BUFFER_LENGTH: u32 = 3000;
 /// `start` of a play command: live, else recorded (RTMP 1.0, section 7.2.2.1).
 const LIVE_OR_RECORDED: f64 = -2.0;
 
-/// Characters kept of a text the server sent, for a log line.
-const MAX_TEXT: usize = 256;
+/// Columns that each of a server's words may take, where it is shown.
+const MAX_TEXT: usize = 80;
 
 /// One outgoing connection: handshake, `connect`, `createStream`, `publish` or `play`. Plain data.
 ///
@@ -299,7 +299,7 @@ impl Status {
             .values
             .iter()
             .find(|value| value.field("code").is_some() || value.field("level").is_some());
-        let text = |name| info.and_then(|info| info.field(name)).and_then(Value::as_str).map(printable);
+        let text = |name| info.and_then(|info| info.field(name)).and_then(Value::as_str).map(shown);
         let extra = info.and_then(|info| info.field("ex"));
         let redirect = ["redirect2", "redirect"]
             .iter()
@@ -308,7 +308,7 @@ impl Status {
             level: text("level").unwrap_or_default(),
             code: text("code").unwrap_or_default(),
             description: text("description").unwrap_or_default(),
-            redirect: redirect.map(printable),
+            redirect: redirect.map(shown),
         }
     }
 }
@@ -322,6 +322,6 @@ fn rejected(status: &Status) -> Error {
 }
 
 /// The peer chose this text, and a terminal will show it.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control()).take(MAX_TEXT).collect()
+fn shown(words: &str) -> String {
+    text::fit(words, MAX_TEXT)
 }

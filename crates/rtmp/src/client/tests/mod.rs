@@ -157,18 +157,27 @@ fn a_redirect_is_a_refusal_that_names_the_target() {
     let ex = object([("code", 302.0.into()), ("redirect", "rtmp://other/live\n".into())]);
     let info = object([("code", "NetConnection.Connect.Rejected".into()), ("ex", ex)]);
     let refused = Scripted::new(Mode::Play).send(&command(3, 0, "_error", 1.0, &[NULL, info]));
-    assert_eq!(refused, Err(rejected("NetConnection.Connect.Rejected", "redirected to rtmp://other/live")));
+    assert_eq!(
+        refused,
+        Err(rejected("NetConnection.Connect.Rejected", "redirected to rtmp://other/live\u{fffd}"))
+    );
 }
 
 #[test]
-fn texts_of_the_server_are_bounded_and_printable() {
-    let long = "x\u{1b}[31m".repeat(1000);
-    let info = object([("level", "error".into()), ("code", "c".into()), ("description", (&*long).into())]);
+fn words_of_the_server_are_clean_and_take_80_columns_at_most() {
+    let hostile = "x\u{1b}[31m\u{202e}\u{2028}\u{200b}直".repeat(1000);
+    let info = object([
+        ("level", "error".into()),
+        ("code", (&*hostile).into()),
+        ("description", (&*hostile).into()),
+    ]);
     let error =
         Scripted::starting(Mode::Play).send(&command(3, 5, "onStatus", 0.0, &[NULL, info])).unwrap_err();
-    let Error::Rejected { description, .. } = error else { panic!("{error}") };
-    assert_eq!(description.chars().count(), 256);
-    assert!(!description.contains('\u{1b}'));
+    let Error::Rejected { code, description } = error else { panic!("{error}") };
+    for words in [code, description] {
+        assert_eq!(text::clean(&words), words);
+        assert!((70..=80).contains(&text::width(&words)), "{words}");
+    }
 }
 
 #[test]
