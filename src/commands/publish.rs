@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cluster::EncoderSource;
-use encoder::{PublishEvent, Sent};
+use encoder::{Persistence, PublishError, PublishEvent, Sent};
 use rtmp::url::Url;
 
 use crate::failure::Failure;
@@ -25,7 +25,7 @@ pub(crate) struct Args {
     args: Vec<String>,
 }
 
-/// Publishes until stopped.
+/// Publishes until stopped, or until the server will not have it.
 pub(crate) async fn run(Args { test_card, mut args }: Args) -> Result<ExitCode, Failure> {
     let url = args.pop().unwrap_or_default();
     let source = match (test_card, args.pop()) {
@@ -59,7 +59,10 @@ pub(crate) async fn run(Args { test_card, mut args }: Args) -> Result<ExitCode, 
     };
     let sent = Sent::default();
     tokio::select! {
-        ended = encoder::publish(&source, &url, &sent, &mut progress) => ended.map_err(Failure::failed)?,
+        ended = encoder::publish(&source, &url, Persistence::WhileItMayHelp, &sent, &mut progress) => ended.map_err(|error| match error {
+            PublishError::Source(error) => Failure::failed(error),
+            error => Failure::failed(format!("{url}: {error}")),
+        })?,
         _ = tokio::signal::ctrl_c() => {}
     }
     Ok(ExitCode::SUCCESS)

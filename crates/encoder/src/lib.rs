@@ -8,6 +8,6 @@ mod publish;
 mod service;
 mod source;
 
-pub use publish::{PublishError, PublishEvent, Sent, publish};
+pub use publish::{Persistence, PublishError, PublishEvent, Sent, publish};
 pub use service::run;
 pub use source::{Frame, Source, SourceError};

@@ -23,8 +23,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(25);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 /// A connection that took this many messages, a few seconds of them, was a good one: the next attempt is made soon.
 const STEADY: u64 = 250;
+/// For so long a name that is in use is asked for again: longer than a server keeps one whose publisher was lost.
+const REFUSED_FOR: Duration = Duration::from_secs(10);
+/// What servers answer for a name in use; some for a wrong one too.
+const IN_USE: &str = "NetStream.Publish.BadName";
 /// Bytes read from the server at once: it says little.
 const READ: usize = 4 * 1024;
+
 /// Why a connection to the server ended.
 #[derive(Debug, thiserror::Error)]
 pub enum PublishError {
@@ -78,32 +83,62 @@ impl Sent {
     }
 }
 
+/// Whether a publication that its server refuses is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Persistence {
+    /// For ever: somebody watches, and the server may be given another configuration.
+    Always,
+    /// A name in use for [`REFUSED_FOR`]: the one before may still be on its way out. Anything else that was refused before it
+    /// ever published is refused for good.
+    WhileItMayHelp,
+}
+
 /// Sends `source` to `url` for ever, in real time; reconnects with growing delays.
 ///
 /// # Errors
-/// Only when the source itself cannot be sent.
+/// When the source itself cannot be sent, or the server refuses and is not asked again.
 pub async fn publish(
     source: &EncoderSource,
     url: &Url,
+    persistence: Persistence,
     sent: &Sent,
     progress: &mut dyn FnMut(PublishEvent<'_>),
-) -> Result<(), SourceError> {
+) -> Result<(), PublishError> {
     Source::check(source)?;
     let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
+    let mut refused_since = None;
     loop {
         let before = sent.messages.get();
         let error = match publish_once(source, url, sent, progress).await {
             Ok(never) => match never {},
-            Err(PublishError::Source(error)) => return Err(error),
+            Err(error @ PublishError::Source(_)) => return Err(error),
             Err(error) => error,
         };
         sent.publishing.set(false);
         if sent.messages.get() - before >= STEADY {
             delays.reset();
         }
+        match refusal(&error) {
+            Some(code) if persistence == Persistence::WhileItMayHelp => {
+                let since = *refused_since.get_or_insert_with(Instant::now);
+                let may_help = code == IN_USE || sent.messages.get() > 0;
+                if !may_help || since.elapsed() >= REFUSED_FOR {
+                    return Err(error);
+                }
+            }
+            Some(_) | None => refused_since = None,
+        }
         let delay = delays.next_delay(rtmp_io::chance());
         progress(PublishEvent::Retrying(&error, delay));
         sleep(delay).await;
+    }
+}
+
+/// The server's code, if `error` is that it refused.
+fn refusal(error: &PublishError) -> Option<&str> {
+    match error {
+        PublishError::Connection(rtmp_io::Error::Rtmp(client::Error::Rejected { code, .. })) => Some(code),
+        PublishError::Connection(_) | PublishError::Source(_) | PublishError::Stuck => None,
     }
 }
 
@@ -152,4 +187,65 @@ async fn write(client: &mut Client) -> Result<(), PublishError> {
     // Without a limit a cut network is noticed when TCP gives up, after a quarter of an hour.
     let written = timeout(WRITE_TIMEOUT, socket::write_all(&client.socket, client.session.output())).await;
     Ok(written.map_err(|_| PublishError::Stuck)?.map_err(rtmp_io::Error::Lost)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use rtmp::server::{Config, Event, Session};
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    /// What a publication at a server comes to that refuses each with `code`; time is the runtime's own.
+    async fn refused_with(code: &'static str) -> (PublishError, u32) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("rtmp://{}/live/a", listener.local_addr().unwrap()).parse().unwrap();
+        let server = async {
+            loop {
+                let (socket, _) = listener.accept().await.unwrap();
+                let mut session = Session::new(Config::default());
+                let mut is_refused = false;
+                while !is_refused {
+                    let mut buffer = [0; 4096];
+                    socket.readable().await.unwrap();
+                    let Ok(taken) = socket.try_read(&mut buffer) else { continue };
+                    let mut input = &buffer[..taken];
+                    while let Some(event) = session.handle_input(&mut input).unwrap() {
+                        is_refused |= matches!(event, Event::Publish { .. });
+                    }
+                    if is_refused {
+                        session.reject_publish(code, "why");
+                    }
+                    socket::write_all(&socket, session.output()).await.unwrap();
+                }
+                // Until it has read the answer.
+                let _ = socket.readable().await;
+            }
+        };
+        let mut retries = 0;
+        let mut told =
+            |event: PublishEvent<'_>| retries += u32::from(matches!(event, PublishEvent::Retrying(..)));
+        let sent = Sent::default();
+        let publication =
+            publish(&EncoderSource::TestCard, &url, Persistence::WhileItMayHelp, &sent, &mut told);
+        let error = tokio::select! {
+            ended = publication => ended.unwrap_err(),
+            () = server => unreachable!("it serves for ever"),
+        };
+        (error, retries)
+    }
+
+    #[tokio::test]
+    async fn what_is_refused_for_good_is_not_asked_for_again() {
+        let (error, retries) = refused_with("NetStream.Publish.Denied").await;
+        assert_eq!((refusal(&error), retries), (Some("NetStream.Publish.Denied"), 0));
+    }
+
+    #[tokio::test]
+    async fn a_name_in_use_is_asked_for_again_and_not_for_ever() {
+        let start = Instant::now();
+        let (error, retries) = refused_with(IN_USE).await;
+        assert_eq!(refusal(&error), Some(IN_USE));
+        assert!(retries > 3 && start.elapsed() >= REFUSED_FOR, "{retries}, {:?}", start.elapsed());
+    }
 }

@@ -13,7 +13,7 @@ use rtmp::url::Url;
 use tokio::time::sleep;
 use tracing::{debug, info, warn};
 
-use crate::publish::{PublishEvent, Sent, publish};
+use crate::publish::{Persistence, PublishEvent, Sent, publish};
 
 /// Runs the encoder of the config file `config` under a supervisor, until told to stop. To be called before a thread or a
 /// runtime exists.
@@ -31,7 +31,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         tokio::task::spawn_local(beat(Rc::clone(&encoder)));
         let mut log = |progress: PublishEvent<'_>| log_event(&progress);
         tokio::select! {
-            ended = publish(&spec.source, &url, &encoder.sent, &mut log) => {
+            ended = publish(&spec.source, &url, Persistence::Always, &encoder.sent, &mut log) => {
                 ended.map_err(|e| RunError::System { what: "encoder", source: io::Error::other(e) })
             }
             served = control::serve(seat, encoder.clone()) => served,
@@ -118,7 +118,7 @@ mod tests {
         };
         let mut told = |_: PublishEvent<'_>| {};
         tokio::select! {
-            ended = publish(&EncoderSource::TestCard, &url, &encoder.sent, &mut told) => panic!("{ended:?}"),
+            ended = publish(&EncoderSource::TestCard, &url, Persistence::Always, &encoder.sent, &mut told) => panic!("{ended:?}"),
             () = server => {}
         }
     }
