@@ -4,8 +4,9 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use super::report::quoted;
 
-/// Longest host name (RFC 1035 §2.3.4, without the root).
-const MAX_NAME: usize = 253;
+/// Longest host name, characters: files are called by role, host and port, and a file's name has 255 bytes at most. RFC 1035
+/// §2.3.4 would allow 253.
+const MAX_NAME: usize = 230;
 /// Longest label of one.
 const MAX_LABEL: usize = 63;
 
@@ -72,7 +73,10 @@ pub(super) fn check(host: &str) -> Result<(), Wrong> {
         return wrong(&format!(" with {} in it", quoted(&c.to_string())), help);
     }
     if host.len() > MAX_NAME {
-        return wrong(&format!(" of {} characters", host.len()), "a name has at most 253");
+        return wrong(
+            &format!(" of {} characters", host.len()),
+            "a name may have at most 230: files are called by it",
+        );
     }
     for label in host.split('.') {
         if label.is_empty() {
@@ -101,4 +105,20 @@ pub(super) fn check(host: &str) -> Result<(), Wrong> {
 /// Whether no single server can have this address.
 pub(super) fn is_group(address: IpAddr) -> bool {
     address.is_multicast() || address == IpAddr::V4(Ipv4Addr::BROADCAST)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::spec::{Role, UnitId};
+
+    #[test]
+    fn every_file_that_is_called_by_a_host_has_a_name_that_fits() {
+        let host =
+            format!("{0}.{0}.{0}.{1}", "a".repeat(MAX_LABEL), "b".repeat(MAX_NAME - 3 * (MAX_LABEL + 1)));
+        assert!(check(&host).is_ok() && check(&format!("{host}b")).is_err());
+        // The longest suffix is that of a config while it is written.
+        let name = format!("{}.yaml.tmp", UnitId::worker(Role::Origin, &host, u16::MAX));
+        assert!(name.len() <= 255, "{}", name.len());
+    }
 }
