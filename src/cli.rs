@@ -4,7 +4,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, check, down, encoder, logs, probe, publish, restart, status, up, urls, worker,
+    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, status, up, urls, worker,
 };
 use crate::subject::Global;
 
@@ -32,11 +32,15 @@ pub(crate) enum Command {
     Status(status::Args),
     /// Restart one port after the other; each serves again before the next. Players of a port that restarts are disconnected and
     /// have to connect again; encoders too when it is the origin
+    #[command(override_usage = restart::USAGE)]
     Restart(restart::Args),
     /// Stop the cluster; logs, generated configs and the secret stay
     Down(down::Args),
     /// Print logs, merged in order of time
+    #[command(override_usage = logs::USAGE)]
     Logs(logs::Args),
+    /// List the clusters of this user on this machine
+    Ls(ls::Args),
     /// Print where to publish a stream and where to play it
     Urls(urls::Args),
     /// Check a cluster file without touching anything
@@ -60,8 +64,30 @@ pub(crate) enum Command {
     Encoder(encoder::Args),
 }
 
+impl Command {
+    /// Whether stdout is to have JSON alone.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Status(args) => args.json,
+            Self::Ls(args) => args.json,
+            Self::Bench(command) => command.wants_json(),
+            Self::Up(_)
+            | Self::Restart(_)
+            | Self::Down(_)
+            | Self::Logs(_)
+            | Self::Urls(_)
+            | Self::Check(_)
+            | Self::Probe(_)
+            | Self::Publish(_)
+            | Self::Agent(_)
+            | Self::Worker(_)
+            | Self::Encoder(_) => false,
+        }
+    }
+}
+
 /// What other tools call a command, and how it is asked for here.
-const ELSEWHERE: [(&[&str], &str); 9] = [
+const ELSEWHERE: [(&[&str], &str); 10] = [
     (
         &["start", "run", "apply"],
         "srsctl up FILE starts a cluster, and starts what is missing of one that runs",
@@ -73,6 +99,7 @@ const ELSEWHERE: [(&[&str], &str); 9] = [
     ),
     (&["ps", "top", "info", "show"], "srsctl status shows every process and every stream"),
     (&["log", "tail", "journal"], "srsctl logs prints the logs, srsctl logs -f goes on with them"),
+    (&["list", "clusters"], "srsctl ls lists the clusters of this user on this machine"),
     (&["url"], "srsctl urls APP/STREAM prints where to publish and where to play"),
     (&["test", "validate", "lint", "configtest"], "srsctl check FILE tells what is wrong with a file"),
     (&["play"], "srsctl probe URL plays a stream until its first keyframe"),

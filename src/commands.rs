@@ -6,6 +6,7 @@ pub(crate) mod check;
 pub(crate) mod down;
 pub(crate) mod encoder;
 pub(crate) mod logs;
+pub(crate) mod ls;
 pub(crate) mod probe;
 pub(crate) mod publish;
 pub(crate) mod restart;

@@ -35,6 +35,18 @@ impl Failure {
         Self::new(code::USAGE, message)
     }
 
+    /// The exit code's name, for programs.
+    pub(crate) fn name(&self) -> &'static str {
+        match self.code {
+            code::USAGE => "usage",
+            code::NOT_READY => "not-ready",
+            code::CANNOT_TELL => "cannot-tell",
+            code::LOCKED => "busy",
+            code::INTERRUPTED => "interrupted",
+            _ => "failed",
+        }
+    }
+
     /// The exit code as a number.
     pub(crate) fn number(&self) -> u8 {
         self.code

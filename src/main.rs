@@ -8,7 +8,9 @@ mod failure;
 mod log;
 mod output;
 mod subject;
+mod table;
 mod terminal;
+mod words;
 
 use std::process::ExitCode;
 
@@ -17,16 +19,29 @@ use clap::error::ErrorKind;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
-    agent, bench, check, down, encoder, logs, probe, publish, restart, status, up, urls, worker,
+    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, status, up, urls, worker,
 };
 use crate::failure::{Failure, code};
-use crate::subject::Subject;
-use crate::terminal::{complain, has_colour, print_clean};
+use crate::terminal::{complain, has_colour, print_clean, print_json};
 
 fn main() -> ExitCode {
-    parse().and_then(run).unwrap_or_else(|failure| {
+    parse().and_then(main_of).unwrap_or_else(|failure| {
         complain(&failure.to_string());
         failure.code()
+    })
+}
+
+/// Where JSON was asked for, a failure is a document too.
+fn main_of(cli: Cli) -> Result<ExitCode, Failure> {
+    let wants_json = cli.command.wants_json();
+    run(cli).or_else(|failure| {
+        if wants_json {
+            print_json(&serde_json::json!({
+                "schema": "srsctl/error/v1",
+                "error": { "code": failure.name(), "exit_code": failure.number(), "message": failure.to_string() },
+            }))?;
+        }
+        Err(failure)
     })
 }
 
@@ -57,14 +72,14 @@ fn parse() -> Result<Cli, Failure> {
 }
 
 fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
-    let subject = || Subject::find(&global);
     match command {
         Command::Up(args) => block_on(up::run(&global, args)),
-        Command::Status(args) => block_on(status::run(&subject()?, args)),
-        Command::Restart(args) => block_on(restart::run(&subject()?, args)),
-        Command::Down(args) => block_on(down::run(&subject()?, args)),
-        Command::Logs(args) => block_on(logs::run(&subject()?, args)),
-        Command::Urls(args) => urls::run(&subject()?, &args),
+        Command::Status(args) => block_on(status::run(&global, args)),
+        Command::Restart(args) => block_on(restart::run(&global, args)),
+        Command::Down(args) => block_on(down::run(&global, args)),
+        Command::Logs(args) => block_on(logs::run(&global, args)),
+        Command::Urls(args) => urls::run(&global, &args),
+        Command::Ls(args) => block_on(ls::run(&global, args)),
         Command::Check(args) => check::run(&global, args),
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Publish(args) => block_on(publish::run(args)),

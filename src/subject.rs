@@ -18,10 +18,13 @@ use crate::terminal::complain;
 /// The file a command without one takes.
 const DEFAULT_FILE: &str = "cluster.yaml";
 
+/// Stands for standard input in place of a file.
+const STDIN: &str = "-";
+
 /// What every command line can say about it.
 #[derive(Debug, Args)]
 pub(crate) struct Global {
-    /// The cluster's file; without it ./cluster.yaml, else the only cluster that runs
+    /// The cluster's file or its name; without it ./cluster.yaml, else the only cluster that runs
     #[arg(short, long, global = true, value_name = "FILE")]
     file: Option<PathBuf>,
     /// Where state, configs and logs are kept [default: /run/srsctl and /var/lib/srsctl as root, else ~/.local/state/srsctl]
@@ -30,13 +33,14 @@ pub(crate) struct Global {
 }
 
 impl Global {
-    /// The file that was named, of a command that cannot do without: as its own argument, by -f, or by being here.
+    /// The file that was named, of a command that cannot do without: as its own argument, by -f, by the name of its cluster, or
+    /// by being here.
     pub(crate) fn required_file(&self, argument: Option<&Path>) -> Result<ClusterFile, Failure> {
-        let path = argument.map(Path::to_path_buf).or_else(|| self.path());
-        let path = path.ok_or_else(|| {
+        let path = self.path(argument)?.ok_or_else(|| {
             Failure::usage(format!("no cluster file: there is no {DEFAULT_FILE} here; name one: -f FILE"))
         })?;
-        Ok(ClusterFile::read(&path)?)
+        let recorded = Subject::called(&path, &self.roots()?)?.and_then(|subject| subject.in_force);
+        Ok(ClusterFile::read(recorded.as_ref().map_or(&*path, ClusterFile::path))?)
     }
 
     /// The directory that was named for the state of all clusters.
@@ -44,12 +48,22 @@ impl Global {
         self.state_dir.as_deref()
     }
 
-    fn path(&self) -> Option<PathBuf> {
-        let default = || Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists());
-        self.file.clone().or_else(default)
+    fn path(&self, argument: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
+        let named = match (argument, &self.file) {
+            (Some(argument), Some(option)) if argument != option => {
+                return Err(Failure::usage("a cluster is named by FILE or by -f FILE, not by both"));
+            }
+            (argument, option) => argument.or(option.as_deref()),
+        };
+        Ok(match named {
+            Some(path) if path == Path::new(STDIN) => Some(PathBuf::from("/dev/stdin")),
+            Some(path) => Some(path.to_owned()),
+            None => Some(PathBuf::from(DEFAULT_FILE)).filter(|path| path.exists()),
+        })
     }
 
-    fn roots(&self) -> Result<StateRoots, Failure> {
+    /// Where the state of all clusters is.
+    pub(crate) fn roots(&self) -> Result<StateRoots, Failure> {
         Ok(StateRoots::resolve(self.state_dir())?)
     }
 }
@@ -59,7 +73,7 @@ impl Global {
 pub(crate) struct Loaded {
     /// What it says.
     pub(crate) cluster: Cluster,
-    /// Its absolute path; symbolic links are kept.
+    /// Its absolute path; symbolic links are kept. Where the text came through a pipe, that of the file in force.
     pub(crate) path: PathBuf,
     /// What is written in it.
     pub(crate) text: String,
@@ -76,14 +90,19 @@ pub(crate) struct Subject {
     in_force: Option<ClusterFile>,
     /// The state of all clusters.
     roots: StateRoots,
+    /// Nobody named it, and no file of it is here.
+    is_guessed: bool,
 }
 
 impl Subject {
-    /// The cluster of the file that is named or here, else the only one that runs. A file that has been broken or removed
-    /// since it was brought into force still means its cluster.
-    pub(crate) fn find(global: &Global) -> Result<Self, Failure> {
+    /// The cluster of the file that is named or here, or that is called so, else the only one that runs. A file that has been
+    /// broken or removed since it was brought into force still means its cluster. `argument` is what a command takes beside -f.
+    pub(crate) fn find(global: &Global, argument: Option<&Path>) -> Result<Self, Failure> {
         let roots = global.roots()?;
-        let Some(path) = global.path() else { return Self::only_one(roots) };
+        let Some(path) = global.path(argument)? else { return Self::only_one(roots) };
+        if let Some(called) = Self::called(&path, &roots)? {
+            return Ok(called);
+        }
         let named = ClusterFile::read(&path).and_then(|file| Ok((file.name()?, file)));
         match named {
             Ok((name, file)) => Self::of_file(file, &name, roots),
@@ -94,11 +113,23 @@ impl Subject {
     /// The cluster that a file is to start or to change, once it has been found sound; as [`Global::required_file`].
     pub(crate) fn to_bring_up(global: &Global, argument: Option<&Path>) -> Result<(Self, Loaded), Failure> {
         let file = global.required_file(argument)?;
+        Self::of_loaded(global, file)
+    }
+
+    /// The cluster of `file`, once it has been found sound.
+    pub(crate) fn of_loaded(global: &Global, file: ClusterFile) -> Result<(Self, Loaded), Failure> {
         let cluster = parse(&file)?;
-        let path = std::path::absolute(file.path())
-            .map_err(|e| Failure::usage(format!("{}: no absolute path: {e}", file.path().display())))?;
+        let roots = global.roots()?;
+        let path = if file.path().is_file() {
+            std::path::absolute(file.path())
+                .map_err(|e| Failure::usage(format!("{}: no absolute path: {e}", file.path().display())))?
+        } else {
+            // A pipe is read once; what came through it lies there afterwards.
+            roots.cluster(&cluster.name).file_in_force()
+        };
         let text = file.text().to_owned();
-        Ok((Self::of_file(file, &cluster.name, global.roots()?)?, Loaded { cluster, path, text }))
+        let file = ClusterFile::new(path.clone(), text.clone());
+        Ok((Self::of_file(file, &cluster.name, roots)?, Loaded { cluster, path, text }))
     }
 
     /// The cluster's name.
@@ -114,6 +145,16 @@ impl Subject {
     /// To ask its supervisor.
     pub(crate) fn client(&self) -> Client {
         Client::new(self.dirs.clone())
+    }
+
+    /// Whether it was taken because no other runs, and neither named nor here.
+    pub(crate) fn is_guessed(&self) -> bool {
+        self.is_guessed
+    }
+
+    /// Where its file in force came from, as far as that is known.
+    pub(crate) fn origin_of_file(&self) -> Option<&Path> {
+        self.in_force.as_ref().map(ClusterFile::path)
     }
 
     /// Its file, if that is not the one in force any more.
@@ -162,6 +203,17 @@ impl Subject {
         }))
     }
 
+    /// The cluster that is called as `path` reads, unless there is a file there.
+    fn called(path: &Path, roots: &StateRoots) -> Result<Option<Self>, Failure> {
+        let known = path.to_str().filter(|name| roots.known().iter().any(|known| known == name));
+        let Some(name) = known.filter(|_| !path.exists()) else { return Ok(None) };
+        let mut this = Self::new(None, roots.cluster(name), roots.clone())?;
+        let file = this.in_force.as_ref().and_then(|file| ClusterFile::read(file.path()).ok());
+        // Its file may have been given to another cluster since.
+        this.file = file.filter(|file| file.name().is_ok_and(|found| found == name));
+        Ok(Some(this))
+    }
+
     /// The cluster that was started from the file at `path`, which is broken or gone now, as `error` says.
     fn started_from(path: &Path, roots: &StateRoots, error: FileError) -> Result<Self, Failure> {
         let Some(this) = Self::recorded(path, roots) else { return Err(error.into()) };
@@ -182,12 +234,12 @@ impl Subject {
             fitting = known.iter().filter(|dirs| dirs.run().exists()).collect();
         }
         match fitting.as_slice() {
-            [dirs] => Self::new(None, (*dirs).clone(), roots),
+            [dirs] => Ok(Self { is_guessed: true, ..Self::new(None, (*dirs).clone(), roots)? }),
             [] => Err(Failure::failed(format!(
-                "no cluster runs, and there is no {DEFAULT_FILE} here; name a cluster by its file: -f FILE"
+                "no cluster runs, and there is no {DEFAULT_FILE} here; name a cluster by its file: -f FILE; srsctl ls lists all"
             ))),
             several => Err(Failure::usage(format!(
-                "several clusters run; name the one you mean by its file:{}",
+                "several clusters run; name the one you mean:{}",
                 several.iter().map(|dirs| how_to_name(dirs)).collect::<String>()
             ))),
         }
@@ -199,14 +251,14 @@ impl Subject {
         let mut known = roots.known().into_iter().filter_map(|name| {
             let dirs = roots.cluster(&name);
             let in_force = Some(in_force(&dirs).ok()??);
-            Some(Self { file: None, dirs, in_force, roots: roots.clone() })
+            Some(Self { file: None, dirs, in_force, roots: roots.clone(), is_guessed: false })
         });
         known.find(|this| this.in_force.as_ref().is_some_and(|file| canonical(file.path()) == wanted))
     }
 
     fn new(file: Option<ClusterFile>, dirs: ClusterDirs, roots: StateRoots) -> Result<Self, Failure> {
         let in_force = in_force(&dirs)?;
-        Ok(Self { file, dirs, in_force, roots })
+        Ok(Self { file, dirs, in_force, roots, is_guessed: false })
     }
 
     fn cluster_in_force(&self) -> Result<Cluster, Failure> {
@@ -293,14 +345,14 @@ mod tests {
     }
 
     fn refusal(global: &Global) -> String {
-        Subject::find(global).unwrap_err().to_string()
+        Subject::find(global, None).unwrap_err().to_string()
     }
 
     #[test]
     fn a_file_means_its_cluster_though_the_rest_of_it_is_wrong() {
         let place = Scratch::new();
         let global = place.write("a.yaml", "cluster: live\nedges: 3\n");
-        let subject = Subject::find(&global).unwrap();
+        let subject = Subject::find(&global, None).unwrap();
         assert_eq!(subject.name(), "live");
         assert!(subject.cluster().unwrap_err().to_string().contains("a.yaml:2:8"));
     }
@@ -315,7 +367,7 @@ mod tests {
                 Some(text) => fs::write(place.path("a.yaml"), text).unwrap(),
                 None => fs::remove_file(place.path("a.yaml")).unwrap(),
             }
-            let cluster = Subject::find(&global).unwrap().cluster().unwrap();
+            let cluster = Subject::find(&global, None).unwrap().cluster().unwrap();
             assert_eq!(cluster.name, "live", "{text:?}");
         }
         let broken = place.write("b.yaml", "cluster: [\n");
@@ -326,19 +378,64 @@ mod tests {
     fn a_file_with_the_name_of_another_cluster_is_refused_and_a_copy_is_not() {
         let place = Scratch::new();
         place.put_in_force("a.yaml", GUIDE);
-        assert_eq!(Subject::find(&place.write("copy.yaml", GUIDE)).unwrap().name(), "live");
+        assert_eq!(Subject::find(&place.write("copy.yaml", GUIDE), None).unwrap().name(), "live");
         let other = place.write("b.yaml", &GUIDE.replace("127.0.0.5", "127.0.0.8"));
         assert!(refusal(&other).contains("cluster `live` is known from "));
         fs::remove_file(place.path("a.yaml")).unwrap();
-        assert_eq!(Subject::find(&other).unwrap().name(), "live");
+        assert_eq!(Subject::find(&other, None).unwrap().name(), "live");
     }
 
     #[test]
     fn a_file_that_differs_from_the_one_in_force_is_told() {
         let place = Scratch::new();
         let global = place.put_in_force("a.yaml", GUIDE);
-        assert_eq!(Subject::find(&global).unwrap().changed_file(), None);
+        assert_eq!(Subject::find(&global, None).unwrap().changed_file(), None);
         place.write("a.yaml", &format!("{GUIDE}# more\n"));
-        assert_eq!(Subject::find(&global).unwrap().changed_file().unwrap().path(), place.path("a.yaml"));
+        assert_eq!(
+            Subject::find(&global, None).unwrap().changed_file().unwrap().path(),
+            place.path("a.yaml")
+        );
+    }
+
+    #[test]
+    fn a_clusters_name_stands_for_its_file_unless_a_file_is_called_so() {
+        let place = Scratch::new();
+        let global = place.put_in_force("a.yaml", GUIDE);
+        let named = |file: Option<&str>| Global {
+            file: file.map(PathBuf::from),
+            state_dir: global.state_dir.clone(),
+        };
+        let by_name = named(Some("live"));
+        let subject = Subject::find(&by_name, None).unwrap();
+        assert_eq!((subject.name(), subject.is_guessed()), ("live", false));
+        assert_eq!(by_name.required_file(None).unwrap().path(), place.path("a.yaml"));
+        assert_eq!(
+            Subject::find(&named(None), Some(Path::new("live"))).unwrap().cluster().unwrap().name,
+            "live"
+        );
+        fs::remove_file(place.path("a.yaml")).unwrap();
+        assert_eq!(Subject::find(&by_name, None).unwrap().cluster().unwrap().name, "live");
+        assert!(refusal(&named(Some("dead"))).contains("dead: no such file"));
+        let file = place.path("live");
+        fs::write(&file, GUIDE.replace("live", "other")).unwrap();
+        assert_eq!(Subject::find(&named(file.to_str()), None).unwrap().name(), "other");
+    }
+
+    #[test]
+    fn a_cluster_has_one_name_on_a_command_line() {
+        let place = Scratch::new();
+        let global = place.put_in_force("a.yaml", GUIDE);
+        assert!(Subject::find(&global, Some(&place.path("a.yaml"))).is_ok());
+        let two = Subject::find(&global, Some(Path::new("live"))).unwrap_err();
+        assert!(two.to_string().contains("not by both"), "{two}");
+    }
+
+    #[test]
+    fn what_comes_through_a_pipe_is_known_by_the_file_in_force() {
+        let place = Scratch::new();
+        let global = place.write("a.yaml", GUIDE);
+        let piped = ClusterFile::new("/dev/fd/999".into(), GUIDE.into());
+        let (subject, loaded) = Subject::of_loaded(&global, piped).unwrap();
+        assert_eq!((loaded.path, loaded.text.as_str()), (subject.dirs().file_in_force(), GUIDE));
     }
 }

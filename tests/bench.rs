@@ -59,7 +59,7 @@ fn players_of_several_processes_are_one_report() {
     assert_eq!((&report["connected"], &report["processes"]), (&21.into(), &2.into()), "{report:#}");
     assert_eq!(report["first_keyframe_ms"]["count"], 21, "{report:#}");
     // The card has about 220 kbit/s; each player had all of it.
-    assert!(report["bitrate"]["min"].as_u64().is_some_and(|min| min > 100_000), "{report:#}");
+    assert!(report["bitrate_bps"]["min"].as_u64().is_some_and(|min| min > 100_000), "{report:#}");
     assert!(report["latency_ms"]["p50"].as_f64().is_some_and(|p50| p50 > 0.0 && p50 < 5_000.0), "{report:#}");
     assert!(done.stderr.contains("21 connected"), "{}", done.stderr);
 }

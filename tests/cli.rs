@@ -237,8 +237,8 @@ fn of_several_clusters_the_only_one_that_runs_is_meant() {
     fs::write(dead.join("units/edge-127.0.0.9-1935/alive.lock"), "0".repeat(32)).unwrap();
     let at = |args: &[&str]| run(one.srsctl(args).current_dir(elsewhere.path()));
     at(&["status"]).expect_code(0).expect_words(&[&one.net.cluster_name()]);
-    at(&["down"]).expect_code(0);
-    at(&["down"]).expect_code(0).expect_words(&["dead"]);
+    at(&["down", "--yes"]).expect_code(0);
+    at(&["down", "--yes"]).expect_code(0).expect_words(&["dead"]);
     assert!(!dead.exists());
 }
 
@@ -333,7 +333,7 @@ fn bench_publishes_plays_and_reports() {
     let done = done.expect_code(0);
     let report: serde_json::Value = serde_json::from_str(&done.stdout).unwrap();
     assert_eq!(report["connected"], 20, "{report:#}");
-    for figure in ["first_keyframe_ms", "latency_ms", "bitrate"] {
+    for figure in ["first_keyframe_ms", "latency_ms", "bitrate_bps"] {
         assert!(report[figure].is_object(), "{figure} in {report:#}");
     }
     assert_eq!(report["backwards"], 0, "{report:#}");

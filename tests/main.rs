@@ -13,3 +13,4 @@ mod slow_players;
 mod startup;
 mod support;
 mod survive;
+mod terminal;

@@ -1,11 +1,12 @@
-//! `srsctl agent`: the supervisor itself. `up` starts it, with a pipe as its standard output.
+//! `srsctl agent`: the supervisor itself. `up` starts it, with the text of the cluster file as its standard input and a pipe as
+//! its standard output.
 //!
 //! The agent keeps a duplicate of that pipe and writes a line of JSON to it for each [`StartupEvent`], or one
 //! [`StartupLine::Failed`] with message and exit code. Once all checks have passed, standard output and error are the log. After
 //! [`StartupEvent::Complete`] the pipe is closed, and `up` asks for the status.
 
 use std::fs::File;
-use std::io::{self, Write};
+use std::io::{self, Read as _, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -21,6 +22,7 @@ use crate::subject::{self, Global, Loaded, Subject};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// Where the text came from
     path: PathBuf,
 }
 
@@ -58,7 +60,11 @@ async fn supervise_in_background(
     path: &Path,
     pipe: &mut Option<File>,
 ) -> Result<(), Failure> {
-    let (subject, loaded) = Subject::to_bring_up(global, Some(path))?;
+    let mut text = String::new();
+    let unreadable = |e: io::Error| Failure::failed(format!("{}: cannot be taken over: {e}", path.display()));
+    io::stdin().lock().read_to_string(&mut text).map_err(unreadable)?;
+    let file = ClusterFile::new(path.to_owned(), text);
+    let (subject, loaded) = Subject::of_loaded(global, file)?;
     let config = config(&subject, loaded, true)?;
     // The state directory must not pin the directory that `up` was called in.
     std::env::set_current_dir("/").map_err(|e| Failure::failed(format!("cannot change to /: {e}")))?;

@@ -49,6 +49,16 @@ pub(crate) enum Command {
     Part,
 }
 
+impl Command {
+    /// Whether stdout is to have JSON alone.
+    pub(crate) fn wants_json(&self) -> bool {
+        match self {
+            Self::Play { load, .. } | Self::Publish { load, .. } => load.json,
+            Self::Part => false,
+        }
+    }
+}
+
 #[derive(Debug, Args)]
 pub(crate) struct LoadArgs {
     /// How many

@@ -9,7 +9,7 @@ use crate::terminal::{complain, print};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The cluster's file
+    /// The cluster's file or its name
     #[arg(value_name = "FILE")]
     path: Option<PathBuf>,
 }
@@ -18,7 +18,9 @@ pub(crate) struct Args {
 pub(crate) fn run(global: &Global, Args { path }: Args) -> Result<ExitCode, Failure> {
     let file = global.required_file(path.as_deref())?;
     let cluster = subject::parse(&file)?;
-    for problem in supervisor::preflight::check(&cluster, &[]) {
+    // As a start makes them; where the secret lies does not matter here.
+    let specs: Vec<_> = cluster.ports().map(|port| cluster.worker_spec(port, PathBuf::new())).collect();
+    for problem in supervisor::preflight::check(&cluster, &specs) {
         complain(&format!("{}: srsctl up would refuse it on this machine: {problem}", file.path().display()));
     }
     let (origins, hosts) = (cluster.origins.iter().map(ToString::to_string), cluster::hosts(&cluster.edges));

@@ -14,19 +14,21 @@ use clap::ValueEnum;
 use self::file::LogFile;
 use self::merge::merge;
 use crate::failure::Failure;
-use crate::subject::Subject;
+use crate::subject::{Global, Subject};
 use crate::terminal::{complain, is_reader_gone, print};
+use crate::words::Words;
 
 /// Between two looks at logs that are followed.
 const FOLLOW_POLL: Duration = Duration::from_millis(250);
 
+/// What its help shows: the words are told apart by what they are.
+pub(crate) const USAGE: &str = "srsctl logs [OPTIONS] [ROLE] [PORT] [FILE]";
+
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Only this role, or the supervisor
-    role: Option<LogArg>,
-    /// Only this port
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    port: Option<u16>,
+    /// A role: origin, edge, encoder or supervisor; a port, for its processes alone; the cluster's file or its name
+    #[arg(num_args = 0..=3, value_name = "WORD")]
+    words: Vec<String>,
     /// Lines of each log
     #[arg(short = 'n', long, default_value_t = 100)]
     lines: usize,
@@ -34,7 +36,7 @@ pub(crate) struct Args {
     #[arg(short, long)]
     follow: bool,
     // In place of the one of all commands, whose -f is taken here; its value is found there.
-    /// The cluster's file; without it ./cluster.yaml, else the only cluster that runs
+    /// The cluster's file or its name; without it ./cluster.yaml, else the only cluster that runs
     #[arg(id = "file", long = "file", value_name = "FILE")]
     _file: Option<PathBuf>,
 }
@@ -60,8 +62,10 @@ impl LogArg {
 }
 
 /// Prints the last `lines` lines of each log, and goes on if that is wanted.
-pub(crate) async fn run(subject: &Subject, args: Args) -> Result<ExitCode, Failure> {
-    let Args { role, port, lines, follow, _file: _ } = args;
+pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+    let Args { words, lines, follow, _file: _ } = args;
+    let Words { role, port, path } = Words::<LogArg>::read(words)?;
+    let subject = &Subject::find(global, path.as_deref())?;
     let directory = subject.dirs().lib().join("log");
     let wanted = |directory: &Path| -> Result<BTreeMap<String, PathBuf>, Failure> {
         let files = log_files(directory)?.into_iter();

@@ -7,16 +7,18 @@ use cluster::Role;
 use control::api::Restart;
 
 use crate::failure::{Failure, code};
-use crate::subject::Subject;
+use crate::subject::{Global, Subject};
 use crate::terminal::complain;
+use crate::words::Words;
+
+/// What its help shows: the words are told apart by what they are.
+pub(crate) const USAGE: &str = "srsctl restart [OPTIONS] <ROLE> [PORT] [FILE]";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// Which processes
-    role: RoleArg,
-    /// Only this port
-    #[arg(value_parser = clap::value_parser!(u16).range(1..))]
-    port: Option<u16>,
+    /// A role: origin, edge or encoder; a port, for its processes alone; the cluster's file or its name
+    #[arg(required = true, num_args = 1..=3, value_name = "WORD")]
+    words: Vec<String>,
     /// Only this host, as written in the cluster's file
     #[arg(long)]
     host: Option<String>,
@@ -40,7 +42,11 @@ impl From<RoleArg> for Role {
 }
 
 /// Restarts what is asked for and waits for it.
-pub(crate) async fn run(subject: &Subject, Args { role, port, host }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { words, host }: Args) -> Result<ExitCode, Failure> {
+    let Words { role, port, path } = Words::<RoleArg>::read(words)?;
+    let role =
+        role.ok_or_else(|| Failure::usage(format!("which processes? {}", Words::<RoleArg>::expected())))?;
+    let subject = Subject::find(global, path.as_deref())?;
     let (client, request) = (subject.client(), Restart { role: role.into(), port, host });
     tokio::select! {
         done = client.restart(&request, complain) => done?,

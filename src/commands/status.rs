@@ -1,32 +1,39 @@
 //! `srsctl status`: what runs.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use supervisor::ClientError;
 use supervisor::orphans;
 
 use crate::failure::{Failure, code};
-use crate::output;
-use crate::subject::Subject;
-use crate::terminal::{complain, print, print_json};
+use crate::output::{self, Document};
+use crate::subject::{Global, Subject};
+use crate::table::Paper;
+use crate::terminal::{complain, print_clean, print_json};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    /// The cluster's file or its name
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
     /// One JSON document, srsctl/status/v1
     #[arg(long)]
-    json: bool,
+    pub(crate) json: bool,
 }
 
 /// Prints what runs.
-pub(crate) async fn run(subject: &Subject, Args { json }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { path, json }: Args) -> Result<ExitCode, Failure> {
+    let subject = &Subject::find(global, path.as_deref())?;
     let status = match subject.client().status().await {
         Ok(status) => status,
-        Err(error) => return Err(no_status(subject, json, error)?),
+        Err(error) => return no_status(subject, json, error),
     };
+    let code = output::exit_code(&status).into();
     if json {
-        print_json(&status)?;
+        print_json(&Document::from(status))?;
     } else {
-        print(&output::status(&status))?;
+        print_clean(&output::status(&status, Paper::stdout()))?;
     }
     if let Some(file) = subject.changed_file() {
         complain(&format!(
@@ -34,11 +41,12 @@ pub(crate) async fn run(subject: &Subject, Args { json }: Args) -> Result<ExitCo
             file.path().display()
         ));
     }
-    Ok(output::exit_code(&status).into())
+    Ok(code)
 }
 
 /// Prints what can be told of a cluster whose supervisor does not answer, and says why.
-fn no_status(subject: &Subject, json: bool, error: ClientError) -> Result<Failure, Failure> {
+fn no_status(subject: &Subject, json: bool, error: ClientError) -> Result<ExitCode, Failure> {
+    let mut remnants = Vec::new();
     let (state, failure) = match error {
         ClientError::NotRunning { .. } => match orphans::living(subject.dirs()) {
             0 => ("not-running", Failure::new(code::NOT_READY, subject.not_running())),
@@ -48,16 +56,18 @@ fn no_status(subject: &Subject, json: bool, error: ClientError) -> Result<Failur
                      srsctl up takes them over, srsctl down stops them",
                     subject.name()
                 );
-                if !json {
-                    print(&output::remnants(&orphans::remnants(subject.dirs())))?;
-                }
+                remnants = orphans::remnants(subject.dirs());
                 ("unsupervised", Failure::new(code::CANNOT_TELL, failure))
             }
         },
         error => ("unknown", Failure::new(code::CANNOT_TELL, error)),
     };
+    let reason = failure.to_string();
     if json {
-        print_json(&output::no_status(subject.name(), state, &failure.to_string()))?;
+        print_json(&Document::without_supervisor(subject.dirs(), state, reason, remnants))?;
+    } else if !remnants.is_empty() {
+        print_clean(&output::remnants(&remnants, Paper::stdout()))?;
     }
-    Ok(failure)
+    complain(&failure.to_string());
+    Ok(failure.code())
 }

@@ -14,7 +14,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use signal_hook::consts::SIGINT;
 use supervisor::{Client, ClientError};
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, Command};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{self, SignalKind};
@@ -22,7 +22,8 @@ use tokio::signal::unix::{self, SignalKind};
 use crate::commands::agent::{self, StartupLine};
 use crate::failure::{Failure, code};
 use crate::subject::{Global, Loaded, Subject};
-use crate::terminal::{complain, print};
+use crate::table::Paper;
+use crate::terminal::{complain, print_clean};
 use crate::{log, output};
 
 /// How long the first reports and the encoder's first frames may take before `up` shows what there is.
@@ -32,7 +33,7 @@ const SETTLE_POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The cluster's file
+    /// The cluster's file, or the name of one that was up before; - for standard input
     #[arg(value_name = "FILE")]
     path: Option<PathBuf>,
     /// Stay in the foreground as the supervisor; the first Ctrl-C stops the cluster, the second at once
@@ -52,7 +53,7 @@ pub(crate) async fn run(global: &Global, Args { path, foreground }: Args) -> Res
         start(global, &loaded).await?;
     }
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
-    print(&format!("\n{}", output::status(&status)))?;
+    print_clean(&format!("\n{}", output::status(&status, Paper::stdout())))?;
     match status.units.iter().filter(|unit| unit.state != UnitState::Running).count() {
         0 => Ok(ExitCode::SUCCESS),
         waiting => Err(not_ready(waiting)),
@@ -125,6 +126,10 @@ async fn apply(subject: &Subject, loaded: &Loaded) -> Result<bool, Failure> {
 async fn start(global: &Global, loaded: &Loaded) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
     let mut child = spawn(global, loaded)?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // One that ends early says why.
+        let _ = stdin.write_all(loaded.text.as_bytes()).await;
+    }
     let stdout = child.stdout.take().ok_or_else(|| Failure::failed("the supervisor has no output"))?;
     let mut lines = BufReader::new(stdout).lines();
     let mut interrupted = false;
@@ -217,7 +222,7 @@ fn spawn(global: &Global, loaded: &Loaded) -> Result<Child, Failure> {
         command.arg("--state-dir").arg(std::path::absolute(dir).map_err(failed)?);
     }
     // It leaves this terminal and, once its state directory is there, this stderr too.
-    command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().map_err(failed)
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)
 }
 
 fn terminate(child: &Child) {

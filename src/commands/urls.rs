@@ -1,12 +1,13 @@
 //! `srsctl urls`: where to publish a stream and where to play it.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use rtmp::server::StreamKey;
 
 use crate::failure::Failure;
 use crate::output;
-use crate::subject::Subject;
+use crate::subject::{Global, Subject};
 use crate::terminal::print;
 
 #[derive(Debug, clap::Args)]
@@ -14,6 +15,9 @@ pub(crate) struct Args {
     /// app/stream, e.g. live/livestream
     #[arg(value_parser = stream)]
     stream: StreamKey,
+    /// The cluster's file or its name
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
 }
 
 /// A stream as it is named in an address, without what a key does not keep.
@@ -23,7 +27,8 @@ fn stream(text: &str) -> Result<StreamKey, String> {
 }
 
 /// Prints the URLs of a stream.
-pub(crate) fn run(subject: &Subject, Args { stream }: &Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(global: &Global, Args { stream, path }: &Args) -> Result<ExitCode, Failure> {
+    let subject = Subject::find(global, path.as_deref())?;
     print(&output::urls(&subject.cluster()?, stream.as_str()))?;
     Ok(ExitCode::SUCCESS)
 }

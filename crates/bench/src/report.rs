@@ -10,6 +10,8 @@ use crate::load::Work;
 
 /// Different reasons kept; servers may put anything into a description.
 const MAX_REASONS: usize = 32;
+/// Columns that a reason may take; a server may have written it.
+const REASON_COLUMNS: usize = 64;
 /// The load generator's share of its core from which its own figures are doubtful, percent.
 const BUSY: f64 = 90.0;
 
@@ -178,6 +180,7 @@ pub struct Results {
     /// Players accepted that never had a keyframe.
     pub without_keyframe: u64,
     /// Bits per second of each client that ran for 2 s, from its second 1 on, the burst of a GOP cache left out.
+    #[serde(rename = "bitrate_bps")]
     pub bitrate: Option<Bitrate>,
     /// Times a player had no media for 3 s.
     pub stalls: u64,
@@ -343,7 +346,7 @@ fn row(f: &mut fmt::Formatter<'_>, name: &str, value: impl fmt::Display) -> fmt:
 
 fn reasons(f: &mut fmt::Formatter<'_>, name: &str, reasons: &BTreeMap<String, u64>) -> fmt::Result {
     row(f, name, reasons.values().sum::<u64>())?;
-    reasons.iter().try_for_each(|(reason, n)| writeln!(f, "    {n} x {reason}"))
+    reasons.iter().try_for_each(|(reason, n)| writeln!(f, "    {n} x {}", text::fit(reason, REASON_COLUMNS)))
 }
 
 fn times(quantiles: Option<Quantiles>) -> String {

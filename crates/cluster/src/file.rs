@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
-use crate::spec::Cluster;
+use crate::spec::{Cluster, Role};
 use report::{Diagnostic, Mark};
 
 /// Largest file that is read, bytes: a cluster of [`Cluster::MAX_EDGE_PORTS`] with a comment on each line needs a
@@ -89,6 +89,19 @@ impl ClusterFile {
     #[must_use]
     pub fn origin(&self) -> Option<String> {
         check::origin(&tree::parse(&self.text).ok()?, &self.text)
+    }
+
+    /// Its ports as they are written, without a look-up of their hosts; none where something in it is wrong.
+    #[must_use]
+    pub fn ports(&self) -> Vec<(Role, String, u16)> {
+        let directory = self.path.parent().unwrap_or_else(|| Path::new(""));
+        let draft =
+            tree::parse(&self.text).and_then(|tree| check::cluster(&tree, &self.text, directory)).ok();
+        let entries = draft.into_iter().flat_map(|draft| draft.origins.into_iter().chain(draft.edges));
+        let ports = entries.flat_map(|entry| {
+            entry.ports.into_iter().map(move |(port, _)| (entry.role, entry.host.clone(), port))
+        });
+        ports.collect()
     }
 
     /// What it says, once it has been found sound.

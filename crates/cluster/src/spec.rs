@@ -58,6 +58,17 @@ impl UnitId {
         Self(Role::Encoder.as_str().to_owned())
     }
 
+    /// Role, host and port of it; an encoder has an empty host and port 0.
+    #[must_use]
+    pub fn parts(&self) -> (Role, &str, u16) {
+        let place = |role: Role| {
+            let place = self.0.strip_prefix(role.as_str())?.strip_prefix('-')?;
+            let (host, port) = place.rsplit_once('-')?;
+            Some((role, host, port.parse().ok()?))
+        };
+        place(Role::Origin).or_else(|| place(Role::Edge)).unwrap_or((Role::Encoder, "", 0))
+    }
+
     /// The id as text.
     #[must_use]
     pub fn as_str(&self) -> &str {

@@ -112,6 +112,7 @@ pub struct ForwardStats {
     /// wait for the oldest ping without an echo. `None` before its first echo.
     pub lag_ms: Option<u64>,
     /// Messages sent since the process started.
+    #[serde(rename = "sent_messages", alias = "sent")]
     pub sent: u64,
     /// Connections made after one that failed.
     pub reconnects: u64,

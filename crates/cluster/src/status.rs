@@ -1,6 +1,6 @@
-//! What `srsctl status --json` prints: one document, `srsctl/status/v1`; changes only add. Where no
-//! supervisor answers it has `schema`, `cluster`, empty `units` and `streams`, and beside them `state` (`not-running`;
-//! `unsupervised`: workers go on without a supervisor; `unknown`) and `reason`, for a person.
+//! What a supervisor knows of its cluster. `srsctl status --json` prints it as one document, `srsctl/status/v1`, beside `state`
+//! (`supervised`; `not-running`; `unsupervised`: workers go on without a supervisor; `unknown`) and `reason`, for a person; where no
+//! supervisor answers its fields are the same, null or empty where nothing is known. Changes only add.
 
 use serde::{Deserialize, Serialize};
 
@@ -127,6 +127,7 @@ pub struct StreamRow {
     /// Players of it.
     pub connections: u32,
     /// bits/s.
+    #[serde(rename = "bitrate_bps")]
     pub bitrate: u64,
     /// Video codec, once known.
     pub video_codec: Option<String>,

@@ -5,7 +5,7 @@ use std::collections::BinaryHeap;
 
 /// Lines of `logs`, each with the name of its log: next comes the line with the earliest time of those that are the first of
 /// their logs.
-pub(super) fn merge<'a>(logs: Vec<(&'a str, impl IntoIterator<Item = String>)>) -> Vec<(&'a str, String)> {
+pub(super) fn merge(logs: Vec<(&str, impl IntoIterator<Item = String>)>) -> Vec<(&str, String)> {
     let mut logs: Vec<_> = logs.into_iter().map(|(name, lines)| (name, timed(lines).into_iter())).collect();
     let mut heads = BinaryHeap::new();
     for (index, (_, lines)) in logs.iter_mut().enumerate() {

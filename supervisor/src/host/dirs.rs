@@ -177,6 +177,12 @@ impl ClusterDirs {
         self.lib.join("secret")
     }
 
+    /// The copy of the cluster file that is in force.
+    #[must_use]
+    pub fn file_in_force(&self) -> PathBuf {
+        self.lib.join("cluster.yaml")
+    }
+
     /// Whether a supervisor of this cluster runs.
     #[must_use]
     pub fn is_supervised(&self) -> bool {
@@ -188,7 +194,7 @@ impl ClusterDirs {
 
     /// The supervisor's process id, as it wrote it; to be shown, not to be signalled.
     #[must_use]
-    pub(crate) fn supervisor_pid(&self) -> Option<u32> {
+    pub fn supervisor_pid(&self) -> Option<u32> {
         fs::read_to_string(self.run.join("lock")).ok()?.trim().parse().ok()
     }
 
@@ -197,7 +203,7 @@ impl ClusterDirs {
     /// # Errors
     /// When it exists and cannot be read.
     pub fn in_force(&self) -> Result<Option<(PathBuf, String)>, StateError> {
-        let path = self.lib.join("cluster.yaml");
+        let path = self.file_in_force();
         let text = match fs::read_to_string(&path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -212,7 +218,7 @@ impl ClusterDirs {
     /// # Errors
     /// When it cannot be written; then the old one is whole.
     pub fn put_in_force(&self, original: &Path, text: &str) -> Result<(), StateError> {
-        write_atomic(&self.lib.join("cluster.yaml"), text.as_bytes())?;
+        write_atomic(&self.file_in_force(), text.as_bytes())?;
         write_atomic(&self.lib.join("cluster.path"), format!("{}\n", original.display()).as_bytes())
     }
 
