@@ -15,8 +15,10 @@ use crate::table::{Cell, Column, Look, Paper, Table};
 
 /// A report older than this is not shown as current, ms.
 const STALE_AFTER: u64 = 3_000;
-/// Columns that a name of a stream may take in a sentence.
+/// Columns that a stream's name may take in a sentence about forwards.
 const NAME_COLUMNS: usize = 40;
+/// Columns that a word of a note may take: names of streams stand in them, and paths, most of which fit.
+const WORD_COLUMNS: usize = 80;
 
 /// The whole status: two lines for the cluster, a table of processes with what is to be said of them, a table of streams with
 /// what is wrong with their forwards.
@@ -184,14 +186,20 @@ fn units(status: &Status, paper: Paper) -> String {
         ]);
         if !unit.note.is_empty() {
             let look = look_of_health(unit.health).max(look_of_state(unit.state));
-            let _ = writeln!(notes, "{}", paper.paint(&format!("{}: {}", unit.id, unit.note), look));
+            let _ =
+                writeln!(notes, "{}", paper.paint(&sentence(&format!("{}: {}", unit.id, unit.note)), look));
         }
         if let Some(exit) = &unit.last_exit {
             let text = format!("{}: last exit: {}, {} ago", unit.id, exit.how, duration(exit.ago_ms));
-            let _ = writeln!(notes, "{}", paper.paint(&text, Look::Plain));
+            let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
         }
     }
     table.render(paper) + &notes
+}
+
+/// `text` on one line, and no word of it longer than a line of a terminal.
+fn sentence(text: &str) -> String {
+    text.split(' ').map(|word| text::fit(word, WORD_COLUMNS)).collect::<Vec<_>>().join(" ")
 }
 
 fn streams(status: &Status, paper: Paper) -> String {
@@ -449,8 +457,11 @@ rtmp://192.168.1.6:1935/live/livestream 10240   9285 h264+aac 1/1 40ms ago
         guide.units[1].host = "2001:db8:1111:2222:3333:4444:5555:6666".into();
         guide.streams[0].url.push_str(&"\u{202e}直\n".repeat(83));
         guide.streams[0].stream.push_str(&"x".repeat(240));
+        guide.units[1].note = format!("live/{}", "x".repeat(240));
         let text = status(&guide, Paper::PLAIN);
-        assert!(text.lines().all(|line| text::width(line) <= 80), "{text}");
+        let (notes, tables): (Vec<_>, Vec<_>) = text.lines().partition(|line| line.starts_with("edge: "));
+        assert!(tables.iter().all(|line| text::width(line) <= 80), "{text}");
+        assert_eq!(notes.iter().map(|line| text::width(line)).collect::<Vec<_>>(), ["edge: ".len() + 80]);
         assert_eq!(text::clean_lines(&text), text);
     }
 
