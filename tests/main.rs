@@ -7,6 +7,7 @@ mod broken_files;
 mod cli;
 mod commands;
 mod crash;
+mod crowded;
 mod hostile;
 mod relay;
 mod slow_players;

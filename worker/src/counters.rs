@@ -8,7 +8,6 @@ use std::time::Duration;
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) accepted: Cell<u64>,
-    pub(crate) refused: Cell<u64>,
     pub(crate) peer_errors: Cell<u64>,
     pub(crate) stuck_players: Cell<u64>,
     pub(crate) skips: Cell<u64>,

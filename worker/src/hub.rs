@@ -20,14 +20,11 @@ use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::{Counters, Lag, count};
 use crate::limits::{Admission, Slots};
+use crate::tally::{Limit, Tally};
 
 /// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read. The
 /// smallest messages of one read take about 2 ms.
 const READ_BUFFER: usize = 32 * 1024;
-/// Names that players may wait for or play at once: each costs memory, and a line of every report.
-pub(crate) const NAMES_MAX: usize = 1_024;
-/// Refusals are told in the log at most this often, ms.
-const REFUSALS_EVERY: u64 = 10_000;
 /// A stream that nobody publishes nor plays is forgotten after this long, ms; earlier where room is needed.
 const FORGET_AFTER: u64 = 10_000;
 
@@ -40,6 +37,7 @@ pub(crate) struct Hub {
     channels_made: Cell<u64>,
     epoch: Instant,
     pub(crate) counters: Counters,
+    pub(crate) tally: Tally,
     pub(crate) lag: Lag,
     /// Log lines that connections cause.
     pub(crate) conn_lines: Budget,
@@ -54,8 +52,6 @@ pub(crate) struct Hub {
     pub(crate) slots: RefCell<Slots>,
     conns_made: Cell<u64>,
     pub(crate) players: Cell<u32>,
-    /// Refusals told in the log, and when, ms.
-    refusals_told: Cell<(u64, u64)>,
     /// Channels with something to send.
     dirty: RefCell<Vec<Rc<Channel>>>,
     pub(crate) flush_wanted: Notify,
@@ -70,6 +66,7 @@ impl Hub {
             channels_made: Cell::new(0),
             epoch: Instant::now(),
             counters: Counters::default(),
+            tally: Tally::default(),
             lag: Lag::default(),
             conn_lines: Budget::of_lines(),
             forward_lines: Budget::of_lines(),
@@ -80,7 +77,6 @@ impl Hub {
             slots: RefCell::default(),
             conns_made: Cell::new(0),
             players: Cell::new(0),
-            refusals_told: Cell::default(),
             dirty: RefCell::default(),
             flush_wanted: Notify::new(),
         })
@@ -95,18 +91,17 @@ impl Hub {
     pub(crate) fn admit(&self, socket: TcpStream, peer: SocketAddr) -> Option<Rc<Conn>> {
         let (capacity, is_source) = {
             let spec = self.spec.borrow();
-            let capacity = spec.options.max_connections.saturating_add(WorkerSpec::RESERVED_CONNECTIONS);
-            (capacity as usize, spec.sources.contains(&peer.ip().to_canonical()))
+            (spec.connections() as usize, spec.sources.contains(&peer.ip().to_canonical()))
         };
         let id = ConnId(self.conns_made.replace(self.conns_made.get() + 1));
         match self.slots.borrow_mut().admit(id, is_source, capacity) {
             Admission::Taken => {}
             Admission::Evicts(victim) => {
-                count(&self.counters.refused, 1);
+                self.tally.count(Limit::Connections, self.now());
                 self.cut(victim, Cut::Evicted);
             }
             Admission::Refused => {
-                count(&self.counters.refused, 1);
+                self.tally.count(Limit::Connections, self.now());
                 return None;
             }
         }
@@ -164,11 +159,10 @@ impl Hub {
         Some(channel)
     }
 
-    /// Makes room for one more stream that is published or holds media: where there are [`WorkerSpec::MAX_STREAMS`], the one
-    /// that ended first drops its media. False if all are being published.
+    /// Makes room for one more stream that is published or holds media: where there are `max_streams`, the one that ended first drops its media. False if all are being published.
     pub(crate) fn make_room(&self) -> bool {
         let held: Vec<_> = self.channels().into_iter().filter(|channel| channel.is_held()).collect();
-        if held.len() < WorkerSpec::MAX_STREAMS as usize {
+        if held.len() < self.spec.borrow().options.max_streams as usize {
             return true;
         }
         let ended = held.iter().filter_map(|channel| Some((channel.stream().idle_since()?, channel)));
@@ -205,7 +199,7 @@ impl Hub {
         for conn in self.conns.borrow().values() {
             conn.check_deadline(now);
         }
-        self.report_refusals(now);
+        self.tally.tell(&self.spec.borrow().options, now);
         for (lines, kind) in [(&self.conn_lines, "connections"), (&self.forward_lines, "forwards")] {
             if let Some(lines) = lines.take_left_out(now) {
                 warn!(lines, "left out of the log: too many lines of {kind}");
@@ -219,17 +213,6 @@ impl Hub {
                 channel.clear();
                 self.forget_if_useless(&channel);
             }
-        }
-    }
-
-    /// A line in the log for many refusals, not one each.
-    fn report_refusals(&self, now: u64) {
-        let refused = self.counters.refused.get();
-        let (told, at) = self.refusals_told.get();
-        if refused > told && now.saturating_sub(at) >= REFUSALS_EVERY {
-            let (players, max) = (self.players.get(), self.spec.borrow().options.max_connections);
-            warn!(refused = refused - told, players, max_connections = max, "players or connections refused");
-            self.refusals_told.set((refused, now));
         }
     }
 }

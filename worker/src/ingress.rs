@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use cluster::{Role, WorkerSpec};
+use cluster::Role;
 use rtmp::chunk::Message;
 use rtmp::server::StreamKey;
 use stream::{ConnId, Ended, PublicationId, Sender};
@@ -13,6 +13,7 @@ use crate::conn::end::Cut;
 use crate::conn::machine::Refusal;
 use crate::egress::forward;
 use crate::hub::{Hub, wall_clock};
+use crate::tally::Limit;
 
 /// The right to publish a stream; dropping it ends the publication, unless another has replaced it.
 pub(crate) struct Publisher {
@@ -45,7 +46,9 @@ pub(crate) fn publish(
         return Err(bad_name(format!("{key} is being published by somebody else")));
     }
     if !channel.is_some_and(|channel| channel.is_held()) && !hub.make_room() {
-        return Err(bad_name(format!("{} streams are being published, the limit", WorkerSpec::MAX_STREAMS)));
+        hub.tally.count(Limit::Streams, hub.now());
+        let most = hub.spec.borrow().options.max_streams;
+        return Err(bad_name(format!("{most} streams are being published, the limit (max_streams)")));
     }
     // Waiting players cannot use up the names: publishers have their own limit.
     let channel = hub.channel(key, usize::MAX).ok_or_else(|| bad_name(format!("{key} has no place")))?;
@@ -119,7 +122,7 @@ impl Drop for Publisher {
 mod tests {
     use std::net::SocketAddr;
 
-    use cluster::{Target, UnitId, WorkerOptions};
+    use cluster::{Target, UnitId, WorkerOptions, WorkerSpec};
     use tokio::net::{TcpListener, TcpStream};
     use tokio::task::LocalSet;
 
@@ -128,13 +131,14 @@ mod tests {
     use crate::egress::play::play;
 
     fn origin() -> Rc<Hub> {
+        let options = WorkerOptions { max_streams: MAX_STREAMS as u32, ..WorkerOptions::default() };
         let spec = WorkerSpec {
             id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
             cluster: "test".to_owned(),
             role: Role::Origin,
             host: "127.0.0.1".to_owned(),
             listen: "127.0.0.1:1935".parse().unwrap(),
-            options: WorkerOptions::default(),
+            options,
             sources: Vec::new(),
             forward: Vec::new(),
             secret_file: "/none".into(),
@@ -149,6 +153,8 @@ mod tests {
         hub.spec.borrow_mut().forward = vec![Target { id, host: "127.0.0.1".to_owned(), port: 1 }];
         hub
     }
+
+    const MAX_STREAMS: usize = 64;
 
     async fn conn(hub: &Hub) -> Rc<Conn> {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -175,9 +181,9 @@ mod tests {
                 assert!(publisher.take(&audio()));
                 publisher.finish();
                 let held = hub.channels().iter().filter(|channel| channel.is_held()).count();
-                assert!(held <= WorkerSpec::MAX_STREAMS as usize, "{held}");
+                assert!(held <= MAX_STREAMS, "{held}");
                 // And the name that somebody waits for.
-                assert!(hub.channels().len() <= WorkerSpec::MAX_STREAMS as usize + 1);
+                assert!(hub.channels().len() <= MAX_STREAMS + 1);
             }
             assert!(hub.find(&key(3)).is_some(), "a player keeps its name");
             assert!(hub.find(&key(999)).is_some(), "the newest is still there");
@@ -259,13 +265,16 @@ mod tests {
         let test = async {
             let hub = origin();
             let conn = conn(&hub).await;
-            let mut publishers: Vec<_> = (0..WorkerSpec::MAX_STREAMS as usize)
-                .map(|number| publish(&hub, &key(number), None, conn.id).unwrap())
-                .collect();
+            let mut publishers: Vec<_> =
+                (0..MAX_STREAMS).map(|number| publish(&hub, &key(number), None, conn.id).unwrap()).collect();
             assert!(publishers.iter().all(|publisher| publisher.take(&audio())));
             let refusal = publish(&hub, &key(99), None, conn.id).err().unwrap();
             assert_eq!(refusal.code, "NetStream.Publish.BadName");
-            assert!(refusal.description.contains("limit"), "{}", refusal.description);
+            assert!(refusal.description.contains("max_streams"), "{}", refusal.description);
+            let limits = hub.tally.stats(&hub.spec.borrow().options, hub.now());
+            let [limit] = &limits[..] else { panic!("{limits:?}") };
+            assert_eq!((&*limit.limit, limit.count), ("max_streams", 1));
+            assert_eq!((hub.tally.refused(), hub.tally.refused_publishers()), (1, 1));
             drop(publishers.pop());
             assert!(publish(&hub, &key(99), None, conn.id).is_ok());
         };

@@ -27,6 +27,7 @@ mod ingress;
 mod limits;
 mod panics;
 mod port;
+mod tally;
 
 use std::path::Path;
 use std::rc::Rc;

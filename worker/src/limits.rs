@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use stream::ConnId;
 
+/// Names that players may wait for or play at once: each costs memory, and a line of every report.
+pub(crate) const NAMES_MAX: usize = 1_024;
 /// Connections from the address of a source beyond all others: it may share the address with players.
 const SOURCE_EXTRA: usize = 32;
 

@@ -14,7 +14,7 @@ use crate::channel::Channel;
 use crate::egress::forward;
 use crate::hub::Hub;
 
-/// Streams in one report, published ones first.
+/// Streams in one report, beside those that are published.
 const REPORTED_MAX: usize = 256;
 
 /// One RTMP port, as its supervisor sees it.
@@ -35,7 +35,9 @@ impl Service for Port {
             players: hub.players.get(),
             publishers: u32::try_from(publishers).unwrap_or(u32::MAX),
             accepted: c.accepted.get(),
-            refused: c.refused.get(),
+            refused: hub.tally.refused(),
+            refused_publishers: hub.tally.refused_publishers(),
+            limits: hub.tally.stats(&hub.spec.borrow().options, hub.now()),
             peer_errors: c.peer_errors.get(),
             stuck_players: c.stuck_players.get(),
             skips: c.skips.get(),
@@ -51,7 +53,8 @@ impl Service for Port {
         let channels = self.hub.channels();
         let mut stats: Vec<_> = channels.iter().map(|channel| stats_of(&self.hub, channel)).collect();
         stats.sort_by(|a, b| (!a.publishing, &a.stream).cmp(&(!b.publishing, &b.stream)));
-        stats.truncate(REPORTED_MAX);
+        let published = stats.iter().filter(|stream| stream.publishing).count();
+        stats.truncate(published.max(REPORTED_MAX));
         stats
     }
 

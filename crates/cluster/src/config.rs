@@ -20,9 +20,11 @@ impl WorkerSpec {
         let listen = "The address of the listener that the supervisor binds and lends.";
         key(&mut out, listen, "listen", &quote(&self.listen.to_string()));
         key(&mut out, "Limits and behaviour.", "options", "");
-        let WorkerOptions { max_connections, gop_cache, latency, queue_length } = &self.options;
+        let WorkerOptions { max_connections, max_streams, gop_cache, latency, queue_length } = &self.options;
         let most = "Players served at once; one more is refused with an RTMP status.";
         let _ = writeln!(out, "  # {most}\n  max_connections: {max_connections}");
+        let streams = "Streams published at once; one more is refused.";
+        let _ = writeln!(out, "  # {streams}\n  max_streams: {max_streams}");
         let cache = "true: a joining player starts with the newest whole group of pictures at once; false: it waits for the next keyframe.";
         let _ = writeln!(out, "  # {cache}\n  gop_cache: {gop_cache}");
         let wait = "How long media may wait so that one send carries more: auto, or 0ms to 350ms.";
@@ -52,6 +54,9 @@ impl WorkerSpec {
             }
             if !(1..=WorkerOptions::MAX_CONNECTIONS).contains(&spec.options.max_connections) {
                 return Err(format!("max_connections is not 1 to {}", WorkerOptions::MAX_CONNECTIONS));
+            }
+            if !(1..=WorkerOptions::MAX_STREAMS).contains(&spec.options.max_streams) {
+                return Err(format!("max_streams is not 1 to {}", WorkerOptions::MAX_STREAMS));
             }
             if !WorkerOptions::QUEUE_LENGTHS.contains(&spec.options.queue_length) {
                 return Err("queue_length is not 1s to 120s".into());
@@ -244,6 +249,7 @@ mod tests {
         for (from, to) in [
             ("role: origin", "role: encoder"),
             ("max_connections: 7", "max_connections: 0"),
+            ("max_streams: 64", "max_streams: 1001"),
             (":1936\"", ":0\""),
             ("port: 65535", "port: 0"),
             ("secret_file", "#"),

@@ -89,6 +89,10 @@ pub struct WorkerOptions {
     /// Players served at once. Costs one descriptor and at most a few KiB each; a play beyond it is refused with an
     /// RTMP status. Ingest, control and probes have slots of their own. Default 10240.
     pub max_connections: u32,
+    /// Streams that are published or still hold media at once: each costs log memory here and on every edge, and on the origin one
+    /// descriptor for each edge port. For one more, the one that ended first drops its media; when all are published, a publish is
+    /// refused, unless one of them has to make room. 1 to 1000, default 64.
+    pub max_streams: u32,
     /// A joining player starts with the newest whole group of pictures at once; off, it waits for the next keyframe
     /// and starts closer to live. Default true.
     pub gop_cache: bool,
@@ -103,6 +107,8 @@ impl WorkerOptions {
     /// Largest `max_connections`: with its reserve and forwarders such a port stays just below the 1048576 descriptors
     /// that Linux lets a process have unless `fs.nr_open` is raised.
     pub const MAX_CONNECTIONS: u32 = 1_000_000;
+    /// Largest `max_streams`: beyond it the reports of an origin with many edge ports would keep it from its work.
+    pub const MAX_STREAMS: u32 = 1_000;
     /// Shortest and longest `queue_length`.
     pub const QUEUE_LENGTHS: std::ops::RangeInclusive<Span> =
         Span::from_millis(1_000)..=Span::from_millis(120_000);
@@ -112,6 +118,7 @@ impl Default for WorkerOptions {
     fn default() -> Self {
         Self {
             max_connections: 10_240,
+            max_streams: 64,
             gop_cache: true,
             latency: Latency::Auto,
             queue_length: Span::from_millis(30_000),
@@ -328,20 +335,24 @@ pub struct WorkerSpec {
 }
 
 impl WorkerSpec {
-    /// Streams that hold media at once on one worker, published or ended: each costs log memory on the origin and on every edge. For
-    /// one more, the one that ended first drops its media; when all are published, a publish is refused.
-    pub const MAX_STREAMS: u32 = 64;
-    /// Connections kept beyond `max_connections` for ingest, control and probes, so that a rush of players never locks the origin out.
+    /// Connections kept beyond `max_connections` and `max_streams` for control, probes and peers that have not said what they want, so
+    /// that a rush of players never locks the origin out.
     pub const RESERVED_CONNECTIONS: u32 = 64;
     /// Descriptors a worker uses besides connections and forwarders: listener, control, log, lock, epoll, some spare.
     pub const SPARE_FDS: u32 = 64;
 
+    /// The connections this worker takes in: players, publishers and the reserve.
+    #[must_use]
+    pub fn connections(&self) -> u32 {
+        let WorkerOptions { max_connections, max_streams, .. } = self.options;
+        max_connections.saturating_add(max_streams).saturating_add(Self::RESERVED_CONNECTIONS)
+    }
+
     /// The number of descriptors this worker may need at its limits.
     #[must_use]
     pub fn fds_needed(&self) -> u64 {
-        u64::from(self.options.max_connections)
-            + u64::from(Self::RESERVED_CONNECTIONS)
-            + u64::from(Self::MAX_STREAMS) * self.forward.len() as u64
+        u64::from(self.connections())
+            + u64::from(self.options.max_streams) * self.forward.len() as u64
             + u64::from(Self::SPARE_FDS)
     }
 }

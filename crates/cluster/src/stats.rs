@@ -19,8 +19,12 @@ pub struct ProcessStats {
     pub publishers: u32,
     /// Connections accepted.
     pub accepted: u64,
-    /// Plays and connections refused at a limit.
+    /// Publishes, plays and connections refused at a limit.
     pub refused: u64,
+    /// Publishes among them.
+    pub refused_publishers: u64,
+    /// What each limit that was met has cost, by its name.
+    pub limits: Vec<LimitStats>,
     /// Connections closed for what the peer sent (protocol errors, limits, time-outs).
     pub peer_errors: u64,
     /// Players closed because they took no byte for 30 s.
@@ -35,6 +39,20 @@ pub struct ProcessStats {
     pub loop_lag_p99_ms: u32,
     /// The same: maximum, ms.
     pub loop_lag_max_ms: u32,
+}
+
+/// What one of a process's limits has cost its peers.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct LimitStats {
+    /// The setting, or a short name where the limit is none: `max_streams`, `names`.
+    pub limit: String,
+    /// What happened and why, fit to stand behind the count: `publishers refused: …`.
+    pub what: String,
+    /// How often since the process started.
+    pub count: u64,
+    /// Milliseconds since the last time.
+    pub last_ago_ms: u64,
 }
 
 /// What a process reports of one stream.

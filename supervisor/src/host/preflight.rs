@@ -20,7 +20,7 @@ pub enum Problem {
     Listen(#[from] ListenError),
     /// Too few descriptors.
     #[error(
-        "{unit} needs {needed} file descriptors ({why}), the limit is {limit}; lower max_connections or raise the limit ({how})"
+        "{unit} needs {needed} file descriptors ({why}), the limit is {limit}; lower max_connections or max_streams, or raise the limit ({how})"
     )]
     Descriptors {
         /// The worker.
@@ -96,9 +96,10 @@ impl FdLimits {
         if needed <= limit {
             return Ok(());
         }
-        let mut why = format!("max_connections {}", spec.options.max_connections);
+        let cluster::WorkerOptions { max_connections, max_streams, .. } = spec.options;
+        let mut why = format!("max_connections {max_connections}, max_streams {max_streams}");
         if !spec.forward.is_empty() {
-            why.push_str(&format!(", {} forward targets", spec.forward.len()));
+            why.push_str(&format!(", each forwarded to {} edge ports", spec.forward.len()));
         }
         Err(Problem::Descriptors { unit: spec.id.clone(), needed, why: why + ", reserve", limit, how })
     }
@@ -236,6 +237,13 @@ mod tests {
         assert_eq!(text(None, 1 << 20), Ok(()));
         assert!(text(Some(100), 1 << 20).unwrap_err().contains("the limit is 100;"));
         assert!(text(None, 50).unwrap_err().contains("fs.nr_open"));
-        assert_eq!(text(Some(138), 1 << 20), Ok(()), "10 + 64 + 64 is just enough");
+        assert!(text(Some(201), 1 << 20).is_err());
+        assert_eq!(text(Some(202), 1 << 20), Ok(()), "10 + 64 + 64 + 64 is just enough");
+        // Streams of an origin need a descriptor for each edge port.
+        let mut cluster = cluster();
+        cluster.origins[0].options.max_streams = 1_000;
+        let spec = cluster.worker_spec(&cluster.origins[0], "/s".into());
+        let error = FdLimits { hard: Some(2_137), nr_open: 1 << 20 }.check(&spec).unwrap_err().to_string();
+        assert!(error.contains("max_streams 1000, each forwarded to 1 edge ports"), "{error}");
     }
 }

@@ -142,6 +142,9 @@ pub(crate) const MISSING_WARNING: Duration = Duration::from_secs(3);
 /// From here on the edge does not do what it exists for.
 pub(crate) const MISSING_CRITICAL: Duration = Duration::from_secs(10);
 
+/// What a limit has cost is shown for this long: somebody who looks shall see it, and see that it is over.
+pub(crate) const LIMIT_SHOWN: Duration = Duration::from_secs(60);
+
 /// All that is known of a running process.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Facts<'a> {
@@ -212,6 +215,10 @@ pub(crate) fn assess(facts: &Facts<'_>) -> (Health, String) {
     if facts.role != Role::Encoder && process.players >= facts.max_connections {
         notes.push(format!("full: {} players", process.players));
     }
+    for limit in process.limits.iter().filter(|limit| Duration::from_millis(limit.last_ago_ms) <= LIMIT_SHOWN)
+    {
+        notes.push(format!("{} {}", limit.count, limit.what));
+    }
     if facts.flapping {
         notes.push("it died again and again".to_owned());
     }
@@ -222,7 +229,7 @@ pub(crate) fn assess(facts: &Facts<'_>) -> (Health, String) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::stats::ForwardStats;
+    use cluster::stats::{ForwardStats, LimitStats};
     use cluster::{Target, UnitId};
 
     const TICK: Duration = Heartbeat::PERIOD;
@@ -416,6 +423,19 @@ mod tests {
         assert_eq!(assess_streams(&streams).1, "live/a to edge-h-1: nothing acknowledged");
     }
 
+    #[test]
+    fn what_a_limit_has_cost_is_noted_with_its_cause_for_a_while() {
+        let met = |last_ago_ms| {
+            let what = "publishers refused: 64 streams are being published (max_streams)".to_owned();
+            let limit = LimitStats { limit: "max_streams".to_owned(), what, count: 3, last_ago_ms };
+            let process = ProcessStats { limits: vec![limit], ..IDLE.clone() };
+            assess(&Facts { process: Some(&process), ..facts(&[]) })
+        };
+        let note = "3 publishers refused: 64 streams are being published (max_streams)".to_owned();
+        assert_eq!(met(60_000), (Health::Warning, note));
+        assert_eq!(met(60_001), (Health::Passing, String::new()));
+    }
+
     const IDLE: &ProcessStats = &ProcessStats {
         beats: 0,
         connections: 0,
@@ -423,6 +443,8 @@ mod tests {
         publishers: 0,
         accepted: 0,
         refused: 0,
+        refused_publishers: 0,
+        limits: Vec::new(),
         peer_errors: 0,
         stuck_players: 0,
         skips: 0,

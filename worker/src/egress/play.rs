@@ -9,8 +9,9 @@ use super::player::Player;
 use crate::channel::Channel;
 use crate::conn::handle::Conn;
 use crate::conn::machine::Refusal;
-use crate::counters::count;
-use crate::hub::{Hub, NAMES_MAX};
+use crate::hub::Hub;
+use crate::limits::NAMES_MAX;
+use crate::tally::Limit;
 
 /// A place among the players of a stream; dropping it gives it up.
 pub(crate) struct Playing {
@@ -26,15 +27,18 @@ pub(crate) fn play(hub: &Rc<Hub>, key: &StreamKey, msid: u32, conn: &Rc<Conn>) -
         (spec.options.max_connections, spec.options.gop_cache)
     };
     if hub.players.get() >= max {
-        count(&hub.counters.refused, 1);
+        hub.tally.count(Limit::Players, hub.now());
         return Err(Refusal {
             code: "NetStream.Play.Failed",
             description: format!("full: {max} players (max_connections)"),
         });
     }
-    let channel = hub.channel(key, NAMES_MAX).ok_or_else(|| Refusal {
-        code: "NetStream.Play.StreamNotFound",
-        description: format!("{NAMES_MAX} streams are in use, the limit"),
+    let channel = hub.channel(key, NAMES_MAX).ok_or_else(|| {
+        hub.tally.count(Limit::Names, hub.now());
+        Refusal {
+            code: "NetStream.Play.StreamNotFound",
+            description: format!("{NAMES_MAX} streams are in use, the limit"),
+        }
     })?;
     let from = {
         let log = channel.log();

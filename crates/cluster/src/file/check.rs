@@ -12,7 +12,7 @@ use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
 const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
 const ORIGIN_KEYS: &[&str] = &["host", "port", "listen", "worker"];
 const EDGE_KEYS: &[&str] = &["host", "ports", "listen", "worker"];
-const WORKER_KEYS: &[&str] = &["max_connections", "gop_cache", "latency", "queue_length"];
+const WORKER_KEYS: &[&str] = &["max_connections", "max_streams", "gop_cache", "latency", "queue_length"];
 const ENCODER_KEYS: &[&str] = &["source", "stream"];
 
 const TEST_CARD: &str = "test-card";
@@ -125,6 +125,7 @@ impl<'t> Checks<'t> {
         let edges = self
             .required(&file, "edges", EDGES_EXAMPLE)
             .and_then(|n| self.edges(n, file.key("edges"), &known));
+        self.check_edges_take_all(origin.as_ref(), edges.as_deref().unwrap_or_default());
         let encoder = file.value("encoder").map(|n| self.encoder(n, file.key("encoder")));
         defaults?;
         Some(Draft {
@@ -133,6 +134,22 @@ impl<'t> Checks<'t> {
             edges: edges?,
             encoder: encoder.map_or(Some(None), |e| e.map(Some))?,
         })
+    }
+
+    /// Every stream of the origin is forwarded to every edge.
+    fn check_edges_take_all(&mut self, origin: Option<&Entry>, edges: &[Entry]) {
+        let Some(most) = origin.map(|origin| origin.options.max_streams) else { return };
+        for edge in edges.iter().filter(|edge| edge.options.max_streams < most) {
+            let message = format!(
+                "this edge takes {} streams, but the origin forwards {most}",
+                edge.options.max_streams
+            );
+            self.say(
+                edge.host_place,
+                message,
+                &format!("let its `worker:` say `max_streams: {most}`, or more"),
+            );
+        }
     }
 
     /// The mapping at `node` with `keys` and no other; `place` is where its absence is shown.
@@ -350,8 +367,12 @@ impl<'t> Checks<'t> {
         let help = format!("write `{WORKER_EXAMPLE}`, or remove the key");
         let section = self.section(node, place, "a worker", WORKER_KEYS, &help)?;
         let max_connections = match section.value("max_connections") {
-            Some(node) => self.max_connections(node),
+            Some(node) => self.number(node, "a number of players", WorkerOptions::MAX_CONNECTIONS),
             None => Some(defaults.max_connections),
+        };
+        let max_streams = match section.value("max_streams") {
+            Some(node) => self.number(node, "a number of streams", WorkerOptions::MAX_STREAMS),
+            None => Some(defaults.max_streams),
         };
         let gop_cache = match section.value("gop_cache") {
             Some(Node { value: Value::Bool(on), .. }) => Some(*on),
@@ -387,6 +408,7 @@ impl<'t> Checks<'t> {
         };
         Some(WorkerOptions {
             max_connections: max_connections?,
+            max_streams: max_streams?,
             gop_cache: gop_cache?,
             latency: latency?,
             queue_length: queue_length?,
@@ -411,14 +433,14 @@ impl<'t> Checks<'t> {
         value
     }
 
-    fn max_connections(&mut self, node: &Node) -> Option<u32> {
-        let most = WorkerOptions::MAX_CONNECTIONS;
+    /// A whole number from 1 to `most`.
+    fn number(&mut self, node: &Node, what: &str, most: u32) -> Option<u32> {
         let number = match &node.value {
             Value::Whole(n) => u32::try_from(*n).ok().filter(|n| (1..=most).contains(n)),
             _ => None,
         };
         if number.is_none() {
-            self.expected(node, &format!("a number of players, 1 to {most}"), "");
+            self.expected(node, &format!("{what}, 1 to {most}"), "");
         }
         number
     }

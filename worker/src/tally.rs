@@ -1,0 +1,145 @@
+//! What the limits of this port have cost its peers: counted, told in the log, and part of each report.
+
+use std::cell::{Cell, RefCell};
+
+use cluster::WorkerOptions;
+use cluster::stats::LimitStats;
+use tracing::warn;
+
+use crate::limits::NAMES_MAX;
+
+/// What a limit has cost is told in the log at most this often, ms.
+const TOLD_EVERY: u64 = 10_000;
+
+/// A limit that peers meet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// All slots are taken.
+    Connections,
+    /// `max_connections` players.
+    Players,
+    /// Names that are played or waited for.
+    Names,
+    /// `max_streams` streams.
+    Streams,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Met {
+    limit: Limit,
+    count: u64,
+    /// The last time, ms.
+    last: u64,
+    /// How many of them the log has.
+    told: u64,
+}
+
+/// See the [module](self).
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    met: RefCell<Vec<Met>>,
+    /// When the log was told, ms.
+    told_at: Cell<Option<u64>>,
+}
+
+impl Tally {
+    /// `limit` has cost a peer something at `now`, ms.
+    pub(crate) fn count(&self, limit: Limit, now: u64) {
+        let mut met = self.met.borrow_mut();
+        match met.iter_mut().find(|met| met.limit == limit) {
+            Some(met) => (met.count, met.last) = (met.count + 1, now),
+            None => met.push(Met { limit, count: 1, last: now, told: 0 }),
+        }
+    }
+
+    /// Publishes, plays and connections that were refused.
+    pub(crate) fn refused(&self) -> u64 {
+        self.sum(|_| true)
+    }
+
+    /// Publishes that were refused.
+    pub(crate) fn refused_publishers(&self) -> u64 {
+        self.sum(|limit| limit == Limit::Streams)
+    }
+
+    fn sum(&self, which: impl Fn(Limit) -> bool) -> u64 {
+        self.met.borrow().iter().filter(|met| which(met.limit)).map(|met| met.count).sum()
+    }
+
+    /// All that was met, for a report.
+    pub(crate) fn stats(&self, options: &WorkerOptions, now: u64) -> Vec<LimitStats> {
+        let stats = |met: &Met| LimitStats {
+            limit: met.limit.name().to_owned(),
+            what: met.limit.what(options),
+            count: met.count,
+            last_ago_ms: now.saturating_sub(met.last),
+        };
+        self.met.borrow().iter().map(stats).collect()
+    }
+
+    /// A line in the log for all that a limit has cost since the last one.
+    pub(crate) fn tell(&self, options: &WorkerOptions, now: u64) {
+        let mut met = self.met.borrow_mut();
+        let is_due = self.told_at.get().is_none_or(|at| now.saturating_sub(at) >= TOLD_EVERY);
+        if !is_due || met.iter().all(|met| met.count == met.told) {
+            return;
+        }
+        self.told_at.set(Some(now));
+        for met in met.iter_mut().filter(|met| met.count > met.told) {
+            warn!(limit = met.limit.name(), count = met.count - met.told, "{}", met.limit.what(options));
+            met.told = met.count;
+        }
+    }
+}
+
+impl Limit {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::Players => "max_connections",
+            Self::Names => "names",
+            Self::Streams => "max_streams",
+        }
+    }
+
+    fn what(self, options: &WorkerOptions) -> String {
+        let WorkerOptions { max_connections, max_streams, .. } = options;
+        match self {
+            Self::Connections => {
+                "connections refused: all slots are taken (max_connections, max_streams and the reserve)"
+                    .into()
+            }
+            Self::Players => format!("players refused: {max_connections} play (max_connections)"),
+            Self::Names => format!("players refused: {NAMES_MAX} names are played or waited for"),
+            Self::Streams => {
+                format!("publishers refused: {max_streams} streams are being published (max_streams)")
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_limit_is_counted_apart_with_its_cause_and_its_age() {
+        let (tally, options) = (Tally::default(), WorkerOptions::default());
+        assert_eq!(tally.stats(&options, 0), []);
+        tally.count(Limit::Players, 1_000);
+        tally.count(Limit::Streams, 2_000);
+        tally.count(Limit::Players, 3_000);
+        let found: Vec<_> = tally
+            .stats(&options, 5_000)
+            .into_iter()
+            .map(|limit| (limit.limit, limit.count, limit.last_ago_ms, limit.what))
+            .collect();
+        let players = "players refused: 10240 play (max_connections)".to_owned();
+        let streams = "publishers refused: 64 streams are being published (max_streams)".to_owned();
+        assert_eq!(
+            found,
+            [("max_connections".into(), 2, 2_000, players), ("max_streams".into(), 1, 3_000, streams)]
+        );
+        assert_eq!((tally.refused(), tally.refused_publishers()), (3, 1));
+    }
+}
