@@ -16,6 +16,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use clap::error::ErrorKind;
+use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
@@ -25,6 +26,8 @@ use crate::failure::{Failure, code};
 use crate::terminal::{complain, has_colour, print_clean, print_json};
 
 fn main() -> ExitCode {
+    // A program that blocks signals hands that on to what it starts; then neither Ctrl-C nor a service manager could end us.
+    let _ = SigSet::empty().thread_set_mask();
     parse().and_then(main_of).unwrap_or_else(|failure| {
         complain(&failure.to_string());
         failure.code()

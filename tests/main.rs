@@ -15,3 +15,4 @@ mod startup;
 mod support;
 mod survive;
 mod terminal;
+mod upkeep;

@@ -1,16 +1,21 @@
-//! The process's end: what every supervised process does alike. It says who it is, reports, opens its log again, lends its
-//! listener back, and ends when it is asked to or by SIGTERM.
+//! The process's end: what every supervised process does alike. It says who it is, reports, opens its log again (also by SIGHUP
+//! and SIGUSR1), lends its listener back, and ends when it is asked to or by SIGTERM.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use cluster::file::FileError;
 use cluster::stats::{ProcessStats, StreamStats};
 use cluster::{Role, UnitId, WorkerSpec};
+use rustix::fs::FileType;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::{AbortHandle, JoinSet, LocalSet};
@@ -143,7 +148,9 @@ pub fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), 
 /// When the system does not let it wait for connections or signals.
 pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError> {
     let Seat { id, role, control, lock } = seat;
-    let mut terminate = signal(SignalKind::terminate()).map_err(RunError::system("waiting for signals"))?;
+    let listen = |kind| signal(kind).map_err(RunError::system("waiting for signals"));
+    let mut terminate = listen(SignalKind::terminate())?;
+    let (mut hangup, mut user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
     let hello = Hello {
         version: VERSION,
         id,
@@ -152,13 +159,19 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError>
         pid: std::process::id(),
         build: env!("CARGO_PKG_VERSION").to_owned(),
     };
-    let server = Rc::new(Server { hello, service, stop: Notify::new() });
-    tokio::select! {
-        served = Rc::clone(&server).accept(control) => served.map_err(RunError::system("control socket")),
-        () = server.stop.notified() => Ok(()),
-        _ = terminate.recv() => {
-            warn!("SIGTERM");
-            Ok(())
+    let log = RefCell::new(log_path());
+    let server = Rc::new(Server { hello, service, log, stop: Notify::new() });
+    let mut accept = pin!(Rc::clone(&server).accept(control));
+    loop {
+        tokio::select! {
+            served = &mut accept => return served.map_err(RunError::system("control socket")),
+            () = server.stop.notified() => return Ok(()),
+            _ = terminate.recv() => {
+                warn!("SIGTERM");
+                return Ok(());
+            }
+            _ = hangup.recv() => server.reopen_own_log(),
+            _ = user.recv() => server.reopen_own_log(),
         }
     }
 }
@@ -173,7 +186,22 @@ struct Talk {
 struct Server {
     hello: Hello,
     service: Rc<dyn Service>,
+    /// The log as it was named when it was given to this process; none where it is no file.
+    log: RefCell<Option<PathBuf>>,
     stop: Notify,
+}
+
+/// The file that standard error goes to.
+fn log_path() -> Option<PathBuf> {
+    let is_file = rustix::fs::fstat(rustix::stdio::stderr())
+        .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
+    let link = std::fs::read_link("/proc/self/fd/2").ok().filter(|_| is_file)?;
+    // One that was removed is made again.
+    Some(
+        link.to_str()
+            .and_then(|text| text.strip_suffix(" (deleted)"))
+            .map_or_else(|| link.clone(), PathBuf::from),
+    )
 }
 
 impl Server {
@@ -235,7 +263,9 @@ impl Server {
                 Err(error) => return Err(error),
             },
             Request::Configure { spec } => self.service.configure(*spec),
-            Request::ReopenLog => reopen_log(packet.fds.last()),
+            Request::ReopenLog => reopen_log(packet.fds.last()).inspect(|()| {
+                self.log.replace(log_path());
+            }),
             Request::Listener => match self.service.listener() {
                 Some(listener) => return socket.send(&Reply::Done, &[listener]).await,
                 None => Err(Error::new(Code::Unsupported, "this process has no listener")),
@@ -249,6 +279,19 @@ impl Server {
             Request::Unknown => Err(Error::new(Code::Unsupported, "this process is older than the request")),
         };
         socket.send(&done.map_or_else(Reply::Error, |()| Reply::Done), &[]).await
+    }
+
+    /// Opens the log anew under the name that it had, for whoever moved it.
+    fn reopen_own_log(&self) {
+        let Some(path) = self.log.borrow().clone() else { return };
+        let opened = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        match opened
+            .map_err(|error| Error::new(Code::Failed, error))
+            .and_then(|log| reopen_log(Some(&log.into())))
+        {
+            Ok(()) => {}
+            Err(error) => warn!(path = %path.display(), %error, "log not reopened"),
+        }
     }
 
     async fn report(&self, socket: &Socket) -> Result<(), PacketError> {

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use control::fds::{self, Lent};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal as Number, sigaction};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
@@ -91,6 +92,32 @@ pub fn keep_descriptors_to_self() -> io::Result<()> {
     Ok(())
 }
 
+/// Has signals mean to this process what they mean to any of the cluster, whatever blocked or ignored them where it was started:
+/// none is blocked, those that were ignored are not, except SIGPIPE. Those that ask for new logs are ignored until somebody
+/// listens: nothing ends by them.
+///
+/// Makes system calls alone and allocates nothing, so that it may be called between fork and exec.
+pub(crate) fn settle_signals() {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for number in Number::iterator() {
+        let wanted = match number {
+            Number::SIGKILL | Number::SIGSTOP | Number::SIGPIPE => continue,
+            Number::SIGHUP | Number::SIGUSR1 | Number::SIGUSR2 => ignore,
+            _ => default,
+        };
+        // SAFETY: neither disposition is a handler that could run.
+        let before = unsafe { sigaction(number, &wanted) };
+        if let Ok(before) = before
+            && !matches!(before.handler(), SigHandler::SigIgn | SigHandler::SigDfl)
+        {
+            // SAFETY: it was this program's own handler a moment ago, with the same flags and mask.
+            let _ = unsafe { sigaction(number, &before) };
+        }
+    }
+    let _ = SigSet::empty().thread_set_mask();
+}
+
 /// Starts processes of one binary.
 #[derive(Debug)]
 pub(crate) struct Spawner {
@@ -136,6 +163,7 @@ impl Spawner {
         unsafe {
             command.pre_exec(move || {
                 rustix::process::setsid()?;
+                settle_signals();
                 rustix::process::setrlimit(Resource::Nofile, limit)?;
                 given.lent.pass_on()
             });

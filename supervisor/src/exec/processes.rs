@@ -1,8 +1,9 @@
 //! The [`Kernel`] that really does it: processes, listeners, files, clients.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,10 @@ pub(crate) struct Processes {
     messages: mpsc::Sender<Message>,
     /// Requests and looks that are under way.
     helpers: JoinSet<()>,
+    /// The supervisor's own log, if its output goes there.
+    own_log: Option<PathBuf>,
+    /// It cannot be opened.
+    own_log_fails: bool,
 }
 
 /// What belongs to one unit.
@@ -58,6 +63,8 @@ struct Held {
     /// Found, and not taken over yet.
     found: Option<(Process, Option<OwnedFd>)>,
     live: Option<Live>,
+    /// Its log cannot be opened.
+    log_fails: bool,
 }
 
 /// A process, and the tasks that watch it; dropping it ends the tasks, not the process.
@@ -70,9 +77,11 @@ struct Live {
 }
 
 impl Processes {
-    /// With the listeners that were bound for units without a process. What happens goes to `messages`.
+    /// With the listeners that were bound for units without a process. What happens goes to `messages`; `own_log` is given if
+    /// this process's output goes there.
     pub(crate) fn new(
         dirs: ClusterDirs,
+        own_log: Option<PathBuf>,
         parse: Parse,
         spawner: Spawner,
         boot_id: String,
@@ -89,6 +98,8 @@ impl Processes {
             last_client: 0,
             messages,
             helpers: JoinSet::new(),
+            own_log,
+            own_log_fails: false,
         };
         for (unit, listener) in listeners {
             new.held(&unit).listener = Some(listener);
@@ -130,30 +141,57 @@ impl Processes {
         }
     }
 
-    /// Puts logs that are full aside. To be called now and then.
-    pub(crate) fn rotate_logs(&mut self) {
+    /// Puts logs that are full aside, and has those opened anew that were moved or removed. To be called now and then.
+    pub(crate) fn tend_logs(&mut self) {
         while self.helpers.try_join_next().is_some() {}
-        logs::rotate_own(&self.dirs.agent_log());
-        for (unit, held) in self.held.iter().filter(|(_, held)| held.live.is_some()) {
-            let log = self.dirs.log(unit);
-            if !logs::is_full(&log) {
-                continue;
-            }
-            let file = match logs::rotate(&log) {
-                Ok(file) => file,
-                Err(error) => {
-                    tracing::warn!(%unit, %error, "log not rotated");
-                    continue;
-                }
-            };
-            let (unit, control) = (unit.clone(), held.files.control());
-            self.helpers.spawn(async move {
-                let asked = ask_once(&control, &Request::ReopenLog, Some(file.as_fd()), REOPEN_LIMIT).await;
-                if let Err(error) = asked {
-                    tracing::warn!(%unit, %error, "it goes on writing to its old log");
-                }
-            });
+        if let Some(own) = &self.own_log {
+            tell_change(&mut self.own_log_fails, logs::tend_own(own), own);
         }
+        let mut new = Vec::new();
+        for (unit, held) in &mut self.held {
+            let Some(live) = &held.live else { continue };
+            let log = self.dirs.log(unit);
+            let opened = if !logs::writes_to(live.process.identity().pid, &log) {
+                logs::open(&log)
+            } else if logs::is_full(&log) {
+                logs::rotate(&log)
+            } else {
+                continue;
+            };
+            if let Some(file) = tell_change(&mut held.log_fails, opened, &log) {
+                new.push((unit.clone(), file));
+            }
+        }
+        new.into_iter().for_each(|(unit, file)| self.reopen(&unit, file));
+    }
+
+    /// Opens all logs anew, as SIGHUP and SIGUSR1 ask.
+    pub(crate) fn reopen_logs(&mut self) {
+        if let Some(own) = &self.own_log {
+            tell_change(&mut self.own_log_fails, logs::write_here(own), own);
+        }
+        let units: Vec<UnitId> = self.held.keys().cloned().collect();
+        for unit in units {
+            let log = self.dirs.log(&unit);
+            let held = self.held(&unit);
+            if held.live.is_some()
+                && let Some(file) = tell_change(&mut held.log_fails, logs::open(&log), &log)
+            {
+                self.reopen(&unit, file);
+            }
+        }
+        tracing::info!("logs reopened");
+    }
+
+    /// Has a process write to `file` from now on.
+    fn reopen(&mut self, unit: &UnitId, file: File) {
+        let (unit, control) = (unit.clone(), self.held(unit).files.control());
+        self.helpers.spawn(async move {
+            let asked = ask_once(&control, &Request::ReopenLog, Some(file.as_fd()), REOPEN_LIMIT).await;
+            if let Err(error) = asked {
+                tracing::warn!(%unit, %error, "it goes on writing to its old log");
+            }
+        });
     }
 
     fn held(&mut self, unit: &UnitId) -> &mut Held {
@@ -216,7 +254,14 @@ impl Processes {
         {
             tracing::warn!(unit = %id, %error, "log not rotated");
         }
-        let log = logs::open(&log).map_err(|error| fail(format!("{}: {error}", log.display())))?;
+        let log = match tell_change(&mut held.log_fails, logs::open(&log), &log) {
+            Some(log) => log,
+            // Nobody waits for a picture because of a log. It is given one as soon as that can be opened.
+            None => File::options()
+                .append(true)
+                .open("/dev/null")
+                .map_err(|error| fail(format!("/dev/null: {error}")))?,
+        };
         let token = held.files.begin(&lock).map_err(|error| fail(error.to_string()))?;
         let mut lent = Lent::default();
         if let Some(listener) = &held.listener {
@@ -456,7 +501,26 @@ fn held<'a>(all: &'a mut BTreeMap<UnitId, Held>, dirs: &ClusterDirs, unit: &Unit
         listener: None,
         found: None,
         live: None,
+        log_fails: false,
     })
+}
+
+/// Logs that something begins to fail, or works again; `fails` remembers which.
+fn tell_change<T>(fails: &mut bool, result: std::io::Result<T>, path: &Path) -> Option<T> {
+    match result {
+        Ok(done) => {
+            if std::mem::take(fails) {
+                tracing::info!(path = %path.display(), "log opened again");
+            }
+            Some(done)
+        }
+        Err(error) => {
+            if !std::mem::replace(fails, true) {
+                tracing::warn!(path = %path.display(), %error, "log not opened; what would be written there is lost or goes to the old one");
+            }
+            None
+        }
+    }
 }
 
 fn untouched(problems: &[preflight::Problem]) -> String {

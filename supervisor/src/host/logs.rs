@@ -1,9 +1,9 @@
 //! Log files: opened by the supervisor, inherited by its processes, rotated by size. Never a pipe: a worker must not
 //! notice when its supervisor dies.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// A log larger than this is put aside. Bytes.
@@ -11,12 +11,29 @@ pub(crate) const MAX_SIZE: u64 = 10 << 20;
 /// So many old logs are kept: NAME.1 is the newest.
 pub(crate) const KEPT: u32 = 3;
 
-/// Opens a log for appending, 0600.
+/// Opens a log for appending, 0600. Its directory is made again if somebody removed it.
 ///
 /// # Errors
 /// As of open(2).
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
+    let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(path);
+    match (open(), path.parent()) {
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            open()
+        }
+        (opened, _) => opened,
+    }
+}
+
+/// Whether process `pid` writes to the log that is at `path` now: not if that was moved or removed. A process that does not let
+/// us look is believed.
+#[must_use]
+pub(crate) fn writes_to(pid: u32, path: &Path) -> bool {
+    match (fs::metadata(path), fs::metadata(format!("/proc/{pid}/fd/2"))) {
+        (Ok(named), Ok(opened)) => (named.dev(), named.ino()) == (opened.dev(), opened.ino()),
+        (named, _) => named.is_ok(),
+    }
 }
 
 /// Whether a log is to be put aside.
@@ -65,17 +82,17 @@ fn become_output(file: &File) -> io::Result<()> {
     Ok(())
 }
 
-/// Rotates the supervisor's own log, if its output goes there.
-pub(crate) fn rotate_own(path: &Path) {
-    let Ok(named) = fs::metadata(path) else { return };
-    let is_output = rustix::fs::fstat(rustix::stdio::stderr())
-        .is_ok_and(|output| (output.st_dev, output.st_ino) == (named.dev(), named.ino()));
-    if !is_output || !is_full(path) {
-        return;
-    }
-    let rotated = rotate(path).and_then(|file| become_output(&file));
-    if let Err(error) = rotated {
-        tracing::warn!(%error, "own log not rotated");
+/// Rotates the supervisor's own log, to which its output goes, if it is full, and opens it anew if it was moved or removed.
+///
+/// # Errors
+/// When it cannot be opened; then the old one is written to.
+pub(crate) fn tend_own(path: &Path) -> io::Result<()> {
+    if !writes_to(std::process::id(), path) {
+        write_here(path)
+    } else if is_full(path) {
+        rotate(path).and_then(|file| become_output(&file))
+    } else {
+        Ok(())
     }
 }
 

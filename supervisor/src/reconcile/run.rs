@@ -17,7 +17,7 @@ use crate::api;
 use crate::exec::adopt::{Found, find_all};
 use crate::exec::listeners;
 use crate::exec::monitor::Message;
-use crate::exec::process::Spawner;
+use crate::exec::process::{Spawner, settle_signals};
 use crate::exec::processes::Processes;
 use crate::host::dirs::{ClusterDirs, Created, Lock};
 use crate::host::files::StateError;
@@ -28,7 +28,7 @@ use crate::host::{logs, preflight, procfs};
 const COMMANDS: usize = 16;
 /// Messages of the tasks that wait for the loop.
 const MESSAGES: usize = 256;
-/// Between two looks at the size of logs.
+/// Between two looks at the logs.
 const LOGS: Duration = Duration::from_secs(1);
 /// Answers that are under way may take this long when the supervisor ends.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
@@ -51,6 +51,7 @@ struct Inputs {
     interrupt: unix::Signal,
     quit: unix::Signal,
     hangup: unix::Signal,
+    user: unix::Signal,
     logs: tokio::time::Interval,
 }
 
@@ -63,6 +64,7 @@ impl Inputs {
             interrupt: unix::signal(unix::SignalKind::interrupt())?,
             quit: unix::signal(unix::SignalKind::quit())?,
             hangup: unix::signal(unix::SignalKind::hangup())?,
+            user: unix::signal(unix::SignalKind::user_defined1())?,
             logs: tokio::time::interval(LOGS),
         })
     }
@@ -77,10 +79,12 @@ impl Inputs {
                 _ = self.interrupt.recv() => return Input::Stop,
                 _ = self.quit.recv() => return Input::Leave,
                 _ = self.hangup.recv() => {
-                    tracing::info!("SIGHUP has no effect; `srsctl up` brings a changed file into force");
+                    tracing::info!("SIGHUP opens the logs anew; `srsctl up` brings a changed file into force");
+                    processes.reopen_logs();
                 }
+                _ = self.user.recv() => processes.reopen_logs(),
                 () = tokio::time::sleep_until(due.into()) => return Input::Time,
-                _ = self.logs.tick() => processes.rotate_logs(),
+                _ = self.logs.tick() => processes.tend_logs(),
             }
         }
     }
@@ -97,6 +101,7 @@ fn take_up(api::Asked { by, request, reply }: api::Asked, processes: &mut Proces
 }
 
 async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -> Result<(), AgentError> {
+    settle_signals();
     let Assembled { mut inputs, mut processes, mut reconciler, surroundings } =
         Box::pin(assemble(config)).await?;
     let (end, is_started) = loop {
@@ -209,7 +214,15 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let (stop_api, stopped) = oneshot::channel();
     let api = tokio::spawn(api::serve(listener, commands, stopped));
     let surroundings = Surroundings { _lock: lock, dirs: dirs.clone(), stop_api, api };
-    let mut processes = Processes::new(dirs.clone(), parse, spawner, boot_id, listeners, sender);
+    let mut processes = Processes::new(
+        dirs.clone(),
+        detached.then(|| dirs.agent_log()),
+        parse,
+        spawner,
+        boot_id,
+        listeners,
+        sender,
+    );
     let looks: BTreeMap<UnitId, Look> = found
         .into_iter()
         .map(|(unit, found)| {

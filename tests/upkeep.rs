@@ -1,0 +1,137 @@
+//! Logs that are moved, files that are removed and signals that are sent under a running cluster: none of it is felt by a player.
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::thread;
+
+use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1};
+use nix::sys::signal::{SigSet, SigmaskHow};
+
+use crate::support::cluster::{TestCluster, run, signal};
+use crate::support::{SOON, STREAM, wait_for, wait_until};
+
+fn with_encoder() -> TestCluster {
+    let cluster = TestCluster::with(|net| {
+        format!("{}encoder: {{ source: test-card, stream: {STREAM} }}\n", net.guide())
+    });
+    cluster.up();
+    cluster
+}
+
+/// Its log and its process, of every unit.
+fn logs(cluster: &TestCluster) -> Vec<(PathBuf, u32)> {
+    cluster.status().units.into_iter().map(|unit| (PathBuf::from(unit.log), unit.pid.unwrap())).collect()
+}
+
+fn own_log(cluster: &TestCluster) -> PathBuf {
+    cluster.state.join("lib").join(cluster.net.cluster_name()).join("log/agent.log")
+}
+
+fn writes_to(pid: u32, log: &Path) -> bool {
+    let file = |path: &Path| fs::metadata(path).map(|it| (it.dev(), it.ino())).ok();
+    file(log).is_some() && file(&PathBuf::from(format!("/proc/{pid}/fd/2"))) == file(log)
+}
+
+#[test]
+fn hup_and_usr1_open_moved_logs_anew_and_end_no_process() {
+    let cluster = with_encoder();
+    let supervisor = cluster.status().supervisor_pid;
+    let units = logs(&cluster);
+    for signals in [[SIGHUP, SIGUSR1], [SIGUSR1, SIGHUP]] {
+        // While the supervisor stands still, each process does it by itself.
+        signal(supervisor, SIGSTOP);
+        for (log, pid) in &units {
+            fs::rename(log, log.with_extension("log.old")).unwrap();
+            signal(*pid, signals[0]);
+            wait_until("a process to write to its new log", SOON, || writes_to(*pid, log));
+        }
+        signal(supervisor, SIGCONT);
+
+        let own = own_log(&cluster);
+        for log in units.iter().map(|(log, _)| log).chain([&own]) {
+            fs::rename(log, log.with_extension("log.old")).unwrap();
+        }
+        signal(supervisor, signals[1]);
+        for (log, pid) in units.iter().chain([&(own, supervisor)]) {
+            wait_until("everybody to write to the new log", SOON, || writes_to(*pid, log));
+        }
+        assert_eq!(logs(&cluster), units);
+        assert_eq!(cluster.status().supervisor_pid, supervisor);
+    }
+}
+
+#[test]
+fn removed_logs_are_written_again_without_being_asked_and_their_directory_too() {
+    let cluster = with_encoder();
+    let supervisor = cluster.status().supervisor_pid;
+    let edge = cluster.net.edges()[0];
+    let old = cluster.pid(edge);
+    fs::remove_dir_all(own_log(&cluster).parent().unwrap()).unwrap();
+    signal(old, SIGKILL);
+    cluster.await_successor(edge, old);
+    for (log, pid) in logs(&cluster).into_iter().chain([(own_log(&cluster), supervisor)]) {
+        wait_until("a log to be there again", SOON, || writes_to(pid, &log));
+    }
+    cluster.run(&["logs", "edge"]).expect_code(0).expect_words(&["starting"]);
+}
+
+#[test]
+fn a_log_that_cannot_be_opened_keeps_no_worker_from_its_start() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let (log, old) = (PathBuf::from(cluster.unit(edge).log), cluster.pid(edge));
+    fs::remove_file(&log).unwrap();
+    fs::create_dir(&log).unwrap();
+    signal(old, SIGKILL);
+    let new = cluster.await_successor(edge, old);
+    let told = wait_for("the supervisor to name it", SOON, || {
+        let text = fs::read_to_string(own_log(&cluster)).map_err(|error| error.to_string())?;
+        text.lines().find(|line| line.contains("log not opened")).map(str::to_owned).ok_or(text)
+    });
+    assert!(told.contains("WARN") && told.contains(log.to_str().unwrap()), "{told}");
+    fs::remove_dir(&log).unwrap();
+    wait_until("the log to be written once it can be", SOON, || writes_to(new, &log));
+}
+
+#[test]
+fn a_caller_that_blocks_or_ignores_signals_does_not_hand_that_on() {
+    let cluster = TestCluster::guide();
+    let blocked = || {
+        let before = SigSet::all().thread_swap_mask(SigmaskHow::SIG_SETMASK).unwrap();
+        let done = cluster.up();
+        before.thread_set_mask().unwrap();
+        done
+    };
+    thread::scope(|scope| drop(scope.spawn(blocked).join().unwrap()));
+    let clean = |pid: u32| {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+        let mask = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim();
+            u64::from_str_radix(line, 16).unwrap()
+        };
+        let termination = 1 << (SIGTERM as u32 - 1);
+        assert_eq!(mask("SigBlk:"), 0, "{status}");
+        assert_eq!(mask("SigIgn:") & termination, 0, "{status}");
+    };
+    let everybody = || {
+        let status = cluster.status();
+        status.units.into_iter().filter_map(|unit| unit.pid).chain([status.supervisor_pid])
+    };
+    everybody().for_each(clean);
+    signal(cluster.status().supervisor_pid, SIGTERM);
+    wait_until("SIGTERM to end the cluster", SOON, || cluster.processes().is_empty());
+
+    let up = r#"trap "" TERM CHLD USR1 && exec "$0" up cluster.yaml"#;
+    let template = cluster.srsctl(&[]);
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", up]).arg(template.get_program()).current_dir(cluster.dir.path());
+    run(shell.env("SRSCTL_STATE_DIR", &cluster.state)).expect_code(0);
+    everybody().for_each(clean);
+    let edge = cluster.net.edges()[0];
+    let old = cluster.pid(edge);
+    signal(old, SIGKILL);
+    cluster.await_successor(edge, old);
+    let how = cluster.unit(edge).last_exit.unwrap().how;
+    assert!(how.contains("SIGKILL"), "the end of a child is seen: {how}");
+}
