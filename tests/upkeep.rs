@@ -135,3 +135,54 @@ fn a_caller_that_blocks_or_ignores_signals_does_not_hand_that_on() {
     let how = cluster.unit(edge).last_exit.unwrap().how;
     assert!(how.contains("SIGKILL"), "the end of a child is seen: {how}");
 }
+
+/// Kills an edge, and waits until its successor plays the encoder's stream.
+fn replace_an_edge(cluster: &TestCluster) {
+    let edge = cluster.net.edges()[0];
+    let old = cluster.pid(edge);
+    signal(old, SIGKILL);
+    cluster.await_successor(edge, old);
+    cluster.await_live(STREAM);
+}
+
+#[test]
+fn a_worker_starts_without_its_config_directory_and_without_the_secrets_file() {
+    let cluster = with_encoder();
+    let lib = cluster.state.join("lib").join(cluster.net.cluster_name());
+    let secret = fs::read_to_string(lib.join("secret")).unwrap();
+    fs::remove_dir_all(lib.join("conf")).unwrap();
+    fs::write(lib.join("conf"), "in the way").unwrap();
+    for other in [None, Some("another, from a backup, which running workers do not have")] {
+        // It may not have been put back yet.
+        let _ = fs::remove_file(lib.join("secret"));
+        if let Some(other) = other {
+            fs::write(lib.join("secret"), other).unwrap();
+        }
+        replace_an_edge(&cluster);
+    }
+    // Taken over, the workers tell what they run with.
+    let supervisor = cluster.status().supervisor_pid;
+    signal(supervisor, SIGSTOP);
+    fs::remove_file(lib.join("secret")).unwrap();
+    fs::remove_file(lib.join("conf")).unwrap();
+    signal(supervisor, SIGKILL);
+    wait_until("the supervisor to be gone", SOON, || cluster.run(&["status"]).code != 0);
+    cluster.up();
+    assert_eq!(fs::read_to_string(lib.join("secret")).unwrap(), secret);
+    replace_an_edge(&cluster);
+}
+
+#[test]
+fn a_worker_starts_while_the_binary_is_away() {
+    let cluster = TestCluster::guide();
+    let binary = cluster.dir.path().join("srsctl");
+    fs::copy(crate::support::cluster::SRSCTL, &binary).unwrap();
+    let mut up = std::process::Command::new(&binary);
+    up.args(["up", "cluster.yaml"]).current_dir(cluster.dir.path());
+    run(up.env("SRSCTL_STATE_DIR", &cluster.state)).expect_code(0);
+    fs::remove_file(&binary).unwrap();
+    let edge = cluster.net.edges()[0];
+    let old = cluster.pid(edge);
+    signal(old, SIGKILL);
+    cluster.await_successor(edge, old);
+}

@@ -235,7 +235,11 @@ async fn a_process_gets_the_descriptors_of_the_table_and_no_other() {
     let mut numbers: Vec<u32> = numbers.split(' ').map(|number| number.parse().unwrap()).collect();
     numbers.sort_unstable();
     assert_eq!(numbers[..3], [0, 1, 2]);
-    assert_eq!(numbers.len(), 7, "listener, control, lock and the directory that is being read: {numbers:?}");
+    assert_eq!(
+        numbers.len(),
+        9,
+        "listener, control, lock, config, secret and the directory that is read: {numbers:?}"
+    );
     let limit: u64 = limit.strip_prefix("Some(").unwrap().strip_suffix(')').unwrap().parse().unwrap();
     assert!(limit >= 4000, "{limit}");
     let pid = bench.pids().await[&bench.edge(1935)];

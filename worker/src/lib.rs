@@ -33,7 +33,7 @@ use std::path::Path;
 use std::rc::Rc;
 
 use cluster::WorkerSpec;
-use control::fds::{FdsError, Name};
+use control::fds::{self, FdsError, Name};
 use control::{Inherited, RunError, Seat};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
@@ -47,10 +47,10 @@ use crate::port::Port;
 /// # Errors
 /// See [`RunError`].
 pub fn run(config: &Path) -> Result<(), RunError> {
-    let Inherited { listener, control, lock } = Inherited::take()?;
+    let Inherited { listener, control, lock, config: lent, secret: kept } = Inherited::take()?;
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
-    let spec = WorkerSpec::from_file(config)?;
-    let secret = read_secret(&spec.secret_file)?;
+    let spec = WorkerSpec::from_file(&lent.as_ref().map_or_else(|| config.to_owned(), fds::path_of))?;
+    let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, "starting");
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;

@@ -1,18 +1,19 @@
 //! The descriptors that a process is started with, by name.
 //!
 //! The supervisor lends them at whatever numbers they have and says in [`VARIABLE`] which is which:
-//! `SRSCTL_FDS=listener:9,control:12,lock:14`. Besides them a process has 0 (/dev/null) and 1 and 2 (its log, opened with
+//! `SRSCTL_FDS=listener:9,control:12,lock:14,config:15,secret:16`. Besides them a process has 0 (/dev/null) and 1 and 2 (its log, opened with
 //! `O_APPEND`), and nothing else is open. The process takes them first of all, before a runtime or a thread exists, and
 //! makes sure that each is what its name says.
 #![expect(unsafe_code, reason = "inherited descriptors are numbers; the environment asks for a promise")]
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::{self, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
 
-use rustix::fs::{FileType, FlockOperation};
+use rustix::fs::{FileType, FlockOperation, MemfdFlags, SealFlags};
 use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{SocketType, sockopt};
 
@@ -32,10 +33,14 @@ pub enum Name {
     Control,
     /// The lock file: its lock lives as long as the process does, its text is the token of [`Hello`](crate::Hello).
     Lock,
+    /// The generated config, in memory: a start needs no disk.
+    Config,
+    /// The secret between origin and edges, in memory.
+    Secret,
 }
 
 impl Name {
-    const ALL: [Self; 3] = [Self::Listener, Self::Control, Self::Lock];
+    const ALL: [Self; 5] = [Self::Listener, Self::Control, Self::Lock, Self::Config, Self::Secret];
 
     /// As it stands in [`VARIABLE`].
     #[must_use]
@@ -44,6 +49,8 @@ impl Name {
             Self::Listener => "listener",
             Self::Control => "control",
             Self::Lock => "lock",
+            Self::Config => "config",
+            Self::Secret => "secret",
         }
     }
 }
@@ -126,6 +133,34 @@ pub struct Inherited {
     pub control: Listener,
     /// The lock.
     pub lock: Lock,
+    /// The generated config; none of a supervisor that is older than this program.
+    pub config: Option<File>,
+    /// The secret; none of an older supervisor, and of an encoder. Whoever keeps it open keeps it for the next supervisor too.
+    pub secret: Option<File>,
+}
+
+/// The name of the file in memory that holds the secret, as /proc shows it.
+pub const SECRET: &str = "srsctl-secret";
+
+/// A file in memory that holds `text` and cannot be changed any more.
+///
+/// # Errors
+/// As of memfd_create(2) and write(2).
+pub fn in_memory(name: &str, text: &[u8]) -> io::Result<File> {
+    let fd = rustix::fs::memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)?;
+    let mut file = File::from(fd);
+    file.write_all(text)?;
+    rustix::fs::fcntl_add_seals(
+        &file,
+        SealFlags::WRITE | SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL,
+    )?;
+    Ok(file)
+}
+
+/// A path under which this process can read `file` from its start.
+#[must_use]
+pub fn path_of(file: &File) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
 }
 
 /// The lock by which a process is known to live. Dropping it says that it has ended.
@@ -165,6 +200,7 @@ impl Inherited {
 
     fn claim(value: &str) -> Result<Self, FdsError> {
         let (mut listener, mut control, mut lock) = (None, None, None);
+        let (mut config, mut secret) = (None, None);
         for (name, number) in parse(value)? {
             let fail = |wrong| FdsError::Wrong { name, number, wrong };
             let fd = own(number).map_err(fail)?;
@@ -175,12 +211,16 @@ impl Inherited {
                     control = Some(socket.map_err(|_| fail("is no listening SOCK_SEQPACKET socket"))?);
                 }
                 Name::Lock => lock = Some(locked(fd).map_err(fail)?),
+                Name::Config => config = Some(regular(fd).map_err(fail)?),
+                Name::Secret => secret = Some(regular(fd).map_err(fail)?),
             }
         }
         Ok(Self {
             listener,
             control: control.ok_or(FdsError::Missing(Name::Control))?,
             lock: lock.ok_or(FdsError::Missing(Name::Lock))?,
+            config,
+            secret,
         })
     }
 }
@@ -223,14 +263,16 @@ fn tcp_listener(fd: OwnedFd) -> Result<TcpListener, &'static str> {
     Ok(listener)
 }
 
-fn locked(fd: OwnedFd) -> Result<Lock, &'static str> {
+fn regular(fd: OwnedFd) -> Result<File, &'static str> {
     let is_file = rustix::fs::fstat(&fd)
         .is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile);
-    if !is_file {
-        return Err("is no file");
-    }
+    if is_file { Ok(fd.into()) } else { Err("is no file") }
+}
+
+fn locked(fd: OwnedFd) -> Result<Lock, &'static str> {
+    let file = regular(fd)?;
     // The lock belongs to the open file: opened once more, the file shows whether somebody has it.
-    let again = File::open(format!("/proc/self/fd/{}", fd.as_raw_fd())).map_err(|_| "cannot be read")?;
+    let again = File::open(path_of(&file)).map_err(|_| "cannot be read")?;
     if rustix::fs::flock(&again, FlockOperation::NonBlockingLockShared) != Err(rustix::io::Errno::WOULDBLOCK)
     {
         return Err("is not locked");
@@ -240,7 +282,7 @@ fn locked(fd: OwnedFd) -> Result<Lock, &'static str> {
     if token.len() != TOKEN || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err("holds no token");
     }
-    Ok(Lock { _file: fd.into(), token })
+    Ok(Lock { _file: file, token })
 }
 
 /// Whether `fd` is a TCP socket that listens.
@@ -334,11 +376,27 @@ mod tests {
         lent.add(Name::Listener, stage.listener());
         lent.add(Name::Control, stage.control());
         let number = lent.number(Name::Listener).unwrap();
-        let Inherited { listener, control, lock } = Inherited::claim(&handed_over(lent)).unwrap();
+        let Inherited { listener, control, lock, config, secret } =
+            Inherited::claim(&handed_over(lent)).unwrap();
+        assert!(config.is_none() && secret.is_none(), "an older supervisor lends none");
         let listener = listener.unwrap();
         assert_eq!(listener.as_raw_fd(), number);
         assert_eq!(lock.token(), testing::TOKEN);
         assert!(!is_open_at_exec(&listener) && !is_open_at_exec(&control) && !is_open_at_exec(&lock._file));
+    }
+
+    #[test]
+    fn a_file_in_memory_is_read_from_its_start_however_often_and_never_changes() {
+        let stage = Stage::new();
+        let config = in_memory("config", b"text").unwrap();
+        let shared = config.try_clone().unwrap();
+        let lent =
+            [(Name::Control, stage.control()), (Name::Lock, stage.lock()), (Name::Config, config.into())];
+        let taken = claim(lent).unwrap().config.unwrap();
+        for _ in 0..2 {
+            assert_eq!(std::fs::read_to_string(path_of(&taken)).unwrap(), "text");
+        }
+        assert!((&shared).write_all(b"more").is_err() && shared.set_len(1).is_err());
     }
 
     #[test]

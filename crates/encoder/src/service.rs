@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use cluster::spec::{EncoderSpec, Role};
 use cluster::stats::ProcessStats;
+use control::fds;
 use control::{Inherited, RunError, Seat, Service};
 use rtmp::url::Url;
 use tokio::time::sleep;
@@ -21,8 +22,8 @@ use crate::publish::{Persistence, PublishEvent, Sent, publish};
 /// # Errors
 /// See [`RunError`].
 pub fn run(config: &Path) -> Result<(), RunError> {
-    let Inherited { listener: _, control, lock } = Inherited::take()?;
-    let spec = EncoderSpec::from_file(config)?;
+    let Inherited { listener: _, control, lock, config: lent, secret: _ } = Inherited::take()?;
+    let spec = EncoderSpec::from_file(&lent.as_ref().map_or_else(|| config.to_owned(), fds::path_of))?;
     let url: Url = spec.url.parse().map_err(|e| RunError::Config(format!("{}: {e}", spec.url)))?;
     info!(id = %spec.id, %url, "starting");
     control::block_on(async move {

@@ -43,6 +43,16 @@ pub(crate) enum Found {
     },
 }
 
+impl Found {
+    /// The secret between origin and edges, as a process that was found was given it.
+    pub(crate) fn secret(&self) -> Option<String> {
+        match self {
+            Self::Process { process, .. } => procfs::file_in_memory(process.identity().pid, fds::SECRET),
+            Self::Nothing | Self::Unknown { .. } => None,
+        }
+    }
+}
+
 /// All that is known of whoever holds the lock of a unit.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct Evidence {

@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 
 use control::fds::{self, Lent};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal as Number, sigaction};
@@ -35,6 +36,9 @@ pub fn own_binary() -> io::Result<PathBuf> {
     })
 }
 
+/// The program that runs here, whatever became of its file.
+const OWN_IMAGE: &str = "/proc/self/exe";
+
 /// What a new process is given.
 #[derive(Debug)]
 pub(crate) struct Given<'a> {
@@ -58,18 +62,6 @@ pub(crate) struct SpawnError {
     pub(crate) binary: PathBuf,
     /// What the system said.
     pub(crate) source: io::Error,
-}
-
-impl SpawnError {
-    /// Whether trying again cannot help.
-    #[must_use]
-    pub(crate) fn is_fatal(&self) -> bool {
-        // EPERM is of setrlimit, not of exec.
-        matches!(
-            self.source.raw_os_error().map(Errno::from_raw_os_error),
-            Some(Errno::NOENT | Errno::ACCESS | Errno::NOEXEC)
-        )
-    }
 }
 
 /// Has every descriptor from 3 up closed at exec, also those that this process was started with: a pipe of whoever called must
@@ -144,31 +136,53 @@ impl Spawner {
 
     /// Starts a process in a session of its own. Must be called in a tokio runtime.
     ///
+    /// A binary that is away, or cannot be run yet, while a package is replaced is stood in for by the one that runs here.
+    ///
     /// # Errors
     /// When there is no process afterwards.
     pub(crate) fn spawn(&self, given: Given<'_>) -> Result<Process, SpawnError> {
+        let Given { subcommand, config, log, lent, descriptors } = given;
         let fail = |source| SpawnError { binary: self.binary.clone(), source };
-        let limit = fd_limit_for(self.soft_limit, given.descriptors);
-        let mut command = Command::new(&self.binary);
-        command
-            .args([given.subcommand, "--config"])
-            .arg(given.config)
-            .env(fds::VARIABLE, given.lent.variable())
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(given.log.try_clone().map_err(fail)?)
-            .stderr(given.log);
-        // SAFETY: the closure runs between fork and exec; it makes system calls only, allocates nothing and takes no
-        // lock.
-        unsafe {
-            command.pre_exec(move || {
-                rustix::process::setsid()?;
-                settle_signals();
-                rustix::process::setrlimit(Resource::Nofile, limit)?;
-                given.lent.pass_on()
-            });
-        }
-        let mut child = command.spawn().map_err(fail)?;
+        let limit = fd_limit_for(self.soft_limit, descriptors);
+        let lent = Arc::new(lent);
+        let start = |binary: &Path| {
+            let mut command = Command::new(binary);
+            command
+                .arg0(&self.binary)
+                .args([subcommand, "--config"])
+                .arg(config)
+                .env(fds::VARIABLE, lent.variable())
+                .current_dir("/")
+                .stdin(Stdio::null())
+                .stdout(log.try_clone()?)
+                .stderr(log.try_clone()?);
+            let lent = Arc::clone(&lent);
+            // SAFETY: the closure runs between fork and exec; it makes system calls only, allocates nothing and takes no
+            // lock.
+            unsafe {
+                command.pre_exec(move || {
+                    rustix::process::setsid()?;
+                    settle_signals();
+                    rustix::process::setrlimit(Resource::Nofile, limit)?;
+                    lent.pass_on()
+                });
+            }
+            command.spawn()
+        };
+        let is_away = |error: &io::Error| {
+            let number = error.raw_os_error().map(Errno::from_raw_os_error);
+            matches!(
+                number,
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::NOEXEC | Errno::TXTBSY)
+            )
+        };
+        let mut child = match start(&self.binary) {
+            Err(error) if is_away(&error) => {
+                tracing::warn!(binary = %self.binary.display(), %error, "the program that runs here is started instead");
+                start(Path::new(OWN_IMAGE)).map_err(|_| fail(error))?
+            }
+            started => started.map_err(fail)?,
+        };
         // Not waited for yet, so the pid cannot be anybody else's.
         Process::open(child.id(), true).map_err(|error| {
             // Nobody could watch it, and it would hold port and lock for ever.
@@ -321,10 +335,14 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_missing_or_unusable_binary_is_final() {
+    async fn a_binary_that_is_away_or_cannot_be_run_is_stood_in_for_by_the_one_that_runs() {
         let temporary = tempfile::tempdir().unwrap();
-        assert!(spawn(temporary.path(), None).unwrap_err().is_fatal());
-        assert!(spawn(temporary.path(), Some(("#!/bin/sh\n", 0o600))).unwrap_err().is_fatal());
+        for script in [None, Some(("#!/bin/sh\n", 0o600))] {
+            // This program is the tests', which understand no `--config`.
+            spawn(temporary.path(), script).unwrap().wait().await;
+            let said = std::fs::read_to_string(temporary.path().join("log")).unwrap();
+            assert!(said.contains("config"), "{said}");
+        }
     }
 
     #[tokio::test]

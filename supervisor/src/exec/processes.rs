@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use cluster::status::Status;
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::Apply;
-use control::fds::{Lent, Name};
+use control::fds::{self, Lent, Name};
 use control::{Code, Error, Request, ask_once, packet};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
@@ -42,6 +42,8 @@ pub(crate) struct Processes {
     parse: Parse,
     spawner: Spawner,
     boot_id: String,
+    /// Between origin and edges; what the file says is of the next supervisor.
+    secret: String,
     held: BTreeMap<UnitId, Held>,
     clients: BTreeMap<Client, Reply>,
     last_client: Client,
@@ -84,7 +86,7 @@ impl Processes {
         own_log: Option<PathBuf>,
         parse: Parse,
         spawner: Spawner,
-        boot_id: String,
+        (boot_id, secret): (String, String),
         listeners: BTreeMap<UnitId, OwnedFd>,
         messages: mpsc::Sender<Message>,
     ) -> Self {
@@ -93,6 +95,7 @@ impl Processes {
             parse,
             spawner,
             boot_id,
+            secret,
             held: BTreeMap::new(),
             clients: BTreeMap::new(),
             last_client: 0,
@@ -234,7 +237,7 @@ impl Processes {
     }
 
     fn try_spawn(&mut self, spec: &ProcessSpec, port: Option<&Port>) -> Result<Process, Event> {
-        let fail = |why: String| Event::SpawnFailed { fatal: false, why };
+        let fail = |why: String| Event::SpawnFailed { why };
         let id = spec.id();
         let (config, log) = (self.dirs.config(id), self.dirs.log(id));
         let held = held(&mut self.held, &self.dirs, id);
@@ -246,7 +249,10 @@ impl Processes {
         if let (None, Some(port)) = (&held.listener, port) {
             held.listener = Some(listeners::bind(port).map_err(|error| fail(error.to_string()))?);
         }
-        write_atomic(&config, config_text(spec).as_bytes()).map_err(|error| fail(error.to_string()))?;
+        let text = config_text(spec);
+        if let Err(error) = write_atomic(&config, text.as_bytes()) {
+            tracing::warn!(unit = %id, %error, "config not written; the process has it in memory");
+        }
         let control = packet::Listener::bind(&held.files.control())
             .map_err(|error| fail(format!("control socket {}: {error}", held.files.control().display())))?;
         if logs::is_full(&log)
@@ -269,6 +275,13 @@ impl Processes {
         }
         lent.add(Name::Control, control);
         lent.add(Name::Lock, lock);
+        let in_memory = |name, text: &str| {
+            fds::in_memory(name, text.as_bytes()).map_err(|error| fail(format!("no memory: {error}")))
+        };
+        lent.add(Name::Config, in_memory("srsctl-config", &text)?);
+        if spec.role() != Role::Encoder {
+            lent.add(Name::Secret, in_memory(fds::SECRET, &self.secret)?);
+        }
         let listener_fd = lent.number(Name::Listener);
         let process = self
             .spawner
@@ -284,7 +297,7 @@ impl Processes {
             })
             .map_err(|error| {
                 held.files.forget();
-                Event::SpawnFailed { fatal: error.is_fatal(), why: error.to_string() }
+                fail(error.to_string())
             })?;
         let record = Record {
             schema: SCHEMA.to_owned(),

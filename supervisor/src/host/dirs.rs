@@ -248,29 +248,34 @@ impl ClusterDirs {
         Ok(created)
     }
 
-    /// The secret's path; creates it if it is not there.
+    /// The secret. One that is not there any more is written again as `kept` has it, else a new one.
     ///
     /// # Errors
     /// When it can be neither read nor written.
-    pub(crate) fn ensure_secret(&self) -> Result<PathBuf, StateError> {
+    pub(crate) fn ensure_secret(&self, kept: impl FnOnce() -> Option<String>) -> Result<String, StateError> {
         let path = self.secret();
-        if fs::metadata(&path).is_ok_and(|found| found.len() >= 64) {
+        let fail = |what, source| StateError { what, path: path.clone(), source };
+        if let Ok(text) = fs::read_to_string(&path)
+            && text.len() >= 64
+        {
             // Whoever loosened it did not mean to: running workers have it.
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).map_err(|source| StateError {
-                what: "cannot protect",
-                path: path.clone(),
-                source,
-            })?;
-            return Ok(path);
+            if fs::metadata(&path).is_ok_and(|found| found.mode() & 0o777 != 0o600) {
+                let private = fs::Permissions::from_mode(0o600);
+                fs::set_permissions(&path, private).map_err(|source| fail("cannot protect", source))?;
+            }
+            return Ok(text);
         }
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|error| StateError {
-            what: "no random numbers for",
-            path: path.clone(),
-            source: io::Error::other(error.to_string()),
-        })?;
-        write_atomic(&path, format!("{}\n", hex(&secret)).as_bytes())?;
-        Ok(path)
+        let text = match kept() {
+            Some(text) => text,
+            None => {
+                let mut secret = [0; 32];
+                getrandom::fill(&mut secret)
+                    .map_err(|error| fail("no random numbers for", io::Error::other(error.to_string())))?;
+                format!("{}\n", hex(&secret))
+            }
+        };
+        write_atomic(&path, text.as_bytes())?;
+        Ok(text)
     }
 
     /// Removes what vanishes with `down`, the lock last: from then on another may take it. Only the holder of the
@@ -445,10 +450,10 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dirs = dirs(&temporary);
         dirs.create().unwrap().keep();
-        let secret = dirs.ensure_secret().unwrap();
+        dirs.ensure_secret(|| None).unwrap();
         assert_eq!(fs::metadata(dirs.run()).unwrap().mode() & 0o777, 0o700);
         assert_eq!(fs::metadata(dirs.lib().join("log")).unwrap().mode() & 0o777, 0o700);
-        assert_eq!(fs::metadata(secret).unwrap().mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(dirs.secret()).unwrap().mode() & 0o777, 0o600);
     }
 
     #[test]
@@ -471,7 +476,7 @@ mod tests {
         let other = temporary.path().join("other");
         fs::write(&other, "text").unwrap();
         std::os::unix::fs::symlink(&other, dirs.lib().join("secret.tmp")).unwrap();
-        assert!(dirs.ensure_secret().is_err());
+        assert!(dirs.ensure_secret(|| None).is_err());
         assert_eq!(fs::read_to_string(other).unwrap(), "text");
     }
 
@@ -480,10 +485,13 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dirs = dirs(&temporary);
         dirs.create().unwrap().keep();
-        let first = fs::read_to_string(dirs.ensure_secret().unwrap()).unwrap();
+        let first = dirs.ensure_secret(|| None).unwrap();
         assert_eq!(first.trim().len(), 64);
         assert!(first.trim().bytes().all(|byte| byte.is_ascii_hexdigit()));
-        assert_eq!(fs::read_to_string(dirs.ensure_secret().unwrap()).unwrap(), first);
+        assert_eq!(fs::read_to_string(dirs.secret()).unwrap(), first);
+        assert_eq!(dirs.ensure_secret(|| Some("x".repeat(64))).unwrap(), first);
+        fs::remove_file(dirs.secret()).unwrap();
+        assert_eq!(dirs.ensure_secret(|| Some(first.clone())).unwrap(), first, "workers run with it");
     }
 
     #[test]
@@ -525,7 +533,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         let dirs = dirs(&temporary);
         dirs.create().unwrap().keep();
-        dirs.ensure_secret().unwrap();
+        dirs.ensure_secret(|| None).unwrap();
         let lock = dirs.lock().unwrap().unwrap();
         assert!(!dirs.purge().unwrap());
         assert!(dirs.secret().exists() && dirs.is_supervised());

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Why the state of a cluster cannot be read or written.
@@ -81,7 +81,18 @@ fn create(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(0o600).custom_flags(nofollow.cast_signed());
     // A link in its place could lead to a file of somebody else.
-    options.open(path)
+    in_directory(path, || options.open(path))
+}
+
+/// Opens a file, and makes its directory (0700) where somebody removed it.
+pub(crate) fn in_directory(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
+    match (open(), path.parent()) {
+        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+            open()
+        }
+        (opened, _) => opened,
+    }
 }
 
 pub(crate) fn write_synced(path: &Path, bytes: &[u8]) -> io::Result<()> {

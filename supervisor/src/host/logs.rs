@@ -1,10 +1,12 @@
 //! Log files: opened by the supervisor, inherited by its processes, rotated by size. Never a pipe: a worker must not
 //! notice when its supervisor dies.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
+
+use crate::host::files::in_directory;
 
 /// A log larger than this is put aside. Bytes.
 pub(crate) const MAX_SIZE: u64 = 10 << 20;
@@ -16,14 +18,7 @@ pub(crate) const KEPT: u32 = 3;
 /// # Errors
 /// As of open(2).
 pub(crate) fn open(path: &Path) -> io::Result<File> {
-    let open = || OpenOptions::new().append(true).create(true).mode(0o600).open(path);
-    match (open(), path.parent()) {
-        (Err(error), Some(dir)) if error.kind() == io::ErrorKind::NotFound => {
-            DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-            open()
-        }
-        (opened, _) => opened,
-    }
+    in_directory(path, || OpenOptions::new().append(true).create(true).mode(0o600).open(path))
 }
 
 /// Whether process `pid` writes to the log that is at `path` now: not if that was moved or removed. A process that does not let

@@ -26,6 +26,16 @@ pub(crate) fn name(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
+/// The text of the file in memory called `name` that process `pid` has open, if it lets us look.
+#[must_use]
+pub(crate) fn file_in_memory(pid: u32, name: &str) -> Option<String> {
+    let link = format!("/memfd:{name} (deleted)");
+    let mut open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().map(|entry| entry.path());
+    let path =
+        open.find(|path| fs::read_link(path).is_ok_and(|target| target.as_os_str() == link.as_str()))?;
+    fs::read_to_string(path).ok()
+}
+
 /// Milliseconds since boot.
 #[must_use]
 pub(crate) fn uptime_ms() -> Option<u64> {
@@ -147,6 +157,15 @@ mod tests {
         // This thread is not the first one, which waits for it.
         let now = Cpu::of(std::process::id()).unwrap();
         assert!(now.ran >= before.ran && now.state == State::Idle, "{before:?} {now:?}");
+    }
+
+    #[test]
+    fn a_file_in_memory_is_found_by_its_name_and_read_from_its_start() {
+        let name = format!("srsctl-test-{}", std::process::id());
+        let file = control::fds::in_memory(&name, b"text").unwrap();
+        assert_eq!(file_in_memory(std::process::id(), &name).as_deref(), Some("text"));
+        drop(file);
+        assert_eq!(file_in_memory(std::process::id(), &name), None);
     }
 
     #[test]

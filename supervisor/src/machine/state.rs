@@ -28,7 +28,7 @@ pub(crate) enum Wanted {
 ///      ├────────────────────┼─┼─ Killing ◀──────┤
 ///      │                    │ │  │ Exited       │ Exited
 ///      │                    │ │  ▼              ▼
-///      │                    │ └─ Backoff ◀──────┘         Failed: bad config or no binary
+///      │                    │ └─ Backoff ◀──────┘         Failed: bad config            
 ///      │        asked to    ▼   Deadline                  Unknown: the lock is held by a process that
 ///      └──────────────── Stopping ──▶ Starting (restart)            cannot be proved to be ours
 /// ```
@@ -98,8 +98,6 @@ pub(crate) enum Event {
     Deadline,
     /// [`Action::Spawn`] did not give a process.
     SpawnFailed {
-        /// Trying again cannot help: no binary, bad config.
-        fatal: bool,
         /// Why, for a person.
         why: String,
     },

@@ -16,8 +16,8 @@ impl Unit {
             }
             Event::Unproven { why } => self.unknown(why),
             // A spawn may fail after its unit was given up.
-            Event::SpawnFailed { fatal, why } => match self.wanted {
-                Wanted::Up => self.spawn_failed(now, fatal, why, jitter),
+            Event::SpawnFailed { why } => match self.wanted {
+                Wanted::Up => self.spawn_failed(now, why, jitter),
                 Wanted::Down => None,
             },
             Event::Want(Wanted::Down)
@@ -33,7 +33,7 @@ impl Unit {
     pub(super) fn handle_starting(&mut self, now: Instant, event: Event, jitter: f64) -> Option<Action> {
         match event {
             Event::Want(Wanted::Down) | Event::Restart => self.ask_stop(now),
-            Event::SpawnFailed { fatal, why } => self.spawn_failed(now, fatal, why, jitter),
+            Event::SpawnFailed { why } => self.spawn_failed(now, why, jitter),
             Event::Ready | Event::Adopted => {
                 self.state = State::Running { since: now };
                 None
@@ -196,13 +196,9 @@ impl Unit {
         Some(Action::Spawn)
     }
 
-    fn spawn_failed(&mut self, now: Instant, fatal: bool, why: String, jitter: f64) -> Option<Action> {
-        self.last_end = Some((now, Last::NotStarted { why: why.clone() }));
-        self.state = if fatal {
-            State::Failed { why }
-        } else {
-            State::Backoff { until: now + self.backoff.handle_death(now, None, jitter) }
-        };
+    fn spawn_failed(&mut self, now: Instant, why: String, jitter: f64) -> Option<Action> {
+        self.last_end = Some((now, Last::NotStarted { why }));
+        self.state = State::Backoff { until: now + self.backoff.handle_death(now, None, jitter) };
         None
     }
 

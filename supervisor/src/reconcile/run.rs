@@ -194,7 +194,8 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let listener = control::unix::listen_stream(&socket, 0o660)
         .and_then(tokio::net::UnixListener::from_std)
         .map_err(|source| StateError { what: "cannot listen on", path: socket, source })?;
-    let committed = dirs.ensure_secret().and_then(|_| {
+    let kept = || found.values().find_map(Found::secret);
+    let committed = dirs.ensure_secret(kept).and_then(|secret| {
         if detached {
             let log = dirs.agent_log();
             logs::write_here(&log).map_err(|source| StateError {
@@ -203,12 +204,16 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
                 source,
             })?;
         }
-        dirs.put_in_force(&path, &text)
+        dirs.put_in_force(&path, &text)?;
+        Ok(secret)
     });
-    if let Err(error) = committed {
-        dirs.remove_agent_socket();
-        return Err(error.into());
-    }
+    let secret = match committed {
+        Ok(secret) => secret,
+        Err(error) => {
+            dirs.remove_agent_socket();
+            return Err(error.into());
+        }
+    };
     undo.keep();
 
     let (stop_api, stopped) = oneshot::channel();
@@ -219,7 +224,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         detached.then(|| dirs.agent_log()),
         parse,
         spawner,
-        boot_id,
+        (boot_id, secret),
         listeners,
         sender,
     );

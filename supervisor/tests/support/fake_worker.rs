@@ -100,7 +100,7 @@ fn run(spec: ProcessSpec, config: &Path) {
         .collect();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     println!("descriptors {} limit {:?}", fds.join(" "), limit.current);
-    let Inherited { listener, control, lock } = Inherited::take().unwrap();
+    let Inherited { listener, control, lock, config: _config, secret: _secret } = Inherited::take().unwrap();
     let words_file: PathBuf = config.with_extension("fake");
     let words = std::fs::read_to_string(&words_file).unwrap_or_default();
     Arc::new(Fake { spec, lock, listener, words, words_file, beats: AtomicU64::new(0) }).run(control);

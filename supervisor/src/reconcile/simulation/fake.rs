@@ -406,7 +406,7 @@ impl Kernel for Fake {
         }
         let luck = if self.calm { 99 } else { self.random.below(100) };
         if luck < 6 {
-            return Err(Event::SpawnFailed { fatal: luck == 0, why: "no room".into() });
+            return Err(Event::SpawnFailed { why: "no room".into() });
         }
         let manners = match self.random.below(10) {
             0 => Manners::Terminated,
