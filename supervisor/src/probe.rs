@@ -163,11 +163,11 @@ impl Watched {
                 return true;
             }
             Kind::VideoHeader => {
-                self.report.video_codec = codec;
+                self.report.video_codec = codec.or_else(|| self.report.video_codec.take());
                 self.lacks = Some("no keyframe".to_owned());
             }
             Kind::AudioHeader | Kind::Audio => {
-                self.report.audio_codec = codec;
+                self.report.audio_codec = codec.or_else(|| self.report.audio_codec.take());
                 if self.report.video_codec.is_none() {
                     let codec = self.report.audio_codec.as_deref().unwrap_or("unknown");
                     self.lacks = Some(format!("audio only ({codec}), no keyframe"));
@@ -176,7 +176,7 @@ impl Watched {
             Kind::Video | Kind::VideoMetadata | Kind::Metadata => {
                 self.lacks = Some("no keyframe".to_owned());
             }
-            Kind::Data | Kind::Ignore => {}
+            Kind::DataHeader | Kind::Data | Kind::Ignore => {}
         }
         false
     }

@@ -257,8 +257,8 @@ impl Cursor {
             let mut limit = log.end();
             if let Some(next) = log.barrier_at(barrier) {
                 if next.offset == offset {
-                    self.pass(&next.kind, log.framing());
                     self.state.place = Position::At { offset, barrier: barrier + 1 };
+                    self.pass(&next.kind, log, offset, barrier + 1);
                     continue;
                 }
                 limit = next.offset;
@@ -270,7 +270,7 @@ impl Cursor {
                 && let Some(key) = log.key_from(offset)
             {
                 if key.offset == offset {
-                    self.join(key, log.framing());
+                    self.take_up_video(key, log.framing());
                     continue;
                 }
                 limit = limit.min(key.offset);
@@ -409,10 +409,22 @@ impl Cursor {
         self.state.place = Position::At { offset: end, barrier };
     }
 
-    fn pass(&mut self, barrier: &BarrierKind, framing: Framing) {
-        match barrier {
+    /// Does what the barrier at `offset` says; the next one is `barrier`.
+    fn pass(&mut self, kind: &BarrierKind, log: &Log, offset: u64, barrier: u64) {
+        match kind {
             BarrierKind::Seed(track) => self.state.unseeded.set(*track, true),
-            BarrierKind::Metadata(payload) => self.put_metadata(framing, payload),
+            BarrierKind::Metadata(payload) => self.put_metadata(log.framing(), payload),
+            BarrierKind::DataHeader if self.state.recipient == Recipient::Forwarder => {
+                // In place of the stored message, which is what players get.
+                if let Some(entry) = log.entries_from(offset).next() {
+                    let payload = media::metadata_for_publish(&log.payload(entry));
+                    let (time, msid) = (self.timestamp(entry.time), self.state.msid);
+                    log.framing().message(&mut self.state.private, Track::Data, time, msid, &payload);
+                    self.state.unseeded.set(Track::Data, false);
+                    self.state.place = Position::At { offset: log.boundary(offset + 1), barrier };
+                }
+            }
+            BarrierKind::DataHeader => {}
         }
     }
 
@@ -426,33 +438,43 @@ impl Cursor {
             .filter_map(|track| point.seed_time(*track))
             .filter(|time| *time >= earliest)
             .fold(point.time, u64::min);
-        let base = *self.state.base.get_or_insert(start);
+        self.state.base.get_or_insert(start);
         self.state.unseeded = Tracks::default();
-        let headers = &point.headers;
-        if let Some(metadata) = &headers.metadata {
+        if let Some(metadata) = &point.headers.metadata {
             self.put_metadata(framing, metadata);
         }
-        self.put_headers(framing, Track::Audio, headers.audio.as_slice(), point, base);
-        self.put_headers(framing, Track::Video, &headers.video, point, base);
-        self.state.unseeded.set(Track::Data, point.seed_time(Track::Data).is_some());
+        // Data last: what it is about comes before it.
+        for track in [Track::Audio, Track::Video, Track::Data] {
+            self.put_headers(framing, track, point);
+        }
         self.state.holds_video = point.holds_video;
         self.state.place = Position::At { offset: point.offset, barrier: point.next_barrier };
     }
 
-    fn put_headers(
-        &mut self,
-        framing: Framing,
-        track: Track,
-        headers: &[Bytes],
-        point: &JoinPoint,
-        base: u64,
-    ) {
+    /// Goes on with video at the keyframe `point`, where it is: of what is in force there only video was left out.
+    fn take_up_video(&mut self, point: &JoinPoint, framing: Framing) {
+        self.put_headers(framing, Track::Video, point);
+        self.state.holds_video = false;
+    }
+
+    fn put_headers(&mut self, framing: Framing, track: Track, point: &JoinPoint) {
+        let base = self.state.base.unwrap_or(0);
         let seed = point.seed_time(track);
-        let time = self.timestamp(seed.unwrap_or(point.time).max(base));
-        for header in headers {
-            framing.message(&mut self.state.private, track, time, self.state.msid, header);
+        // Data may be old, and a forwarder that sends it again must not make it younger.
+        let otherwise = if track == Track::Data { point.last(track) } else { point.time };
+        let time = self.timestamp(seed.unwrap_or(otherwise).max(base));
+        let is_forwarder = self.state.recipient == Recipient::Forwarder;
+        let mut has_some = false;
+        for packet in point.headers.of(track) {
+            has_some = true;
+            let (out, msid) = (&mut self.state.private, self.state.msid);
+            if is_forwarder && packet.is_to_be_kept() {
+                framing.message(out, track, time, msid, &media::metadata_for_publish(&packet.payload));
+            } else {
+                framing.message(out, track, time, msid, &packet.payload);
+            }
         }
-        self.state.unseeded.set(track, seed.is_some_and(|seed| headers.is_empty() || seed < base));
+        self.state.unseeded.set(track, seed.is_some_and(|seed| !has_some || seed < base));
     }
 
     /// Metadata always carries time 0, as from SRS: ffmpeg takes any other for the start of a text stream.
@@ -494,6 +516,7 @@ mod tests {
     use super::*;
     use crate::testing::{CHUNK, decode, flush_all, flush_with};
     use rtmp::chunk;
+    use rtmp::media::Kind;
     use rtmp::message_type::{DATA, USER_CONTROL, VIDEO};
 
     struct Source {
@@ -505,10 +528,14 @@ mod tests {
     impl Source {
         fn new() -> Self {
             let mut log = Log::new(CHUNK, 30_000);
-            log.update_headers(|h| {
-                h.audio = Some(Bytes::from_static(&[0xAF, 0, 0x12, 0x10]));
-                h.video = vec![Bytes::from_static(&[0x17, 0, 0, 0, 0, 1])];
-            });
+            let headers: [(Kind, Track, &[u8]); 2] = [
+                (Kind::AudioHeader, Track::Audio, &[0xAF, 0, 0x12, 0x10]),
+                (Kind::VideoHeader, Track::Video, &[0x17, 0, 0, 0, 0, 1]),
+            ];
+            for (kind, track, payload) in headers {
+                let scope = log.headers().scope(kind, track, payload);
+                log.update_headers(|headers| headers.keep(track, scope, &Bytes::from_static(payload), false));
+            }
             log.append_metadata(Bytes::from_static(b"\x02\x00\x0AonMetaData\x05"));
             Self { log, sent: Vec::new() }
         }

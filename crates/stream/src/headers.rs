@@ -1,43 +1,167 @@
 //! What a decoder needs before the first frame.
 
 use bytes::Bytes;
-use rtmp::media::Kind;
+use rtmp::media::{self, Kind, Scope};
 
-/// Metadata and sequence headers beyond this are not kept, bytes: they are sent to every joining reader.
+use crate::track::Track;
+
+/// Metadata, a sequence header or other configuration beyond this is not kept, bytes: each joining reader is sent it.
 pub(crate) const HEADER_MAX: usize = 64 * 1024;
+/// Packets of configuration that are kept for each of video, audio and data; eight video tracks with colours have 16.
+const PACKETS_MAX: usize = 64;
+/// The same in bytes, of all packets of video, of audio or of data together.
+const PACKETS_BYTES: usize = 128 * 1024;
 
 /// Headers in force at one place of the log. Shared: each join point keeps those of its place.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Headers {
     /// `onMetaData` as players get it.
     pub(crate) metadata: Option<Bytes>,
-    /// Audio sequence header.
-    pub(crate) audio: Option<Bytes>,
-    /// Video sequence header, then what must follow it (an Enhanced RTMP metadata packet).
-    pub(crate) video: Vec<Bytes>,
+    packets: Vec<Packet>,
+}
+
+/// A packet of configuration, or data from before the first keyframe.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Packet {
+    pub(crate) track: Track,
+    /// As players get it.
+    pub(crate) payload: Bytes,
+    /// What it is about: the next about the same takes its place. `None` of data that came before the first keyframe: it is in force up
+    /// to there.
+    scope: Option<Scope>,
+}
+
+impl Packet {
+    /// Whether a server that is sent it must be told to keep it.
+    pub(crate) fn is_to_be_kept(&self) -> bool {
+        self.track == Track::Data && self.scope.is_some()
+    }
 }
 
 impl Headers {
+    /// What is in force on `track`, in the order in which it came.
+    pub(crate) fn of(&self, track: Track) -> impl Iterator<Item = &Packet> {
+        self.packets.iter().filter(move |packet| packet.track == track)
+    }
+
     /// Whether a message that was here before brings nothing new: every frame, and headers that are in force.
-    pub(crate) fn have(&self, kind: Kind, payload: &Bytes) -> bool {
+    pub(crate) fn have(&self, kind: Kind, track: Track, payload: &[u8]) -> bool {
         match kind {
-            Kind::AudioHeader => self.audio.as_ref() == Some(payload),
-            Kind::VideoHeader => self.video.first() == Some(payload),
-            Kind::VideoMetadata => self.video.get(1) == Some(payload),
+            Kind::AudioHeader | Kind::VideoHeader | Kind::VideoMetadata | Kind::DataHeader => {
+                self.holds(track, payload)
+            }
             Kind::Keyframe | Kind::Video | Kind::Audio | Kind::Metadata | Kind::Data | Kind::Ignore => true,
         }
     }
 
-    /// Keeps `payload`, if it is a header.
-    pub(crate) fn keep(&mut self, kind: Kind, payload: &Bytes) {
+    /// Whether `payload` is in force on `track`.
+    pub(crate) fn holds(&self, track: Track, payload: &[u8]) -> bool {
+        self.of(track).any(|packet| packet.payload == payload)
+    }
+
+    /// What a packet of configuration is about, if it is to be kept. Other data takes the place of what is kept under its name: a server
+    /// is told to keep the first of a name only.
+    pub(crate) fn scope(&self, kind: Kind, track: Track, payload: &[u8]) -> Option<Scope> {
         match kind {
-            Kind::AudioHeader => self.audio = Some(payload.clone()),
-            Kind::VideoHeader => self.video = vec![payload.clone()],
-            Kind::VideoMetadata => {
-                self.video.truncate(1);
-                self.video.push(payload.clone());
+            Kind::AudioHeader | Kind::VideoHeader | Kind::VideoMetadata | Kind::DataHeader => {
+                media::scope(track.type_id(), payload)
             }
-            Kind::Keyframe | Kind::Video | Kind::Audio | Kind::Metadata | Kind::Data | Kind::Ignore => {}
+            Kind::Data if self.of(Track::Data).any(Packet::is_to_be_kept) => {
+                media::scope(track.type_id(), payload).filter(|scope| self.knows(scope))
+            }
+            Kind::Keyframe | Kind::Video | Kind::Audio | Kind::Metadata | Kind::Data | Kind::Ignore => None,
         }
+    }
+
+    /// Whether something about just the same is kept.
+    pub(crate) fn knows(&self, scope: &Scope) -> bool {
+        self.packets.iter().any(|packet| packet.scope.as_ref() == Some(scope))
+    }
+
+    /// Keeps `payload`, as far as the bounds allow: behind what is kept, but for what it takes the place of. Before the first keyframe
+    /// (`is_preamble`) that stays as well where it is data: whoever begins there gets all of it.
+    pub(crate) fn keep(&mut self, track: Track, scope: Option<Scope>, payload: &Bytes, is_preamble: bool) {
+        self.packets.retain_mut(|packet| {
+            let gives_way = packet.track == track
+                && packet.scope.as_mut().zip(scope.as_ref()).is_some_and(|(scope, later)| scope.give_way(later));
+            if gives_way && is_preamble && track == Track::Data {
+                packet.scope = None;
+                return true;
+            }
+            !gives_way
+        });
+        if scope.is_some() && !self.has_room(track, payload) {
+            self.packets.retain(|packet| packet.track != track || packet.scope.is_some());
+        }
+        if self.has_room(track, payload) {
+            // A copy: a part of an aggregate would keep all of it.
+            self.packets.push(Packet { track, payload: Bytes::copy_from_slice(payload), scope });
+        }
+    }
+
+    fn has_room(&self, track: Track, payload: &Bytes) -> bool {
+        let bytes: usize = self.of(track).map(|packet| packet.payload.len()).sum();
+        self.of(track).count() < PACKETS_MAX && bytes + payload.len() <= PACKETS_BYTES
+    }
+
+    /// Whether data from before the first keyframe is in force.
+    pub(crate) fn has_preamble(&self) -> bool {
+        self.packets.iter().any(|packet| packet.scope.is_none())
+    }
+
+    /// It is not any more.
+    pub(crate) fn end_preamble(&mut self) {
+        self.packets.retain(|packet| packet.scope.is_some());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn keep(headers: &mut Headers, kind: Kind, track: Track, payload: &'static [u8]) {
+        let scope = headers.scope(kind, track, payload);
+        headers.keep(track, scope, &Bytes::from_static(payload), false);
+    }
+
+    #[test]
+    fn colours_before_and_behind_a_header_stay_with_it_in_order() {
+        let mut headers = Headers::default();
+        keep(&mut headers, Kind::VideoMetadata, Track::Video, b"\xd4hvc1colours");
+        keep(&mut headers, Kind::VideoHeader, Track::Video, b"\x90hvc1header");
+        keep(&mut headers, Kind::VideoMetadata, Track::Video, b"\x96\x04hvc1\x01colours of track 1");
+        let kept: Vec<_> = headers.of(Track::Video).map(|packet| packet.payload.slice(..1)).collect();
+        assert_eq!(kept, [&b"\xd4"[..], b"\x90", b"\x96"]);
+    }
+
+    #[test]
+    fn what_is_kept_is_bounded_and_other_tracks_have_their_place_all_the_same() {
+        let mut headers = Headers::default();
+        for number in 0..10_000_u32 {
+            headers.keep(Track::Data, None, &Bytes::from(number.to_be_bytes().to_vec()), true);
+        }
+        assert_eq!(headers.of(Track::Data).count(), PACKETS_MAX);
+        for id in 0..9 {
+            let payload = Bytes::from([b"\x96\0avc1", &[id][..], &[0; 60_000]].concat());
+            let scope = headers.scope(Kind::VideoHeader, Track::Video, &payload);
+            headers.keep(Track::Video, scope, &payload, true);
+        }
+        assert_eq!(headers.of(Track::Video).count(), 2);
+        let announced = Bytes::from_static(b"\x02\0\x0d@setDataFrame\x02\0\x01a");
+        let scope = headers.scope(Kind::DataHeader, Track::Data, &announced);
+        headers.keep(Track::Data, scope, &announced, true);
+        headers.end_preamble();
+        assert_eq!(headers.of(Track::Data).count(), 1, "what is to be kept goes before what is not");
+    }
+
+    #[test]
+    fn data_takes_the_place_of_what_is_kept_under_its_name_and_no_other_data_is_kept() {
+        let mut headers = Headers::default();
+        keep(&mut headers, Kind::DataHeader, Track::Data, b"\x02\0\x01a\x05");
+        let other = headers.scope(Kind::Data, Track::Data, b"\x02\0\x01b");
+        assert_eq!(other, None);
+        keep(&mut headers, Kind::Data, Track::Data, b"\x02\0\x01a\x06");
+        let kept: Vec<_> = headers.of(Track::Data).map(|packet| packet.payload.clone()).collect();
+        assert_eq!(kept, [&b"\x02\0\x01a\x06"[..]]);
     }
 }

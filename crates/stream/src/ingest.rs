@@ -5,7 +5,7 @@ use rtmp::chunk::Message;
 use rtmp::media::{self, Class, Kind};
 
 use crate::clock::{Clock, Start};
-use crate::headers::HEADER_MAX;
+use crate::headers::{HEADER_MAX, Headers};
 use crate::log::{JoinPoint, Log};
 use crate::stats::Stats;
 use crate::track::Track;
@@ -104,25 +104,41 @@ impl Ingest {
                 self.take_metadata(&message.payload, log);
                 return false;
             }
-            Kind::Data => Track::Data,
+            Kind::DataHeader | Kind::Data => Track::Data,
             Kind::AudioHeader | Kind::Audio => Track::Audio,
             Kind::VideoHeader | Kind::VideoMetadata | Kind::Keyframe | Kind::Video => Track::Video,
         };
         stats.count_received(track, message.payload.len(), codec);
-        let Placed { time, is_repeated } = self.place(track, kind, message, now, log);
+        // `@setDataFrame` is a word to a server.
+        let payload = match track {
+            Track::Data => media::metadata_for_players(&message.payload),
+            Track::Audio | Track::Video => message.payload.clone(),
+        };
+        let Placed { time, is_repeated } = self.place(track, kind, (message.timestamp, &payload), now, log);
         if !is_repeated && !self.waits_for_key(kind, now, log) {
             // Only before a message: else whoever publishes metadata alone, again and again, would be kept for ever.
             self.put_metadata_in_force(log);
             self.has_stored = true;
             stats.count_stored(track, kind, now);
-            store(track, kind, time, &message.payload, log);
+            self.store(track, kind, time, (&message.payload, &payload), log);
         }
         true
     }
 
     /// Its time on the stream's clock. The first message of a publication decides whether it goes on with the last one.
-    fn place(&mut self, track: Track, kind: Kind, message: &Message, now: u64, log: &mut Log) -> Placed {
+    fn place(
+        &mut self,
+        track: Track,
+        kind: Kind,
+        (timestamp, payload): (u32, &Bytes),
+        now: u64,
+        log: &mut Log,
+    ) -> Placed {
         let resumes = self.clock.resumes();
+        if track == Track::Data && resumes.is_some() && matches!(self.continuity, Continuity::IfRepeated) {
+            // Data may be as old as it likes: audio or video decides.
+            return Placed { time: 0, is_repeated: true };
+        }
         if resumes == Some(true) {
             self.have = match self.continuity {
                 Continuity::New => [None; 3],
@@ -131,7 +147,7 @@ impl Ingest {
         }
         let have = self.have[track.index()];
         let last = if have.is_some() { None } else { log.last(track) };
-        let time = self.clock.map(message.timestamp, last, now);
+        let time = self.clock.map(timestamp, last, now);
         let repeats = have.is_some_and(|have| time <= have);
         if let Some(resumes) = resumes {
             let goes_on = match self.continuity {
@@ -151,7 +167,9 @@ impl Ingest {
         if !repeats {
             self.have[track.index()] = None;
         }
-        Placed { time, is_repeated: repeats && log.headers().have(kind, &message.payload) }
+        // What was in force a while ago is sent again, and is not any more.
+        let is_older = track == Track::Data && have.is_some_and(|have| time < have);
+        Placed { time, is_repeated: repeats && (is_older || log.headers().have(kind, track, payload)) }
     }
 
     /// Whether it is video in front of the publication's first keyframe.
@@ -192,17 +210,27 @@ impl Ingest {
             self.metadata_at = newest;
         }
     }
-}
 
-/// Appends a message, and keeps it where it is a header: before it, so that whoever joins at a later keyframe has it.
-fn store(track: Track, kind: Kind, time: u64, payload: &Bytes, log: &mut Log) {
-    if payload.len() <= HEADER_MAX && !log.headers().have(kind, payload) {
-        log.update_headers(|headers| headers.keep(kind, payload));
-    }
-    let time = time.max(log.last(track).unwrap_or(0));
-    match track {
-        // `@setDataFrame` is a word to a server.
-        Track::Data => log.append(track, time, false, &media::metadata_for_players(payload)),
-        Track::Audio | Track::Video => log.append(track, time, kind == Kind::Keyframe, payload),
+    /// Appends a message, and keeps it where it is a header: before it, so that whoever joins at a later keyframe has it. So are data
+    /// that come before the first keyframe, up to there. The message is given as it was sent, and as players get it.
+    fn store(&self, track: Track, kind: Kind, time: u64, (sent, payload): (&Bytes, &Bytes), log: &mut Log) {
+        let time = time.max(log.last(track).unwrap_or(0));
+        let scope = log.headers().scope(kind, track, sent);
+        // The next server is told once: it keeps what comes later under the same name.
+        let is_announced =
+            kind == Kind::DataHeader && scope.as_ref().is_some_and(|scope| !log.headers().knows(scope));
+        let is_preamble = track == Track::Data && self.key_wait.is_some();
+        let is_kept = (scope.is_some() && !log.headers().holds(track, payload)) || (scope.is_none() && is_preamble);
+        if is_kept && payload.len() <= HEADER_MAX {
+            log.update_headers(|headers| headers.keep(track, scope, payload, is_preamble));
+        }
+        if is_announced {
+            log.append_data_header(time, payload);
+        } else {
+            log.append(track, time, kind == Kind::Keyframe, payload);
+        }
+        if self.key_wait.is_none() && log.headers().has_preamble() {
+            log.update_headers(Headers::end_preamble);
+        }
     }
 }

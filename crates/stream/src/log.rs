@@ -64,6 +64,11 @@ impl JoinPoint {
         let reached = self.tracks[track.index()];
         reached.seeded.then_some(reached.last)
     }
+
+    /// Time of the track's last message before it, ms; 0 where there was none.
+    pub(crate) fn last(&self, track: Track) -> u64 {
+        self.tracks[track.index()].last
+    }
 }
 
 /// What every cursor does of its own at an offset.
@@ -81,6 +86,8 @@ pub(crate) enum BarrierKind {
     Seed(Track),
     /// New `onMetaData` comes first.
     Metadata(Bytes),
+    /// The message behind the barrier is data of which a server must be told to keep it.
+    DataHeader,
 }
 
 /// One message of the log.
@@ -215,14 +222,7 @@ impl Log {
     /// Appends a message. `time` must not be before that of the last one on the track.
     pub fn append(&mut self, track: Track, time: u64, key: bool, payload: &[u8]) {
         self.is_live = true;
-        self.newest = self.newest.max(time);
-        for reached in &mut self.tracks {
-            reached.seeded &= self.newest - reached.last <= SEED_LIFE;
-        }
-        if !self.tracks[track.index()].seeded {
-            self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Seed(track) });
-            self.tracks[track.index()] = Reached { last: time, seeded: true };
-        }
+        self.seed(track, time);
         if self.messages == 0 {
             self.last_video = time;
         }
@@ -249,12 +249,19 @@ impl Log {
         self.trim();
     }
 
+    /// Appends data of which forwarders tell the server to keep it.
+    pub(crate) fn append_data_header(&mut self, time: u64, payload: &[u8]) {
+        self.seed(Track::Data, time);
+        self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::DataHeader });
+        self.append(Track::Data, time, false, payload);
+    }
+
     /// New metadata is in force from here on, for every reader.
     pub(crate) fn append_metadata(&mut self, payload: Bytes) {
         self.update_headers(|headers| headers.metadata = Some(payload.clone()));
         self.barrier_bytes += payload.len() as u64;
         self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Metadata(payload) });
-        self.tracks[Track::Data.index()] = Reached { last: self.newest, seeded: false };
+        self.tracks[Track::Data.index()].seeded = false;
     }
 
     pub(crate) fn framing(&self) -> Framing {
@@ -385,6 +392,18 @@ impl Log {
         self.is_live && (self.keyless || self.newest.saturating_sub(self.last_video) > AUDIO_ONLY_AFTER)
     }
 
+    /// The next message, on `track` at `time`, has a time from which its delta counts.
+    fn seed(&mut self, track: Track, time: u64) {
+        self.newest = self.newest.max(time);
+        for reached in &mut self.tracks {
+            reached.seeded &= self.newest - reached.last <= SEED_LIFE;
+        }
+        if !self.tracks[track.index()].seeded {
+            self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Seed(track) });
+            self.tracks[track.index()] = Reached { last: time, seeded: true };
+        }
+    }
+
     fn live_edge(&self) -> Option<JoinPoint> {
         self.is_live_edge().then(|| JoinPoint {
             // Video that goes on after a pause does so in the middle of a group.
@@ -447,6 +466,8 @@ impl Log {
 
 #[cfg(test)]
 mod tests {
+    use rtmp::media::Kind;
+
     use super::*;
     use crate::storage::SEGMENT;
 
@@ -523,13 +544,18 @@ mod tests {
     #[test]
     fn a_joining_reader_starts_at_the_newest_keyframe_with_what_was_in_force_there() {
         let mut log = log();
-        log.update_headers(|h| h.video = vec![Bytes::from_static(b"old")]);
+        let header = |h: &mut Headers, payload: &'static [u8]| {
+            let scope = h.scope(Kind::VideoHeader, Track::Video, payload);
+            h.keep(Track::Video, scope, &Bytes::from_static(payload), false);
+        };
+        log.update_headers(|h| header(h, b"\x17\x00old"));
         video(&mut log, 0, true);
         video(&mut log, 40, false);
-        log.update_headers(|h| h.video = vec![Bytes::from_static(b"new")]);
+        log.update_headers(|h| header(h, b"\x17\x00new"));
         let point = log.join(true).unwrap();
         assert_eq!(point.offset, 0);
-        assert_eq!(point.headers.video, [Bytes::from_static(b"old")]);
+        let payloads: Vec<_> = point.headers.of(Track::Video).map(|packet| &packet.payload).collect();
+        assert_eq!(payloads, [&b"\x17\x00old"[..]]);
         assert!(log.join(false).is_none());
         video(&mut log, 80, true);
         assert_eq!(log.key_after(1).unwrap().time, 80);

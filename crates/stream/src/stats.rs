@@ -56,11 +56,11 @@ impl Stats {
         match track {
             Track::Video => {
                 self.video_frames += 1;
-                self.video_codec = codec;
+                self.video_codec = codec.or(self.video_codec);
             }
             Track::Audio => {
                 self.audio_frames += 1;
-                self.audio_codec = codec;
+                self.audio_codec = codec.or(self.audio_codec);
             }
             Track::Data => {}
         }

@@ -8,7 +8,7 @@ mod read;
 mod value;
 mod write;
 
-pub(crate) use read::leading_string;
+pub(crate) use read::{leading_string, short_text};
 pub use read::{Amf0Error, MAX_DEPTH, MAX_VALUES, read_all, read_prefix};
 pub use value::Value;
 pub use write::{write, write_str};

@@ -60,6 +60,13 @@ pub(crate) fn leading_string(input: &[u8]) -> Option<(&[u8], &[u8])> {
     Some((text, reader.input))
 }
 
+/// The text `input` begins with where no marker stands before it, as before the value of a property, and what follows it.
+pub(crate) fn short_text(input: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut reader = Reader { input, values: 0 };
+    let text = reader.short_bytes().ok()?;
+    Some((text, reader.input))
+}
+
 struct Reader<'a> {
     input: &'a [u8],
     values: usize,

@@ -2,11 +2,16 @@
 
 use super::class::{Class, Kind};
 use super::codec::Codec;
-use super::video::{Packet, Track};
+use super::scope::Scope;
+use super::video::{Packet, main_track};
 
 /// SoundFormat that announces an Enhanced RTMP header.
 const EX_HEADER: u8 = 9;
 const AAC: u8 = 10;
+
+/// Packet types of Enhanced RTMP that a decoder needs before sound: the sequence header, and which channels are where.
+const SEQUENCE_START: u8 = 0;
+const MULTICHANNEL_CONFIG: u8 = 4;
 
 pub(super) fn classify(payload: &[u8]) -> Class {
     let Some((&first, rest)) = payload.split_first() else { return Class::IGNORE };
@@ -15,11 +20,11 @@ pub(super) fn classify(payload: &[u8]) -> Class {
         let Some(packet) = Packet::parse(first & 0x0F, rest) else {
             return Class { kind: Kind::Audio, codec: None };
         };
-        let kind = match (packet.kind, packet.track) {
-            (0, Track::Main) => Kind::AudioHeader,
+        let kind = match packet.kind {
+            SEQUENCE_START | MULTICHANNEL_CONFIG => Kind::AudioHeader,
             _ => Kind::Audio,
         };
-        return Class { kind, codec: packet.codec };
+        return Class { kind, codec: packet.main_codec() };
     }
     let kind = match (format, rest.first()) {
         (AAC, None) => return Class::IGNORE,
@@ -27,6 +32,16 @@ pub(super) fn classify(payload: &[u8]) -> Class {
         _ => Kind::Audio,
     };
     Class { kind, codec: Codec::audio(format) }
+}
+
+/// What a header is about; `None` of sound.
+pub(super) fn scope(payload: &[u8]) -> Option<Scope> {
+    let Class { kind: Kind::AudioHeader, codec } = classify(payload) else { return None };
+    let (&first, rest) = payload.split_first()?;
+    if first >> 4 == EX_HEADER {
+        return Packet::parse(first & 0x0F, rest).map(|packet| packet.scope());
+    }
+    Some(Scope::Packet { packet_type: SEQUENCE_START, codec, tracks: main_track() })
 }
 
 #[cfg(test)]
@@ -54,14 +69,15 @@ mod tests {
         assert_eq!(seen(b"\x90OpusHead"), (Kind::AudioHeader, "opus".into()));
         assert_eq!(seen(b"\x91Opus\xfc"), (Kind::Audio, "opus".into()));
         assert_eq!(seen(b"\x92fLaC"), (Kind::Audio, "flac".into()));
-        assert_eq!(seen(b"\x94ac-3\x00\x02"), (Kind::Audio, "ac3".into()));
+        assert_eq!(seen(b"\x94ac-3\x00\x02"), (Kind::AudioHeader, "ac3".into()));
         assert_eq!(seen(b"\x90Op"), (Kind::Audio, String::new()));
     }
 
     #[test]
-    fn only_the_first_track_is_the_one_to_cache() {
-        assert_eq!(seen(b"\x95\x00Opus\x00").0, Kind::AudioHeader);
-        assert_eq!(seen(b"\x95\x00Opus\x01").0, Kind::Audio);
+    fn each_track_has_headers_and_the_first_the_codec_that_is_shown() {
+        assert_eq!(seen(b"\x95\x00Opus\x00"), (Kind::AudioHeader, "opus".into()));
+        assert_eq!(seen(b"\x95\x00Opus\x01"), (Kind::AudioHeader, String::new()));
+        assert_eq!(seen(b"\x95\x01Opus\x01"), (Kind::Audio, String::new()));
         assert_eq!(seen(b"\x97\x02\0\0\x05\x00Opus").0, Kind::AudioHeader);
     }
 }

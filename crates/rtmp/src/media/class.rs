@@ -5,20 +5,23 @@ use super::codec::Codec;
 /// What a payload is to a relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Kind {
-    /// Decoder configuration, needed before any other video.
+    /// Decoder configuration of a track, needed before its other video.
     VideoHeader,
     /// Decoding can start here.
     Keyframe,
-    /// Any other video, including further tracks of Enhanced RTMP: relayed, not cached.
+    /// Any other video, including frames of further tracks of Enhanced RTMP: relayed, not cached.
     Video,
-    /// Enhanced RTMP colour information: a late player needs the last one, behind the header.
+    /// Enhanced RTMP colour information of a track: a late player needs the last one, whether it came before or behind the header.
     VideoMetadata,
-    /// Decoder configuration, needed before any other audio.
+    /// Decoder configuration of a track, or which of its channels is where: needed before its other audio.
     AudioHeader,
     /// Any other audio.
     Audio,
     /// `onMetaData`, with or without `@setDataFrame`.
     Metadata,
+    /// Data that a late player needs as well: what its sender told the server to keep (`@setDataFrame`), and what announces or configures a
+    /// track that travels in data.
+    DataHeader,
     /// Other data: cue points, text.
     Data,
     /// Not to be relayed: empty, cut short, meant for a player's own control (seek marks, `onStatus`,
@@ -31,7 +34,7 @@ pub enum Kind {
 pub struct Class {
     /// What it is to a relay.
     pub kind: Kind,
-    /// `None` for data, and where the payload does not tell.
+    /// Of the main track; `None` for data, and where the payload does not tell.
     pub codec: Option<Codec>,
 }
 

@@ -1,13 +1,23 @@
 //! What a data message is: metadata, other data, or nothing for a player. Adds and removes `@setDataFrame`.
 
 use super::class::Kind;
+use super::scope::Scope;
+use super::{audio, video};
 use crate::amf0::{self, Amf0Error};
 use bytes::Bytes;
 
 const SET_DATA_FRAME: &str = "@setDataFrame";
 
+/// A track in data messages, as OBS sends a second audio track: one message announces it, then each carries a tag of it.
+const ANNOUNCES_MEDIA: &[u8] = b"onExpectAdditionalMedia";
+const CARRIES_MEDIA: &[u8] = b"additionalMedia";
+/// Data with a longer name is not kept for late players, bytes: the longest in use has 23.
+const NAME_MAX: usize = 256;
+
 pub(super) fn kind(payload: &[u8]) -> Kind {
-    let payload = without_set_data_frame(without_amf3(payload));
+    let sent = without_amf3(payload);
+    let payload = without_set_data_frame(sent);
+    let is_to_be_kept = payload.len() < sent.len();
     let Some((name, value)) = amf0::leading_string(payload) else { return Kind::Ignore };
     match name {
         b"onMetaData" if value.is_empty() => Kind::Ignore,
@@ -18,8 +28,64 @@ pub(super) fn kind(payload: &[u8]) -> Kind {
         },
         // Connection matters of the sender; a player would take an onStatus for a data track.
         b"" | b"@clearDataFrame" | b"|RtmpSampleAccess" | b"onStatus" => Kind::Ignore,
+        CARRIES_MEDIA => match additional_media(value) {
+            Some((_, tag)) if is_header(tag) => Kind::DataHeader,
+            _ => Kind::Data,
+        },
+        ANNOUNCES_MEDIA => Kind::DataHeader,
+        _ if is_to_be_kept => Kind::DataHeader,
         _ => Kind::Data,
     }
+}
+
+/// What data is about: its name, and the track whose header it carries; `None` of a frame of such a track.
+pub(super) fn scope(payload: &[u8]) -> Option<Scope> {
+    let kind = kind(payload);
+    let (name, value) = amf0::leading_string(without_set_data_frame(without_amf3(payload)))?;
+    let id = match (kind, name) {
+        (Kind::Data, CARRIES_MEDIA) => return None,
+        (Kind::DataHeader, CARRIES_MEDIA) => additional_media(value)?.0,
+        (Kind::DataHeader | Kind::Data, _) => b"",
+        _ => return None,
+    };
+    (name.len() + id.len() <= NAME_MAX).then(|| Scope::Data([name, b"\0", id].concat()))
+}
+
+/// Id of the track and FLV tag body in the object of an `additionalMedia` message: the body is a byte array of AMF3.
+fn additional_media(value: &[u8]) -> Option<(&[u8], &[u8])> {
+    let mut rest = value.strip_prefix(b"\x03")?;
+    let mut id = &b""[..];
+    loop {
+        let (name, value) = amf0::short_text(rest)?;
+        match name {
+            b"media" => return Some((id, byte_array(value.strip_prefix(b"\x11\x0c")?)?)),
+            b"id" => (id, rest) = amf0::leading_string(value)?,
+            _ => return None,
+        }
+    }
+}
+
+/// A byte array of AMF3 behind its marker, in place: a length of 7 bits a byte, doubled, plus 1 (AMF3, section 3.14).
+fn byte_array(mut bytes: &[u8]) -> Option<&[u8]> {
+    let mut length = 0;
+    for index in 0..4 {
+        let (&byte, rest) = bytes.split_first()?;
+        bytes = rest;
+        if index == 3 {
+            length = length << 8 | usize::from(byte);
+            break;
+        }
+        length = length << 7 | usize::from(byte & 0x7F);
+        if byte & 0x80 == 0 {
+            break;
+        }
+    }
+    (length & 1 == 1).then(|| bytes.get(..length >> 1))?
+}
+
+/// The message does not tell whether its track is audio or video; a header of one is no header of the other.
+fn is_header(tag: &[u8]) -> bool {
+    audio::scope(tag).is_some() || video::scope(tag).is_some()
 }
 
 /// What players get: the bytes as published, without a leading `@setDataFrame`.
@@ -92,11 +158,45 @@ mod tests {
     }
 
     #[test]
-    fn other_data_passes() {
+    fn other_data_passes_and_is_kept_where_its_sender_says_so() {
         for name in ["onTextData", "onCuePoint", "onFI"] {
             assert_eq!(kind(&encode(&[name.into(), metadata()])), Kind::Data);
-            assert_eq!(kind(&encode(&["@setDataFrame".into(), name.into(), metadata()])), Kind::Data);
+            let wrapped = encode(&["@setDataFrame".into(), name.into(), metadata()]);
+            assert_eq!(kind(&wrapped), Kind::DataHeader);
+            assert_eq!(scope(&wrapped), scope(&encode(&[name.into()])));
         }
+    }
+
+    /// As OBS writes it.
+    fn additional(id: &str, tag: &[u8]) -> Bytes {
+        let mut out = encode(&["additionalMedia".into()]).to_vec();
+        out.extend_from_slice(b"\x03\0\x02id");
+        amf0::write_str(&mut out, id);
+        out.extend_from_slice(b"\0\x05media\x11\x0c");
+        let length = tag.len() << 1 | 1;
+        if length > 0x7F {
+            out.push(0x80 | (length >> 7) as u8);
+        }
+        out.push((length & 0x7F) as u8);
+        out.extend_from_slice(tag);
+        out.extend_from_slice(b"\0\0\x09");
+        out.into()
+    }
+
+    #[test]
+    fn a_track_in_data_messages_has_an_announcement_and_headers_and_frames() {
+        let announced = encode(&["onExpectAdditionalMedia".into(), metadata()]);
+        let header = additional("stream0", b"\xaf\x00\x12\x10");
+        let frame = additional("stream0", &[&b"\xaf\x01"[..], &[7; 300]].concat());
+        let other = additional("stream1", b"\xaf\x00\x12\x10");
+        let kinds = [&announced, &header, &frame, &other].map(|payload| kind(payload));
+        assert_eq!(kinds, [Kind::DataHeader, Kind::DataHeader, Kind::Data, Kind::DataHeader]);
+        assert!(scope(&header).is_some() && scope(&frame).is_none());
+        assert_ne!(scope(&header), scope(&other));
+        assert_eq!(additional_media(&frame[18..]).unwrap().1.len(), 302);
+        let long = additional("stream0", &[&b"\x17\x00"[..], &[7; 70]].concat());
+        assert_eq!(kind(&long), Kind::DataHeader);
+        assert_eq!(kind(&long[..long.len() - 10]), Kind::Data, "cut short");
     }
 
     #[test]

@@ -6,6 +6,7 @@ mod class;
 mod codec;
 mod data;
 mod picture;
+mod scope;
 mod video;
 
 use crate::chunk::Message;
@@ -15,6 +16,7 @@ use bytes::Bytes;
 pub use class::{Class, Kind};
 pub use codec::Codec;
 pub use data::{metadata_for_players, metadata_for_publish};
+pub use scope::{Scope, TrackIds};
 
 /// Sub-messages taken from one aggregate. Encoders put fewer than 20 into one; more is an attempt to make us work.
 const MAX_AGGREGATE: usize = 1024;
@@ -26,6 +28,16 @@ pub fn classify(type_id: u8, payload: &[u8]) -> Class {
         message_type::VIDEO => video::classify(payload),
         message_type::DATA | message_type::DATA_AMF3 => Class { kind: data::kind(payload), codec: None },
         _ => Class::IGNORE,
+    }
+}
+
+/// What a header, a metadata packet or a data message is about; `None` of frames, and of what is [`Kind::Ignore`].
+pub fn scope(type_id: u8, payload: &[u8]) -> Option<Scope> {
+    match type_id {
+        message_type::AUDIO => audio::scope(payload),
+        message_type::VIDEO => video::scope(payload),
+        message_type::DATA | message_type::DATA_AMF3 => data::scope(payload),
+        _ => None,
     }
 }
 
@@ -69,6 +81,7 @@ pub(crate) fn strip_amf3(payload: &Bytes) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::message_type::{AUDIO, DATA, VIDEO};
     use proptest::prelude::*;
 
     fn aggregate(parts: &[(u8, u32, &[u8])]) -> Message {
@@ -108,6 +121,50 @@ mod tests {
         assert_eq!(split_aggregate(&aggregate(&parts)).len(), MAX_AGGREGATE);
     }
 
+    /// Which of `payloads` are in force behind the last.
+    fn in_force<const N: usize>(type_id: u8, payloads: [&[u8]; N]) -> Vec<usize> {
+        let mut kept: Vec<(usize, Scope)> = Vec::new();
+        for (index, payload) in payloads.iter().enumerate() {
+            let later = scope(type_id, payload).unwrap();
+            kept.retain_mut(|(_, scope)| !scope.give_way(&later));
+            kept.push((index, later));
+        }
+        kept.into_iter().map(|(index, _)| index).collect()
+    }
+
+    #[test]
+    fn each_track_and_each_type_of_packet_has_a_place_of_its_own() {
+        let video = [&b"\x17\x00\0\0\0a"[..], b"\x96\x00avc1\x01b", b"\xd4avc1c", b"\x96\x04avc1\x01d"];
+        assert_eq!(in_force(VIDEO, video), [0, 1, 2, 3]);
+        let audio = [&b"\x90Opusa"[..], b"\x94Opusb", b"\x95\x00Opus\x01c", b"\x95\x04Opus\x01d"];
+        assert_eq!(in_force(AUDIO, audio), [0, 1, 2, 3]);
+    }
+
+    #[test]
+    fn a_later_packet_takes_the_place_of_the_one_about_the_same() {
+        assert_eq!(in_force(VIDEO, [b"\xd4hvc1before", b"\x90hvc1one", b"\x90hvc1two"]), [0, 2]);
+        assert_eq!(in_force(AUDIO, [b"\xaf\x00a", b"\x95\x00mp4a\x00b"]), [1], "track 0 is the only one");
+        assert_eq!(in_force(AUDIO, [&b"\x90Opus"[..], b"\x94Opus", b"\xaf\x00a"]), [2], "another codec");
+    }
+
+    #[test]
+    fn a_packet_of_many_tracks_is_in_force_until_each_has_another() {
+        let many = b"\x96\x10hvc1\x00\0\0\x01a\x01\0\0\x01b";
+        let both = b"\x96\x20hvc1\x00\0\0\x01aav01\x01\0\0\x01b";
+        let (first, second) = (b"\x96\x00hvc1\x00x", b"\x96\x00hvc1\x01y");
+        assert_eq!(in_force(VIDEO, [&many[..], first]), [0, 1]);
+        assert_eq!(in_force(VIDEO, [&many[..], first, second]), [1, 2]);
+        assert_eq!(in_force(VIDEO, [&first[..], second, both]), [2]);
+    }
+
+    #[test]
+    fn frames_are_about_nothing_and_data_about_its_name() {
+        assert_eq!(scope(VIDEO, b"\x17\x01\0\0\0x"), None);
+        assert_eq!(scope(AUDIO, b"\x2f\0\0"), None);
+        let expected = [&b"\x02\0\x0d@setDataFrame\x02\0\x01a"[..], b"\x02\0\x01a\x05", b"\x02\0\x01b"];
+        assert_eq!(in_force(DATA, expected), [1, 2]);
+    }
+
     proptest! {
         #[test]
         fn any_payload_has_a_class_and_any_aggregate_an_end(
@@ -115,6 +172,8 @@ mod tests {
             bytes in prop::collection::vec(any::<u8>(), 0..64),
         ) {
             classify(type_id, &bytes);
+            let scope = scope(type_id, &bytes);
+            prop_assert!(scope.is_none_or(|scope| scope.clone().give_way(&scope)), "it takes its own place");
             let payload = Bytes::from(bytes);
             let _ = metadata_for_publish(&metadata_for_players(&payload));
             split_aggregate(&Message { csid: 4, type_id: 22, msid: 1, timestamp: 0, payload });

@@ -4,6 +4,7 @@
 use super::class::{Class, Kind};
 use super::codec::{Codec, Coding};
 use super::picture::{self, Picture};
+use super::scope::{Scope, TrackIds};
 
 const KEY: u8 = 1;
 const GENERATED_KEY: u8 = 4;
@@ -19,6 +20,12 @@ const MPEG2TS_SEQUENCE_START: u8 = 5;
 
 /// Enhanced RTMP packet types audio and video of v2 use to wrap others.
 const AUDIO_OR_VIDEO_MOD_EX: u8 = 7;
+
+/// Kinds of multitrack packets: of one track, of several with one codec, of several with a codec each.
+const ONE_TRACK: u8 = 0;
+const MANY_CODECS: u8 = 2;
+/// Track ids are one byte: who names more tracks repeats some.
+const TRACKS_MAX: usize = 256;
 
 pub(super) fn classify(payload: &[u8]) -> Class {
     let Some((&first, rest)) = payload.split_first() else { return Class::IGNORE };
@@ -54,14 +61,32 @@ fn enhanced(first: u8, rest: &[u8]) -> Class {
     }
     let key = matches!(frame, KEY | GENERATED_KEY);
     let kind = match (packet.kind, packet.track) {
-        (_, Track::Further) => Kind::Video,
-        (SEQUENCE_START | MPEG2TS_SEQUENCE_START, Track::Main) => Kind::VideoHeader,
-        (METADATA, Track::Main) => Kind::VideoMetadata,
+        (SEQUENCE_START | MPEG2TS_SEQUENCE_START, _) => Kind::VideoHeader,
+        (METADATA, _) => Kind::VideoMetadata,
         (CODED_FRAMES, Track::Main) => frame_kind(key, packet.codec, packet.coded_frames()),
         (CODED_FRAMES_X, Track::Main) => frame_kind(key, packet.codec, Some(packet.body)),
         _ => Kind::Video,
     };
-    Class { kind, codec: packet.codec }
+    Class { kind, codec: packet.main_codec() }
+}
+
+/// What a header or a metadata packet is about; `None` of frames.
+pub(super) fn scope(payload: &[u8]) -> Option<Scope> {
+    let Class { kind, codec } = classify(payload);
+    match (kind, payload.split_first()?) {
+        (Kind::VideoHeader | Kind::VideoMetadata, (first, rest)) if first & 0x80 != 0 => {
+            Packet::parse_video(first & 0x0F, rest).map(|packet| packet.scope())
+        }
+        (Kind::VideoHeader, _) => Some(Scope::Packet { packet_type: 0, codec, tracks: main_track() }),
+        _ => None,
+    }
+}
+
+/// Track 0 alone.
+pub(super) fn main_track() -> TrackIds {
+    let mut tracks = TrackIds::default();
+    tracks.insert(0);
+    tracks
 }
 
 /// What its own bytes say counts, and where they say nothing, the frame type.
@@ -86,10 +111,13 @@ pub(super) enum Track {
 /// The part of an enhanced header that audio and video share.
 pub(super) struct Packet<'a> {
     pub(super) kind: u8,
+    /// The first, where there are several.
     pub(super) track: Track,
-    pub(super) codec: Option<Codec>,
+    codec: Option<Codec>,
     /// What is behind the header, of the first track if there are more.
     body: &'a [u8],
+    /// Kind of multitrack packet, and its bytes from the id of its first track on.
+    multitrack: Option<(u8, &'a [u8])>,
 }
 
 impl<'a> Packet<'a> {
@@ -115,10 +143,11 @@ impl<'a> Packet<'a> {
         }
         if kind != multitrack {
             let codec = Some(Codec::four_cc(take(&mut bytes)?));
-            return Some(Self { kind, track: Track::Main, codec, body: bytes });
+            return Some(Self { kind, track: Track::Main, codec, body: bytes, multitrack: None });
         }
         let [mode] = take(&mut bytes)?;
-        let codec = Codec::four_cc(take(&mut bytes)?);
+        let codec = Some(Codec::four_cc(take(&mut bytes)?));
+        let multitrack = Some((mode >> 4, bytes));
         let [track] = take(&mut bytes)?;
         let track = if track == 0 { Track::Main } else { Track::Further };
         // With several tracks in one message, each has a size.
@@ -128,7 +157,7 @@ impl<'a> Packet<'a> {
             }
             _ => bytes,
         };
-        Some(Self { kind: mode & 0x0F, track, codec: Some(codec), body })
+        Some(Self { kind: mode & 0x0F, track, codec, body, multitrack })
     }
 
     /// The pictures of a packet of coded frames: for some codecs behind the composition time.
@@ -138,6 +167,40 @@ impl<'a> Packet<'a> {
             Coding::Av1 | Coding::Vp8 | Coding::Vp9 => Some(self.body),
         }
     }
+
+    /// Codec of track 0: what is shown of a stream is its main track.
+    pub(super) fn main_codec(&self) -> Option<Codec> {
+        self.codec.filter(|_| self.track == Track::Main)
+    }
+
+    /// See [`Scope`], of a configuration.
+    pub(super) fn scope(&self) -> Scope {
+        let tracks = match self.multitrack {
+            None => main_track(),
+            Some((mode, bytes)) => track_ids(mode, bytes),
+        };
+        Scope::Packet { packet_type: self.kind, codec: self.codec, tracks }
+    }
+}
+
+/// The ids of the tracks in a multitrack packet, from the first of them on; up to where it is cut short.
+fn track_ids(mode: u8, mut bytes: &[u8]) -> TrackIds {
+    let mut tracks = TrackIds::default();
+    let mut next = || {
+        tracks.insert(take::<1>(&mut bytes)?[0]);
+        if mode == ONE_TRACK {
+            return None;
+        }
+        let [a, b, c] = take(&mut bytes)?;
+        bytes = bytes.get(u32::from_be_bytes([0, a, b, c]) as usize..)?;
+        if mode == MANY_CODECS { take::<4>(&mut bytes).map(|_| ()) } else { Some(()) }
+    };
+    for _ in 0..TRACKS_MAX {
+        if next().is_none() {
+            break;
+        }
+    }
+    tracks
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -202,12 +265,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_first_track_is_the_one_to_cache() {
+    fn each_track_has_headers_and_the_first_has_the_keyframes_and_the_codec_that_is_shown() {
         assert_eq!(seen(b"\x96\x00hvc1\x00"), (Kind::VideoHeader, "hevc".into()));
-        assert_eq!(seen(b"\x96\x00hvc1\x01"), (Kind::Video, "hevc".into()));
+        assert_eq!(seen(b"\x96\x00hvc1\x01"), (Kind::VideoHeader, String::new()));
+        assert_eq!(seen(b"\x96\x04hvc1\x01"), (Kind::VideoMetadata, String::new()));
         assert_eq!(seen(b"\x96\x11avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
         assert_eq!(seen(b"\x96\x21avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
-        assert_eq!(seen(b"\x96\x01avc1\x02"), (Kind::Video, "h264".into()));
+        assert_eq!(seen(b"\x96\x01avc1\x02"), (Kind::Video, String::new()));
     }
 
     #[test]

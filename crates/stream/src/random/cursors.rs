@@ -1,6 +1,7 @@
 //! One log and several cursors: resets, mutes, pauses, short writes, skips, moves.
 
 use bytes::Bytes;
+use rtmp::media::Kind;
 use rtmp::{chunk, message_type};
 
 use crate::cursor::{Cursor, Recipient, State};
@@ -74,18 +75,8 @@ impl World {
                     self.gave_up = true;
                 }
             },
-            (63, _) => {
-                let header = Bytes::from(vec![0x17, 0, self.chance.below(200) as u8]);
-                let has_one = !self.chance.once_in(4);
-                self.log.update_headers(|headers| {
-                    headers.video = if has_one { vec![header] } else { Vec::new() }
-                });
-            }
-            (64, _) => {
-                let header = Bytes::from(vec![0xAF, 0, self.chance.below(200) as u8]);
-                let has_one = !self.chance.once_in(4);
-                self.log.update_headers(|headers| headers.audio = has_one.then_some(header));
-            }
+            (63, _) => self.configure(Kind::VideoHeader, Track::Video, 0x17),
+            (64, _) => self.configure(Kind::AudioHeader, Track::Audio, 0xAF),
             (65..=69, _) if self.clients.len() < 6 => {
                 let from = self.log.start(self.chance.once_in(2));
                 let recipient = if self.chance.once_in(4) { Recipient::Forwarder } else { Recipient::Player };
@@ -109,6 +100,13 @@ impl World {
             (74..=76, Some(client)) => self.carry_over(client),
             (_, Some(client)) => self.flush(client),
         }
+    }
+
+    /// Another sequence header is in force, which is not in the log.
+    fn configure(&mut self, kind: Kind, track: Track, first: u8) {
+        let payload = Bytes::from(vec![first, 0, self.chance.below(200) as u8]);
+        let scope = self.log.headers().scope(kind, track, &payload);
+        self.log.update_headers(|headers| headers.keep(track, scope, &payload, false));
     }
 
     fn append(&mut self) {
