@@ -9,7 +9,7 @@ use crate::support::clients::{
 use crate::support::cluster::TestCluster;
 use crate::support::flv::{Source, assert_same};
 use crate::support::net::url;
-use crate::support::raw::{Raw, message};
+use crate::support::raw::{Raw, kind, message};
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for};
 
 /// Seconds of video that each player records.
@@ -155,6 +155,56 @@ fn a_new_publication_starts_with_nothing_of_the_one_before() {
         .collect();
     assert!(old.is_empty(), "{old:?}");
     assert_eq!(stays.ended(), None);
+}
+
+#[test]
+fn the_configuration_of_every_track_reaches_players_of_an_edge_early_and_late() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[2];
+    let early = rml::play(edge, STREAM).unwrap();
+    early.await_started();
+    let mut encoder = Raw::dial(cluster.net.origin()).handshake().connect("live", &[]);
+    encoder = encoder.publish("livestream", "NetStream.Publish.Start");
+    // Colours before the header, then a second picture and a second sound, and where their channels are.
+    let configuration: [(u8, &[u8]); 6] = [
+        (9, b"\xd4hvc1colours"),
+        (9, b"\x90hvc1header"),
+        (9, b"\x96\x00avc1\x01second"),
+        (8, b"\x90Opusheader"),
+        (8, b"\x94Opuschannels"),
+        (8, b"\x95\x00mp4a\x01second"),
+    ];
+    for (kind, payload) in configuration {
+        assert!(encoder.send(&message(4, 0, kind, 1, payload)));
+    }
+    let mut time = 0_u32;
+    let mut await_all = |player: &rml::Player| {
+        wait_for("the configuration and what follows it", SOON, || {
+            time += 40;
+            let key = [&b"\x93hvc1"[..], &time.to_be_bytes()].concat();
+            encoder.send(&message(4, time, 9, 1, &key));
+            let tags = player.tags();
+            let got = |payload: &[u8]| tags.iter().any(|tag| tag.payload == payload);
+            let has_all = configuration.iter().all(|(_, payload)| got(payload));
+            if has_all && tags.iter().any(|tag| tag.payload.starts_with(b"\x93")) {
+                Ok(())
+            } else {
+                Err(format!("{tags:?}"))
+            }
+        });
+    };
+    await_all(&early);
+    let late = rml::play(edge, STREAM).unwrap();
+    await_all(&late);
+    // What is too long costs itself alone: what comes behind it arrives.
+    let text = [&b"\x02\0\x0aonTextData"[..], &[5; 70_000]].concat();
+    assert!(encoder.send(&message(4, 10_000, kind::DATA, 1, &text)));
+    let behind = b"\x93hvc1behind";
+    assert!(encoder.send(&message(4, 10_000, 9, 1, behind)));
+    wait_for("what comes behind a message that is too long", SOON, || {
+        let tags = late.tags();
+        if tags.iter().any(|tag| tag.payload == behind) { Ok(()) } else { Err(format!("{}", tags.len())) }
+    });
 }
 
 /// The card's first keyframe.

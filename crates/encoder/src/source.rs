@@ -13,7 +13,7 @@ use rtmp::wire::csid;
 
 /// The built-in picture and tone; `crates/encoder/assets/make-test-card.sh` makes it.
 static TEST_CARD: &[u8] = include_bytes!("../assets/test-card.flv");
-/// Larger data is left out, bytes: servers, ours too, close the connection of whoever sends it. It is the index of a long file.
+/// Larger data is left out, bytes: servers close the connection of whoever sends it.
 const DATA_MAX: usize = 60 * 1024;
 /// Bytes read from a file at once.
 const FILE_READ: usize = 64 * 1024;
@@ -107,21 +107,22 @@ impl Source {
     /// See [`SourceError`]; [`SourceError::Empty`] at the end of a file without a frame of audio or video.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, SourceError> {
         while let Some(tag) = self.next_tag()? {
-            let is_data = tag.type_id == message_type::DATA;
-            if tag.payload.is_empty() || (is_data && tag.payload.len() > DATA_MAX) {
-                continue;
-            }
-            let time = self.timeline.time(&tag);
-            self.length.extend(tag.type_id, time);
             let (csid, payload) = match tag.type_id {
-                message_type::AUDIO => (csid::AUDIO, tag.payload),
-                message_type::VIDEO => (csid::VIDEO, tag.payload),
+                message_type::AUDIO => (csid::AUDIO, tag.payload.clone()),
+                message_type::VIDEO => (csid::VIDEO, tag.payload.clone()),
+                // What is true of the file is not true of what is sent.
                 _ if media::classify(tag.type_id, &tag.payload).kind == Kind::Metadata => (
                     csid::DATA,
                     media::metadata_for_publish(&media::metadata_for_players(&tag.payload)).into(),
                 ),
-                _ => (csid::DATA, tag.payload),
+                _ => (csid::DATA, tag.payload.clone()),
             };
+            let is_data = tag.type_id == message_type::DATA;
+            if payload.is_empty() || (is_data && payload.len() > DATA_MAX) {
+                continue;
+            }
+            let time = self.timeline.time(&tag);
+            self.length.extend(tag.type_id, time);
             return Ok(Some(Frame { csid, type_id: tag.type_id, time, payload }));
         }
         if self.timeline.is_empty() {
@@ -223,6 +224,26 @@ mod tests {
         let mut source = Source::open(&EncoderSource::TestCard).unwrap();
         while source.next_frame().unwrap().is_some() {}
         assert_eq!((source.length(), source.is_cut()), (16_000, false));
+    }
+
+    #[test]
+    fn metadata_says_nothing_of_the_file_and_a_long_index_does_not_cost_the_rest() {
+        use rtmp::amf0::{Value, read_all, write};
+        let times = Value::StrictArray((0..30_000).map(|time| f64::from(time).into()).collect());
+        let fields = [("width", 640.0.into()), ("duration", 60_000.0.into()), ("keyframes", times)];
+        let fields = fields.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let mut metadata = Vec::new();
+        write(&mut metadata, &"onMetaData".into());
+        write(&mut metadata, &Value::EcmaArray(fields));
+        let mut bytes = Vec::new();
+        flv::put_header(&mut bytes, true, true);
+        for (type_id, payload) in [(18, metadata.into()), (9, Bytes::from_static(b"\x17\x01"))] {
+            flv::put_tag(&mut bytes, &flv::Tag { type_id, timestamp: 0, payload });
+        }
+        let mut source = Source::new("test".into(), Box::new(io::Cursor::new(bytes)));
+        let sent = read_all(&source.next_frame().unwrap().unwrap().payload).unwrap();
+        let expected = Value::EcmaArray(vec![("width".to_owned(), 640.0.into())]);
+        assert_eq!(sent, ["@setDataFrame".into(), "onMetaData".into(), expected]);
     }
 
     #[test]

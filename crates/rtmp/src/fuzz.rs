@@ -8,7 +8,7 @@ use crate::server;
 use crate::url::{self, Url};
 
 /// Small limits, so that short inputs reach them.
-const LIMITS: Limits = Limits { message: 4096, command: 1024, chunk_streams: 8, partial: 8192 };
+const LIMITS: Limits = Limits { message: 4096, data: 2048, command: 1024, chunk_streams: 8, partial: 8192 };
 
 /// The first byte says how the rest is cut: whole and cut it must read the same.
 pub fn chunk_reader(data: &[u8]) {

@@ -55,6 +55,11 @@ impl Link {
         self.received += bytes as u64;
     }
 
+    /// See [`Reader::take_left_out`].
+    pub(crate) fn take_left_out(&mut self) -> Option<ReadError> {
+        self.reader.take_left_out()
+    }
+
     /// Bytes on the heap.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {

@@ -1,12 +1,15 @@
 //! What a decoder needs before the first frame.
 
 use bytes::Bytes;
+use rtmp::chunk;
 use rtmp::media::{self, Kind, Scope};
 
 use crate::track::Track;
 
 /// Metadata, a sequence header or other configuration beyond this is not kept, bytes: each joining reader is sent it.
 pub(crate) const HEADER_MAX: usize = 64 * 1024;
+/// With what a forwarder adds to it, the next server has to take it in.
+const _: () = assert!(HEADER_MAX <= chunk::MAX_DATA);
 /// Packets of configuration that are kept for each of video, audio and data; eight video tracks with colours have 16.
 const PACKETS_MAX: usize = 64;
 /// The same in bytes, of all packets of video, of audio or of data together.
@@ -83,7 +86,11 @@ impl Headers {
     pub(crate) fn keep(&mut self, track: Track, scope: Option<Scope>, payload: &Bytes, is_preamble: bool) {
         self.packets.retain_mut(|packet| {
             let gives_way = packet.track == track
-                && packet.scope.as_mut().zip(scope.as_ref()).is_some_and(|(scope, later)| scope.give_way(later));
+                && packet
+                    .scope
+                    .as_mut()
+                    .zip(scope.as_ref())
+                    .is_some_and(|(scope, later)| scope.give_way(later));
             if gives_way && is_preamble && track == Track::Data {
                 packet.scope = None;
                 return true;

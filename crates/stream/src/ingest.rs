@@ -1,7 +1,7 @@
 //! What happens to a publisher's message: classify → place → resume → store.
 
 use bytes::Bytes;
-use rtmp::chunk::Message;
+use rtmp::chunk::{self, Message};
 use rtmp::media::{self, Class, Kind};
 
 use crate::clock::{Clock, Start};
@@ -108,12 +108,16 @@ impl Ingest {
             Kind::AudioHeader | Kind::Audio => Track::Audio,
             Kind::VideoHeader | Kind::VideoMetadata | Kind::Keyframe | Kind::Video => Track::Video,
         };
-        stats.count_received(track, message.payload.len(), codec);
         // `@setDataFrame` is a word to a server.
         let payload = match track {
             Track::Data => media::metadata_for_players(&message.payload),
             Track::Audio | Track::Video => message.payload.clone(),
         };
+        // In an aggregate, which may be longer: the next server would not take it in.
+        if track == Track::Data && payload.len() > chunk::MAX_DATA {
+            return false;
+        }
+        stats.count_received(track, message.payload.len(), codec);
         let Placed { time, is_repeated } = self.place(track, kind, (message.timestamp, &payload), now, log);
         if !is_repeated && !self.waits_for_key(kind, now, log) {
             // Only before a message: else whoever publishes metadata alone, again and again, would be kept for ever.
@@ -184,11 +188,12 @@ impl Ingest {
     }
 
     fn take_metadata(&mut self, payload: &Bytes, log: &mut Log) {
+        let payload = media::metadata_for_players(payload);
         if payload.len() > HEADER_MAX {
             return;
         }
         // A copy: a part of an aggregate would keep all of it.
-        self.next_metadata = Some(Bytes::copy_from_slice(&media::metadata_for_players(payload)));
+        self.next_metadata = Some(Bytes::copy_from_slice(&payload));
         if self.has_stored {
             self.put_metadata_in_force(log);
         }

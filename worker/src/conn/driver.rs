@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use cluster::Role;
 use rtmp_io::socket;
 use stream::Cursor;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use super::end::End;
 use super::handle::Conn;
@@ -170,6 +170,11 @@ impl Driver {
         }
         let acted = self.act_on(buffer.get(..taken).unwrap_or(&[]));
         drop(buffer);
+        if let Some(why) = self.machine.take_left_out()
+            && self.hub.conn_lines.take(self.hub.now())
+        {
+            warn!(peer = %self.conn.peer, %why, "a message was left out");
+        }
         if let Activity::Publishing(publisher) = &self.activity {
             publisher.commit();
         }

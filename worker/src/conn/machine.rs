@@ -141,6 +141,11 @@ impl Machine {
         }
     }
 
+    /// Takes why a message of the peer was left out since the last call.
+    pub(crate) fn take_left_out(&mut self) -> Option<chunk::ReadError> {
+        self.session.take_left_out()
+    }
+
     fn handle_event(&mut self, event: Event, proof: Proof<'_>) -> Option<Wish> {
         match event {
             Event::Connected { auth, .. } => {

@@ -3,11 +3,13 @@
 //! The reader is bounded in depth and number of values, and never allocates from a count on the wire. It is lenient
 //! where senders differ: text that is not UTF-8 is kept as well as it can be, an ECMA array may lack its end.
 
+mod cut;
 mod marker;
 mod read;
 mod value;
 mod write;
 
+pub(crate) use cut::without_fields;
 pub(crate) use read::{leading_string, short_text};
 pub use read::{Amf0Error, MAX_DEPTH, MAX_VALUES, read_all, read_prefix};
 pub use value::Value;

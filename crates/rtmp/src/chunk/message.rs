@@ -17,12 +17,20 @@ pub struct Message {
     pub payload: Bytes,
 }
 
+/// Data beyond this is not taken in, bytes, counted as a player gets it; the largest metadata seen is below 8 KiB.
+pub const MAX_DATA: usize = 64 << 10;
+
 /// What one connection may make us hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of one audio, video or aggregate message. 8 MiB: a 4K keyframe is below 2 MiB. Too small loses keyframes.
+    /// Bytes of one audio, video or aggregate message. 8 MiB: a 4K keyframe is below 2 MiB. Too small loses keyframes. A longer one is left
+    /// out.
     pub message: usize,
-    /// Bytes of one message of any other type. 64 KiB: the largest metadata seen is below 8 KiB.
+    /// Bytes of one data message: [`MAX_DATA`], and what a publisher adds to it (`@setDataFrame`, and one byte where it is AMF3). What a
+    /// server takes in it passes on in this form, so no smaller limit may stand behind it. A longer one is left out.
+    pub data: usize,
+    /// Bytes of one message of any other type. 64 KiB: the longest `connect` is below 2 KiB. A longer one ends the connection: what it
+    /// says about it is not known.
     pub command: usize,
     /// Chunk streams with their header state. 64: encoders use 3 to 6, with ids up to 33.
     pub chunk_streams: usize,
@@ -32,7 +40,7 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message: 8 << 20, command: 64 << 10, chunk_streams: 64, partial: 16 << 20 }
+        Self { message: 8 << 20, data: MAX_DATA + 64, command: 64 << 10, chunk_streams: 64, partial: 16 << 20 }
     }
 }
 
@@ -53,7 +61,7 @@ pub enum ReadError {
         /// Chunk stream.
         csid: u32,
     },
-    /// See [`Limits::message`] and [`Limits::command`].
+    /// See [`Limits`]. Of media and data it costs the message only: see [`Reader::take_left_out`](super::Reader::take_left_out).
     #[error("a message of type {type_id} announces {length} bytes, the limit is {limit}")]
     TooLong {
         /// Message type.

@@ -34,6 +34,8 @@ pub struct Reader {
     held: Held,
     /// The chunk whose payload is being read.
     chunk: Option<Chunk>,
+    /// Why the last message was left out that was too long.
+    left_out: Option<ReadError>,
 }
 
 /// State of a chunk stream: what compressed headers refer to, and the message in progress.
@@ -52,6 +54,10 @@ struct Stream {
     /// What a fmt-3 chunk that starts a message adds.
     delta: u32,
     partial: Vec<u8>,
+    /// Bytes of the message in progress that have come, whether they are kept or not.
+    received: usize,
+    /// The message in progress is too long: it is passed over.
+    is_left_out: bool,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -71,13 +77,15 @@ impl Reader {
             buffered: 0,
             held: Held::default(),
             chunk: None,
+            left_out: None,
         }
     }
 
     /// Consumes from the front of `input`; returns at the first complete message, leaving the rest in `input`, or `None`
     /// when `input` is used up.
     ///
-    /// `SetChunkSize` and `Abort` are obeyed and not returned; messages without payload are dropped.
+    /// `SetChunkSize` and `Abort` are obeyed and not returned; messages without payload are dropped, and media and data that are too
+    /// long.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ReadError> {
         loop {
             let Some(chunk) = self.chunk else {
@@ -97,6 +105,11 @@ impl Reader {
                 return Ok(Some(message));
             }
         }
+    }
+
+    /// Takes why a message was left out since the last call: [`ReadError::TooLong`]. Of several the last is told.
+    pub fn take_left_out(&mut self) -> Option<ReadError> {
+        self.left_out.take()
     }
 
     /// Bytes allocated for partial messages and header state.
@@ -169,20 +182,26 @@ impl Reader {
                 if let Some(msid) = msid {
                     stream.msid = msid;
                 }
-                let limit = match stream.type_id {
+                let (limit, is_fatal) = match stream.type_id {
                     message_type::AUDIO | message_type::VIDEO | message_type::AGGREGATE => {
-                        self.limits.message
+                        (self.limits.message, false)
                     }
-                    _ => self.limits.command,
+                    message_type::DATA | message_type::DATA_AMF3 => (self.limits.data, false),
+                    _ => (self.limits.command, true),
                 };
                 let length = stream.length as usize;
-                if length > limit {
-                    return Err(ReadError::TooLong { type_id: stream.type_id, length, limit });
+                stream.is_left_out = length > limit;
+                if stream.is_left_out {
+                    let error = ReadError::TooLong { type_id: stream.type_id, length, limit };
+                    if is_fatal {
+                        return Err(error);
+                    }
+                    self.left_out = Some(error);
                 }
                 stream.in_message = true;
             }
         }
-        let remaining = (stream.length as usize - stream.partial.len()).min(self.chunk_size as usize);
+        let remaining = (stream.length as usize - stream.received).min(self.chunk_size as usize);
         self.chunk = Some(Chunk { stream: index, remaining });
         Ok(())
     }
@@ -205,17 +224,15 @@ impl Reader {
         if !self.held.is_empty() {
             let held = self.held.as_slice();
             let taken = held.get(..remaining).unwrap_or(held);
-            stream.append(taken);
+            self.buffered += stream.append(taken);
             remaining -= taken.len();
-            self.buffered += taken.len();
             let taken = taken.len();
             self.held.skip(taken);
         }
         let (taken, rest) = input.split_at(remaining.min(input.len()));
         *input = rest;
-        stream.append(taken);
+        self.buffered += stream.append(taken);
         remaining -= taken.len();
-        self.buffered += taken.len();
         if self.buffered > self.limits.partial {
             return Err(ReadError::TooMuchPartial(self.limits.partial));
         }
@@ -223,13 +240,14 @@ impl Reader {
         Ok(remaining == 0)
     }
 
-    /// The message of a stream whose chunk is complete, unless more chunks are to come or it is empty.
+    /// The message of a stream whose chunk is complete, unless more chunks are to come, or it is empty or left out.
     fn finish_message(&mut self, index: usize) -> Option<Message> {
         let stream = self.streams.get_mut(index)?;
-        if stream.partial.len() < stream.length as usize {
+        if stream.received < stream.length as usize {
             return None;
         }
         stream.in_message = false;
+        stream.received = 0;
         let payload = std::mem::take(&mut stream.partial);
         self.buffered -= payload.len();
         if payload.is_empty() {
@@ -256,6 +274,7 @@ impl Reader {
             if let Some(stream) = self.streams.iter_mut().find(|stream| stream.csid == value) {
                 self.buffered -= stream.partial.len();
                 stream.partial = Vec::new();
+                stream.received = 0;
                 stream.in_message = false;
             }
         } else if value == 0 || value > i32::MAX as u32 {
@@ -280,11 +299,18 @@ impl Stream {
             field: 0,
             delta: 0,
             partial: Vec::new(),
+            received: 0,
+            is_left_out: false,
         }
     }
 
-    /// Allocates by what has arrived, doubling, and never past the announced length.
-    fn append(&mut self, bytes: &[u8]) {
+    /// Keeps bytes of the message in progress, if it is not left out; how many. Allocates by what has arrived, doubling, and never past
+    /// the announced length.
+    fn append(&mut self, bytes: &[u8]) -> usize {
+        self.received += bytes.len();
+        if self.is_left_out {
+            return 0;
+        }
         let needed = self.partial.len() + bytes.len();
         if needed > self.partial.capacity() {
             let target =
@@ -292,5 +318,6 @@ impl Stream {
             self.partial.reserve_exact(target.max(needed) - self.partial.len());
         }
         self.partial.extend_from_slice(bytes);
+        bytes.len()
     }
 }

@@ -191,7 +191,7 @@ proptest! {
         bytes in prop::collection::vec(prop_oneof![0u8..4, 0xC0u8..0xC8, any::<u8>()], 0..600),
         step in 1usize..50,
     ) {
-        let limits = Limits { message: 200, command: 100, chunk_streams: 6, partial: 400 };
+        let limits = Limits { message: 200, data: 150, command: 100, chunk_streams: 6, partial: 400 };
         prop_assert_eq!(
             read_in_steps(limits, &bytes, usize::MAX).is_ok(),
             read_in_steps(limits, &bytes, step).is_ok()
@@ -360,12 +360,41 @@ fn messages_without_payload_are_dropped_but_set_the_time() {
 
 #[test]
 fn the_length_limit_depends_on_the_type() {
-    let limits = Limits { message: 20, command: 10, ..Limits::default() };
-    for (type_id, limit) in [(AUDIO, 20), (VIDEO, 20), (AGGREGATE, 20), (DATA, 10), (COMMAND, 10), (99, 10)] {
+    let limits = Limits { message: 20, data: 15, command: 10, ..Limits::default() };
+    for (type_id, limit) in [(AUDIO, 20), (VIDEO, 20), (AGGREGATE, 20), (DATA, 15), (COMMAND, 10), (99, 10)] {
         let bytes = |len| full(6, 0, type_id, &vec![0; len]);
         assert_eq!(read_in_steps(limits, &bytes(limit), 7).unwrap().len(), 1);
+        let read = read_in_steps(limits, &bytes(limit + 1), 7);
         let error = ReadError::TooLong { type_id, length: limit + 1, limit };
-        assert_eq!(read_in_steps(limits, &bytes(limit + 1), 7), Err(error));
+        assert_eq!(read, if limit == 10 { Err(error) } else { Ok(vec![]) });
+    }
+}
+
+#[test]
+fn media_and_data_that_are_too_long_cost_that_message_and_no_memory() {
+    let limits = Limits { message: 400, data: 300, partial: 500, ..Limits::default() };
+    for type_id in [AUDIO, VIDEO, AGGREGATE, DATA, 15] {
+        let long = full(6, 40, type_id, &[1; 2_000]);
+        // Another message between its chunks, one behind it that refers to it, and one that is aborted.
+        let mut bytes = [&long[..12 + 128], &full(4, 33, AUDIO, b"a"), &long[12 + 128..]].concat();
+        put_delta(&mut bytes, 128, 6, 5, VIDEO, b"next");
+        bytes.extend(&full(6, 50, type_id, &[1; 2_000])[..12 + 128]);
+        bytes.extend(full(2, 0, ABORT, &6u32.to_be_bytes()));
+        bytes.extend(full(6, 60, VIDEO, b"last"));
+        let expected = vec![
+            message(4, AUDIO, 1, 33, b"a"),
+            message(6, VIDEO, 1, 45, b"next"),
+            message(6, VIDEO, 1, 60, b"last"),
+        ];
+        for step in [1, 7, 100, usize::MAX] {
+            assert_eq!(read_in_steps(limits, &bytes, step), Ok(expected.clone()));
+        }
+        let mut reader = Reader::new(limits);
+        assert_eq!(reader.read(&mut &long[..]), Ok(None));
+        let limit = if matches!(type_id, DATA | 15) { 300 } else { 400 };
+        assert_eq!(reader.take_left_out(), Some(ReadError::TooLong { type_id, length: 2_000, limit }));
+        assert_eq!(reader.take_left_out(), None);
+        assert!(reader.allocated() <= 16 << 10, "{} bytes", reader.allocated());
     }
 }
 

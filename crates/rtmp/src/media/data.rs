@@ -1,4 +1,5 @@
-//! What a data message is: metadata, other data, or nothing for a player. Adds and removes `@setDataFrame`.
+//! What a data message is: metadata, other data, or nothing for a player. Adds and removes `@setDataFrame`, and removes from metadata
+//! what is true of a file only.
 
 use super::class::Kind;
 use super::scope::Scope;
@@ -7,6 +8,28 @@ use crate::amf0::{self, Amf0Error};
 use bytes::Bytes;
 
 const SET_DATA_FRAME: &str = "@setDataFrame";
+
+/// What metadata says of a file, in the names of those who write them, whatever their case: how long it is, and where in it is what. Of a
+/// live stream it is wrong, and players that believe it end early or offer to seek.
+const OF_A_FILE: [&[u8]; 15] = [
+    b"duration",
+    b"totalduration",
+    b"filesize",
+    b"datasize",
+    b"videosize",
+    b"audiosize",
+    b"lasttimestamp",
+    b"lastkeyframetimestamp",
+    b"lastkeyframelocation",
+    b"keyframes",
+    b"haskeyframes",
+    b"seekpoints",
+    b"canseektoend",
+    b"cuepoints",
+    b"hascuepoints",
+];
+
+const ON_METADATA: &[u8] = b"onMetaData";
 
 /// A track in data messages, as OBS sends a second audio track: one message announces it, then each carries a tag of it.
 const ANNOUNCES_MEDIA: &[u8] = b"onExpectAdditionalMedia";
@@ -20,12 +43,15 @@ pub(super) fn kind(payload: &[u8]) -> Kind {
     let is_to_be_kept = payload.len() < sent.len();
     let Some((name, value)) = amf0::leading_string(payload) else { return Kind::Ignore };
     match name {
-        b"onMetaData" if value.is_empty() => Kind::Ignore,
-        b"onMetaData" => match amf0::read_prefix(payload).1 {
-            // Players parse it, some without bounds.
-            Some(Amf0Error::TooDeep | Amf0Error::TooMany) => Kind::Ignore,
-            _ => Kind::Metadata,
-        },
+        ON_METADATA if value.is_empty() => Kind::Ignore,
+        ON_METADATA => {
+            let live = without_file(value);
+            match amf0::read_prefix(live.as_deref().unwrap_or(value)).1 {
+                // Players parse it, some without bounds.
+                Some(Amf0Error::TooDeep | Amf0Error::TooMany) => Kind::Ignore,
+                _ => Kind::Metadata,
+            }
+        }
         // Connection matters of the sender; a player would take an onStatus for a data track.
         b"" | b"@clearDataFrame" | b"|RtmpSampleAccess" | b"onStatus" => Kind::Ignore,
         CARRIES_MEDIA => match additional_media(value) {
@@ -88,10 +114,21 @@ fn is_header(tag: &[u8]) -> bool {
     audio::scope(tag).is_some() || video::scope(tag).is_some()
 }
 
-/// What players get: the bytes as published, without a leading `@setDataFrame`.
+/// What players get: the bytes as published, without a leading `@setDataFrame`, and of metadata without what is true of a file only.
 pub fn metadata_for_players(payload: &Bytes) -> Bytes {
     let stripped = without_set_data_frame(without_amf3(payload));
+    if let Some((ON_METADATA, value)) = amf0::leading_string(stripped)
+        && let Some(live) = without_file(value)
+    {
+        let name = stripped.get(..stripped.len() - value.len()).unwrap_or_default();
+        return [name, &live].concat().into();
+    }
     payload.slice(payload.len() - stripped.len()..)
+}
+
+/// The value of metadata without what is true of a file only; `None` where there is nothing of it.
+fn without_file(value: &[u8]) -> Option<Vec<u8>> {
+    amf0::without_fields(value, |name| OF_A_FILE.iter().any(|out| out.eq_ignore_ascii_case(name)))
 }
 
 /// What a server is given: `@setDataFrame` and the bytes players get.
@@ -155,6 +192,29 @@ mod tests {
         assert_eq!(kind(&latin1), Kind::Metadata);
         assert_eq!(metadata_for_players(&latin1), latin1);
         assert!(read_all(&latin1).is_ok());
+    }
+
+    #[test]
+    fn what_metadata_says_of_a_file_is_cut_out_and_nothing_else() {
+        let fields = |of_a_file: &[(&str, Value)]| {
+            let mut fields = vec![("width".to_owned(), Value::from(1280.0))];
+            fields.extend(of_a_file.iter().map(|(name, value)| ((*name).to_owned(), value.clone())));
+            fields.push(("videocodecid".to_owned(), 7.0.into()));
+            encode(&["onMetaData".into(), Value::EcmaArray(fields)])
+        };
+        // Far more values than are read of a message.
+        let times = Value::StrictArray(vec![1.0.into(); 6_000]);
+        let index = Value::Object(vec![("times".to_owned(), times)]);
+        let file = fields(&[("duration", 60.0.into()), ("fileSize", 0.0.into()), ("keyframes", index)]);
+        assert_eq!((kind(&file), metadata_for_players(&file)), (Kind::Metadata, fields(&[])));
+        let cue_point = encode(&["onCuePoint".into(), Value::Object(vec![("duration".to_owned(), 1.0.into())])]);
+        assert_eq!(metadata_for_players(&cue_point), cue_point);
+    }
+
+    #[test]
+    fn the_longest_data_that_is_passed_on_is_taken_in_by_the_next_server() {
+        let limits = crate::chunk::Limits::default();
+        assert!(metadata_for_publish(&vec![0; crate::chunk::MAX_DATA]).len() < limits.data);
     }
 
     #[test]

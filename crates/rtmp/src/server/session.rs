@@ -4,7 +4,7 @@ mod command;
 
 use super::reply;
 use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT};
-use crate::chunk::Message;
+use crate::chunk::{Message, ReadError};
 use crate::handshake::Handshaking;
 use crate::link::{self, Command, Link, user_control};
 use crate::message_type;
@@ -103,6 +103,12 @@ impl Session {
     /// before and behind them.
     pub fn output(&mut self) -> &mut Vec<u8> {
         &mut self.link.output.bytes
+    }
+
+    /// Takes why a message of the client was left out since the last call: it was too long. See
+    /// [`chunk::Reader::take_left_out`](crate::chunk::Reader::take_left_out).
+    pub fn take_left_out(&mut self) -> Option<ReadError> {
+        self.link.take_left_out()
     }
 
     /// S1 of the handshake, the nonce of [`crate::auth`]; from the end of the handshake until the first publish or play is

@@ -219,3 +219,43 @@ fn multitrack(first: u8, packet_type: u8, track: u8, number: [u8; 4]) -> Vec<u8>
     let codec = if first == 0x95 { b"mp4a" } else { b"avc1" };
     [&[first, packet_type], &codec[..], &[track], &number].concat()
 }
+
+#[test]
+fn the_longest_metadata_and_data_reach_players_of_an_edge() {
+    let mut origin = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
+    let mut edge = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
+    let (publication, _) = origin.publish(ConnId(1), Sender::Encoder { clock: 5_000_000 }, 0);
+    let (forwarded, _) = edge.publish(ConnId(2), Sender::Forwarder { clock: "origin" }, 0);
+    let filled = |begin: &[u8]| {
+        let mut payload = begin.to_vec();
+        payload.resize(chunk::MAX_DATA, 0x05);
+        Bytes::from(payload)
+    };
+    // Null values, in a string each would be read as many.
+    let metadata = filled(b"\x02\0\x0aonMetaData\x0c\0\0\xff\xee");
+    let data = filled(b"\x02\0\x01a\x0c\0\0\xff\xf7");
+    let wrapped = Bytes::from([&b"\x02\0\x0d@setDataFrame"[..], &data].concat());
+    let key = Bytes::from_static(b"\x17\x01\0\0\0key");
+    // One byte more fits an aggregate, and no message of its own.
+    let longer = [&data[..], b"\x05"].concat();
+    let [_, s2, s1, s0] = u32::try_from(longer.len()).unwrap().to_be_bytes();
+    let header = [message_type::DATA, s2, s1, s0, 0, 0, 0, 0, 0, 0, 0];
+    let aggregate = Bytes::from([&header[..], &longer, &[0; 4]].concat());
+    for (type_id, payload) in [
+        (message_type::DATA, &metadata),
+        (message_type::DATA, &wrapped),
+        (message_type::AGGREGATE, &aggregate),
+        (message_type::VIDEO, &key),
+    ] {
+        let message = Message { csid: 4, type_id, msid: 1, timestamp: 0, payload: payload.clone() };
+        origin.take(publication, &message, 0);
+    }
+    let mut forwarder = Reading::new(Recipient::Forwarder, &origin, false);
+    for message in forwarder.read(&origin) {
+        edge.take(forwarded, &message, 0);
+    }
+    let mut player = Reading::new(Recipient::Player, &edge, true);
+    player.read(&edge);
+    assert!([metadata, data, key].iter().all(|sent| player.got.contains(sent)));
+    assert!(!player.got.iter().any(|got| got.len() > chunk::MAX_DATA), "no server would take it in");
+}
