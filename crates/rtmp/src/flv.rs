@@ -1,5 +1,6 @@
 //! FLV files: the same tags RTMP carries (FLV 10.1, annex E.2 to E.4).
 
+use crate::line::{Lane, Line};
 use crate::media::{self, Kind};
 use crate::message_type;
 use bytes::{Buf, Bytes, BytesMut};
@@ -103,31 +104,50 @@ impl Reader {
     }
 }
 
-/// When the tags of a file are due: live recordings begin at any time, and their script data and headers at 0.
+/// A gap of a file that is longer is a cut, ms: the file goes on behind it at once. Of frames that are never nearer, so much of it is left:
+/// less than what a server waits for a publisher that is silent.
+const GAP: i64 = 3_000;
+
+/// When the tags of a file are due: live recordings begin at any time, and their script data and headers at 0; recordings with cuts have
+/// gaps, and appended ones start over.
 #[derive(Debug, Default)]
 pub struct Timeline {
-    /// Time stamp of the first frame of audio or video.
-    first: Option<u32>,
+    /// From the first frame of audio or video on.
+    line: Option<Line>,
 }
 
 impl Timeline {
-    /// Milliseconds from the first frame of audio or video to `tag`; 0 for one that is older or stands before it.
+    /// Milliseconds from the first frame of audio or video to `tag`, without what is no time of the recording; 0 for one that is older or
+    /// stands before it.
     pub fn time(&mut self, tag: &Tag) -> u32 {
-        if matches!(
-            media::classify(tag.type_id, &tag.payload).kind,
-            Kind::Audio | Kind::Video | Kind::Keyframe
-        ) {
-            self.first.get_or_insert(tag.timestamp);
+        let lane = match media::classify(tag.type_id, &tag.payload).kind {
+            Kind::Audio => Some(Lane::Audio),
+            Kind::Video | Kind::Keyframe => Some(Lane::Video),
+            Kind::VideoHeader
+            | Kind::VideoMetadata
+            | Kind::AudioHeader
+            | Kind::DataHeader
+            | Kind::Data
+            | Kind::Metadata
+            | Kind::Ignore => None,
+        };
+        if lane.is_some() {
+            self.line.get_or_insert_with(|| Line::new(GAP, GAP, tag.timestamp, 0, 0));
         }
-        let since = tag.timestamp.wrapping_sub(self.first.unwrap_or(tag.timestamp));
-        // A step back, not a file of 24 days.
-        if since > u32::MAX / 2 { 0 } else { since }
+        let Some(line) = &mut self.line else { return 0 };
+        // A tag comes when it is due: what lies ahead of the newest is ahead of its arrival.
+        let now = line.newest().max(0).cast_unsigned();
+        let time = match lane {
+            Some(lane) => line.frame(lane, tag.timestamp, now),
+            None => line.other(tag.timestamp, now),
+        };
+        u32::try_from(time.max(0)).unwrap_or(u32::MAX)
     }
 
     /// Whether there was no frame.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.first.is_none()
+        self.line.is_none()
     }
 }
 
@@ -212,7 +232,53 @@ mod tests {
             });
         assert_eq!(times, [0, 0, 0, 0, 20]);
         let header = Tag { type_id: 9, timestamp: 0, payload: Bytes::from_static(&[0x17, 0, 0, 0, 0]) };
-        assert_eq!(timeline.time(&header), 0);
+        assert_eq!(timeline.time(&header), 20);
+    }
+
+    /// The times of a file of pictures `step` ms apart and sound, whose timestamps are shifted from the one with that number on.
+    fn times(step: u32, shifts: &[(usize, i64)]) -> Vec<u32> {
+        let mut timeline = Timeline::default();
+        let shift = |i: usize| shifts.iter().rfind(|(from, _)| i >= *from).map_or(0, |(_, shift)| *shift);
+        let tag = |type_id, timestamp: i64, payload: &'static [u8]| {
+            let timestamp = u32::try_from(timestamp).unwrap();
+            Tag { type_id, timestamp, payload: Bytes::from_static(payload) }
+        };
+        let mut times = Vec::new();
+        for i in 0..200 {
+            let at = i as i64 * i64::from(step) + 50_000;
+            times.push(timeline.time(&tag(9, at + shift(i), b"\x27\x01")));
+            // Sound trails by three.
+            let sound = timeline.time(&tag(8, at + shift(i.saturating_sub(3)), b"\xaf\x01"));
+            assert!(sound.abs_diff(times[i]) <= 2 * step, "{sound} beside {}", times[i]);
+        }
+        times
+    }
+
+    #[test]
+    fn a_recording_with_cuts_or_of_several_parts_is_one_line() {
+        for shifts in [&[(100, 12_000)][..], &[(100, -4_000)], &[(50, 3_600_000), (100, 100), (150, -49_000)]]
+        {
+            let times = times(40, shifts);
+            assert!(times.windows(2).all(|two| (20..=90).contains(&(two[1] - two[0]))), "{times:?}");
+        }
+        // Pictures that stand for long stay for long.
+        let times = times(2_500, &[]);
+        assert!(times.windows(2).all(|two| two[1] - two[0] == 2_500));
+    }
+
+    #[test]
+    fn of_pictures_that_stand_longer_than_a_server_waits_some_time_is_left() {
+        let mut timeline = Timeline::default();
+        let times: Vec<_> = (0..4)
+            .map(|i| {
+                timeline.time(&Tag {
+                    type_id: 9,
+                    timestamp: i * 20_000,
+                    payload: Bytes::from_static(b"\x17\x01"),
+                })
+            })
+            .collect();
+        assert_eq!(times, [0, 3_000, 6_000, 9_000]);
     }
 
     #[test]

@@ -26,6 +26,7 @@ pub mod flv;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;
 mod handshake;
+pub mod line;
 mod link;
 pub mod media;
 pub mod message_type;

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use rtmp::chunk::{self, Message};
+use rtmp::line::Lane;
 use rtmp::media::{self, Class, Kind};
 
 use crate::clock::{Clock, Start};
@@ -45,6 +46,21 @@ pub(crate) struct Ingest {
     next_metadata: Option<Bytes>,
     /// Stream time of the last change of metadata, ms.
     metadata_at: u64,
+}
+
+/// The lane of a frame. What is none may carry any timestamp.
+fn lane(kind: Kind) -> Option<Lane> {
+    match kind {
+        Kind::Keyframe | Kind::Video => Some(Lane::Video),
+        Kind::Audio => Some(Lane::Audio),
+        Kind::VideoHeader
+        | Kind::VideoMetadata
+        | Kind::AudioHeader
+        | Kind::DataHeader
+        | Kind::Data
+        | Kind::Metadata
+        | Kind::Ignore => None,
+    }
 }
 
 /// Where a message belongs in the log.
@@ -151,7 +167,7 @@ impl Ingest {
         }
         let have = self.have[track.index()];
         let last = if have.is_some() { None } else { log.last(track) };
-        let time = self.clock.map(timestamp, last, now);
+        let time = self.clock.map(lane(kind), timestamp, last, now);
         let repeats = have.is_some_and(|have| time <= have);
         if let Some(resumes) = resumes {
             let goes_on = match self.continuity {
@@ -225,7 +241,8 @@ impl Ingest {
         let is_announced =
             kind == Kind::DataHeader && scope.as_ref().is_some_and(|scope| !log.headers().knows(scope));
         let is_preamble = track == Track::Data && self.key_wait.is_some();
-        let is_kept = (scope.is_some() && !log.headers().holds(track, payload)) || (scope.is_none() && is_preamble);
+        let is_kept =
+            (scope.is_some() && !log.headers().holds(track, payload)) || (scope.is_none() && is_preamble);
         if is_kept && payload.len() <= HEADER_MAX {
             log.update_headers(|headers| headers.keep(track, scope, payload, is_preamble));
         }

@@ -144,6 +144,8 @@ pub struct Log {
     last_video: u64,
     /// Whether the publication has had video.
     has_video: bool,
+    /// Whether the last video message was of a keyframe.
+    is_in_keyframe: bool,
     /// See [`Log::give_up_on_keys`].
     keyless: bool,
     /// Whether something is appended now: else there is no live edge to join at.
@@ -171,6 +173,7 @@ impl Log {
             newest: 0,
             last_video: 0,
             has_video: false,
+            is_in_keyframe: false,
             keyless: false,
             is_live: false,
             floor: 0,
@@ -226,13 +229,16 @@ impl Log {
         if self.messages == 0 {
             self.last_video = time;
         }
-        if key {
+        // Slices of one picture may each be a message of their own: it begins with the first.
+        let goes_on = self.is_in_keyframe && self.last_video == time && self.key.is_some();
+        if key && !goes_on {
             self.key = Some(self.live_point(time));
             self.keyless = false;
         }
         if track == Track::Video {
             self.last_video = time;
             self.has_video = true;
+            self.is_in_keyframe = key;
         }
         let reached = &mut self.tracks[track.index()];
         // Seeds are renewed after 10 s, so a delta is far below the 24 bits it has.
@@ -302,7 +308,7 @@ impl Log {
             reached.seeded = false;
         }
         self.last_video = time;
-        (self.has_video, self.keyless) = (false, false);
+        (self.has_video, self.is_in_keyframe, self.keyless) = (false, false, false);
     }
 
     /// Takes away the keyframe that joining readers start at; it may be [put back](Self::put_key_back).
@@ -559,6 +565,26 @@ mod tests {
         assert!(log.join(false).is_none());
         video(&mut log, 80, true);
         assert_eq!(log.key_after(1).unwrap().time, 80);
+    }
+
+    #[test]
+    fn a_keyframe_of_several_messages_begins_with_the_first() {
+        let mut log = log();
+        for picture in 0..3 {
+            let first = log.end();
+            for slice in 0..4 {
+                video(&mut log, picture * 40, true);
+                if slice == 1 {
+                    audio(&mut log, picture * 40);
+                }
+                assert_eq!(log.join(true).unwrap().offset, first);
+            }
+        }
+        // Keyframes at one time with pictures between them are as many.
+        video(&mut log, 80, false);
+        let second = log.end();
+        video(&mut log, 80, true);
+        assert_eq!(log.join(true).unwrap().offset, second);
     }
 
     #[test]

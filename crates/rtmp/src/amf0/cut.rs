@@ -97,7 +97,8 @@ mod tests {
 
     #[test]
     fn the_rest_of_an_object_is_left_as_it_was() {
-        let index = Value::Object(vec![("times".into(), Value::StrictArray(vec![1.0.into(), Value::Date(2.0, 3)]))]);
+        let index =
+            Value::Object(vec![("times".into(), Value::StrictArray(vec![1.0.into(), Value::Date(2.0, 3)]))]);
         let fields = |with: bool| {
             let mut fields = vec![("width".to_owned(), Value::from(640.0))];
             if with {
@@ -126,7 +127,10 @@ mod tests {
         let times = Value::StrictArray(vec![Value::Null; 60_000]);
         let long = encode(&Value::Object(vec![("keyframes".into(), times), ("a".into(), Value::Null)]));
         assert!(read_all(&long).is_err(), "more values than are read");
-        assert_eq!(without_fields(&long, is_out).unwrap(), encode(&Value::Object(vec![("a".into(), Value::Null)])));
+        assert_eq!(
+            without_fields(&long, is_out).unwrap(),
+            encode(&Value::Object(vec![("a".into(), Value::Null)]))
+        );
         let deep = [&b"\x03\0\x08duration"[..], &b"\x0a\0\0\0\x01".repeat(10_000)].concat();
         assert_eq!(without_fields(&deep, is_out), None);
     }

@@ -10,8 +10,8 @@ mod value;
 mod write;
 
 pub(crate) use cut::without_fields;
-pub(crate) use read::{leading_string, short_text};
 pub use read::{Amf0Error, MAX_DEPTH, MAX_VALUES, read_all, read_prefix};
+pub(crate) use read::{leading_string, short_text};
 pub use value::Value;
 pub use write::{write, write_str};
 

@@ -40,7 +40,13 @@ pub struct Limits {
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { message: 8 << 20, data: MAX_DATA + 64, command: 64 << 10, chunk_streams: 64, partial: 16 << 20 }
+        Self {
+            message: 8 << 20,
+            data: MAX_DATA + 64,
+            command: 64 << 10,
+            chunk_streams: 64,
+            partial: 16 << 20,
+        }
     }
 }
 

@@ -8,6 +8,6 @@ mod tests;
 mod writer;
 
 pub use header::EXTENDED;
-pub use message::{MAX_DATA, Limits, Message, ReadError};
+pub use message::{Limits, MAX_DATA, Message, ReadError};
 pub use reader::{DEFAULT_CHUNK_SIZE, Reader};
 pub use writer::{delta_len, put_delta, put_full, put_full_header};

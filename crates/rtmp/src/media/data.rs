@@ -207,7 +207,8 @@ mod tests {
         let index = Value::Object(vec![("times".to_owned(), times)]);
         let file = fields(&[("duration", 60.0.into()), ("fileSize", 0.0.into()), ("keyframes", index)]);
         assert_eq!((kind(&file), metadata_for_players(&file)), (Kind::Metadata, fields(&[])));
-        let cue_point = encode(&["onCuePoint".into(), Value::Object(vec![("duration".to_owned(), 1.0.into())])]);
+        let cue_point =
+            encode(&["onCuePoint".into(), Value::Object(vec![("duration".to_owned(), 1.0.into())])]);
         assert_eq!(metadata_for_players(&cue_point), cue_point);
     }
 

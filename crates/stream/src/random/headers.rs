@@ -84,7 +84,19 @@ impl World {
         ];
         let (chance, sent, kept) = (Chance::new(seed), Vec::new(), HashSet::new());
         let (forwarder, reconnects, has_key) = (None, 0, false);
-        Self { chance, now: 0, origin, edge, publication, forwarder, reconnects, players, has_key, sent, kept }
+        Self {
+            chance,
+            now: 0,
+            origin,
+            edge,
+            publication,
+            forwarder,
+            reconnects,
+            players,
+            has_key,
+            sent,
+            kept,
+        }
     }
 
     fn step(&mut self) {
