@@ -3,6 +3,8 @@
 use std::fmt;
 use std::process::ExitCode;
 
+use serde::Serialize;
+
 /// Exit codes, documented in `srsctl --help`.
 pub(crate) mod code {
     pub(crate) const FAILED: u8 = 1;
@@ -35,8 +37,25 @@ impl Failure {
         Self::new(code::USAGE, message)
     }
 
+    /// The document that stands for it where JSON was asked for; changes only add.
+    pub(crate) fn document(&self) -> impl Serialize {
+        #[derive(Serialize)]
+        struct Document {
+            schema: &'static str,
+            error: Error,
+        }
+        #[derive(Serialize)]
+        struct Error {
+            code: &'static str,
+            exit_code: u8,
+            message: String,
+        }
+        let error = Error { code: self.name(), exit_code: self.code, message: self.message.clone() };
+        Document { schema: "srsctl/error/v1", error }
+    }
+
     /// The exit code's name, for programs.
-    pub(crate) fn name(&self) -> &'static str {
+    fn name(&self) -> &'static str {
         match self.code {
             code::USAGE => "usage",
             code::NOT_READY => "not-ready",

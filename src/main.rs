@@ -39,10 +39,7 @@ fn main_of(cli: Cli) -> Result<ExitCode, Failure> {
     let wants_json = cli.command.wants_json();
     run(cli).or_else(|failure| {
         if wants_json {
-            print_json(&serde_json::json!({
-                "schema": "srsctl/error/v1",
-                "error": { "code": failure.name(), "exit_code": failure.number(), "message": failure.to_string() },
-            }))?;
+            print_json(&failure.document())?;
         }
         Err(failure)
     })

@@ -269,7 +269,9 @@ fn forwards(status: &Status, paper: Paper) -> String {
         let why = forward.last_error.as_ref().map(|error| format!(": {error}")).unwrap_or_default();
         let (state, stream) = (forward_state(forward.state), text::fit(&row.stream, NAME_COLUMNS));
         let line = format!("forward to {target}: {state}: {stream}{others}{why}");
-        let _ = writeln!(text, "{}", paper.paint(&line, Look::Wrong));
+        let is_new = forwards.iter().all(|(_, forward)| forward.state == ForwardState::Connecting);
+        let look = if is_new { Look::Warning } else { Look::Wrong };
+        let _ = writeln!(text, "{}", paper.paint(&line, look));
     }
     text
 }

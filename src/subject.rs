@@ -422,6 +422,23 @@ mod tests {
     }
 
     #[test]
+    fn an_encoder_that_check_finds_sound_may_publish_its_stream() {
+        let (part, longest) = ("a".repeat(128), "b".repeat(127));
+        for (stream, is_sound) in [
+            (format!("{longest}/{longest}"), true),
+            (format!("{longest}/{part}"), false),
+            ("live/_definst_".to_owned(), false),
+            ("live/...~_-".to_owned(), true),
+        ] {
+            let text = format!("{GUIDE}encoder: {{ source: test-card, stream: {stream} }}\n");
+            let found = parse(&ClusterFile::new("a.yaml".into(), text));
+            assert_eq!(found.is_ok(), is_sound, "{stream}");
+            let key = stream.parse::<rtmp::server::StreamKey>().ok();
+            assert!(!is_sound || key.is_some_and(|key| key.as_str() == stream), "{stream}");
+        }
+    }
+
+    #[test]
     fn a_cluster_has_one_name_on_a_command_line() {
         let place = Scratch::new();
         let global = place.put_in_force("a.yaml", GUIDE);

@@ -498,7 +498,8 @@ impl<'t> Checks<'t> {
     fn stream(&mut self, node: &Node) -> Option<String> {
         let part = |s: &str| {
             let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '~');
-            (1..=128).contains(&s.len()) && s.chars().all(allowed)
+            // As a part of an address: both fit the 256 bytes of a stream's key, and `_definst_` names nothing there.
+            (1..=127).contains(&s.len()) && s != "_definst_" && s.chars().all(allowed)
         };
         let stream = node
             .text(self.text)
