@@ -54,11 +54,16 @@ impl Channel {
 
     /// Changes of the log's end, and whether it moves.
     pub(crate) fn watch(&self) -> watch::Receiver<Head> {
-        self.head.subscribe()
+        let head = self.head.subscribe();
+        self.announce();
+        head
     }
 
-    /// Tells forwarders where the log ends now.
+    /// Tells forwarders where the log ends now, if there are any.
     pub(crate) fn announce(&self) {
+        if self.head.receiver_count() == 0 {
+            return;
+        }
         let head = self.stream.borrow().head();
         self.head.send_if_modified(|old| std::mem::replace(old, head) != head);
     }

@@ -82,8 +82,7 @@ impl Publisher {
 
     /// Takes one message; true if it was media. The first media starts the forwarders: a name alone costs no connection. In a flood of names they start
     /// with the next second.
-    pub(crate) fn take(&self, message: &Message) -> bool {
-        let now = self.hub.now();
+    pub(crate) fn take(&self, message: &Message, now: u64) -> bool {
         let is_media = self.channel.stream_mut().take(self.id, message, now);
         self.is_fresh.set(self.is_fresh.get() | is_media);
         if is_media && !self.has_media.replace(true) && self.hub.forward_starts.take(now) {
@@ -178,7 +177,7 @@ mod tests {
             let waiting = play(&hub, &key(3), 1, &conn).unwrap();
             for number in 0..1_000 {
                 let publisher = publish(&hub, &key(number), None, conn.id).unwrap();
-                assert!(publisher.take(&audio()));
+                assert!(publisher.take(&audio(), hub.now()));
                 publisher.finish();
                 let held = hub.channels().iter().filter(|channel| channel.is_held()).count();
                 assert!(held <= MAX_STREAMS, "{held}");
@@ -201,12 +200,12 @@ mod tests {
             let mut started = 0;
             for number in 0..1_000 {
                 let publisher = publish(&hub, &key(number), None, conn.id).unwrap();
-                assert!(publisher.take(&audio()));
+                assert!(publisher.take(&audio(), hub.now()));
                 started += hub.find(&key(number)).unwrap().forwards.borrow().len();
             }
             assert!((64..=128).contains(&started), "{started}");
             let stays = publish(&hub, &key(5), None, conn.id).unwrap();
-            assert!(stays.take(&audio()));
+            assert!(stays.take(&audio(), hub.now()));
             assert!(hub.find(&key(5)).unwrap().forwards.borrow().is_empty());
             forward::start_late(&hub);
             assert_eq!(hub.find(&key(5)).unwrap().forwards.borrow().len(), 1);
@@ -224,7 +223,10 @@ mod tests {
             for message in [None, Some(&video)] {
                 let publisher = publish(&hub, &key(1), None, conn.id).unwrap();
                 let channel = Rc::downgrade(&hub.find(&key(1)).unwrap());
-                assert_eq!(message.is_some_and(|message| publisher.take(message)), message.is_some());
+                assert_eq!(
+                    message.is_some_and(|message| publisher.take(message, hub.now())),
+                    message.is_some()
+                );
                 tokio::task::yield_now().await;
                 drop(publisher);
                 hub.take_dirty();
@@ -247,7 +249,7 @@ mod tests {
             let conn = conn(&hub).await;
             let publisher = publish(&hub, &key(1), None, conn.id).unwrap();
             let publish = || {
-                publisher.take(&audio());
+                publisher.take(&audio(), hub.now());
                 publisher.commit();
                 hub.take_dirty().iter().filter(|channel| channel.dirty.replace(false)).count()
             };
@@ -267,7 +269,7 @@ mod tests {
             let conn = conn(&hub).await;
             let mut publishers: Vec<_> =
                 (0..MAX_STREAMS).map(|number| publish(&hub, &key(number), None, conn.id).unwrap()).collect();
-            assert!(publishers.iter().all(|publisher| publisher.take(&audio())));
+            assert!(publishers.iter().all(|publisher| publisher.take(&audio(), hub.now())));
             let refusal = publish(&hub, &key(99), None, conn.id).err().unwrap();
             assert_eq!(refusal.code, "NetStream.Publish.BadName");
             assert!(refusal.description.contains("max_streams"), "{}", refusal.description);

@@ -16,9 +16,10 @@ use cluster::file::FileError;
 use cluster::stats::{ProcessStats, StreamStats};
 use cluster::{Role, UnitId, WorkerSpec};
 use rustix::fs::FileType;
+use tokio::runtime::{Builder, LocalOptions};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
-use tokio::task::{AbortHandle, JoinSet, LocalSet};
+use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::error::{Code, Error};
@@ -129,20 +130,21 @@ pub struct Seat {
     pub lock: Lock,
 }
 
-/// Runs `work` to its end on a runtime of one thread, in a [`LocalSet`].
+/// Runs `work` to its end on a runtime of one thread, which takes tasks that cannot leave it.
 ///
 /// # Errors
 /// When there is no runtime, and those of `work`.
 pub fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), RunError> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    // No `LocalSet`: it wakes `work`, which watches a lot, whenever any task is to run.
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
     let runtime = runtime.map_err(RunError::system("starting the runtime"))?;
-    let outcome = LocalSet::new().block_on(&runtime, work);
+    let outcome = runtime.block_on(work);
     // Without waiting for threads that still look names up.
     runtime.shutdown_background();
     outcome
 }
 
-/// Answers on the control socket until a request or SIGTERM ends the process. Needs a [`LocalSet`].
+/// Answers on the control socket until a request or SIGTERM ends the process. Needs a runtime that takes local tasks.
 ///
 /// # Errors
 /// When the system does not let it wait for connections or signals.
@@ -337,6 +339,7 @@ mod tests {
 
     use cluster::stats::{ForwardState, ForwardStats};
     use cluster::{Target, WorkerOptions};
+    use tokio::task::LocalSet;
 
     use crate::client::{AskError, Connection};
 

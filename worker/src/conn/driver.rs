@@ -183,8 +183,8 @@ impl Driver {
     }
 
     fn act_on(&mut self, mut input: &[u8]) -> Result<(), End> {
+        let now = self.hub.now();
         loop {
-            let now = self.hub.now();
             let wish = {
                 let spec = self.hub.spec.borrow();
                 let target = (spec.role == Role::Edge).then_some(spec.id.as_str());
@@ -213,7 +213,7 @@ impl Driver {
         match wish {
             Wish::Media(message) => {
                 if let Activity::Publishing(publisher) = &self.activity
-                    && publisher.take(&message)
+                    && publisher.take(&message, now)
                 {
                     self.machine.handle_media(now);
                 }

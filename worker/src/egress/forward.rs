@@ -356,7 +356,7 @@ mod tests {
                 let timestamp = frame as u32 * 40;
                 let csid = csid::VIDEO.into();
                 let message = Message { csid, type_id: VIDEO, msid: 1, timestamp, payload: payload.into() };
-                assert!(publisher.take(&message));
+                assert!(publisher.take(&message, hub.now()));
             }
             publisher.commit();
             let (socket, _) = target.accept().await.unwrap();
