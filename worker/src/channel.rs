@@ -68,6 +68,19 @@ impl Channel {
         self.head.send_if_modified(|old| std::mem::replace(old, head) != head);
     }
 
+    /// A reader begins at `offset` of the log.
+    pub(crate) fn begin_reader(&self, offset: u64) {
+        self.stream.borrow_mut().begin_reader(offset);
+    }
+
+    /// Once a second: the log drops what no reader needs.
+    pub(crate) fn tick(&self) {
+        let (players, forwards) = (self.players.borrow(), self.forwards.borrow());
+        let players = players.iter().map(|player| player.cursor.borrow().offset());
+        let needed = players.chain(forwards.iter().filter_map(Forward::offset)).min();
+        self.stream.borrow_mut().tick(needed.unwrap_or(u64::MAX));
+    }
+
     pub(crate) fn is_publishing(&self) -> bool {
         self.stream.borrow().publisher().is_some()
     }

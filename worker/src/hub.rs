@@ -206,7 +206,7 @@ impl Hub {
             }
         }
         for channel in self.channels() {
-            channel.stream_mut().tick();
+            channel.tick();
             let stuck = channel.players.borrow().iter().filter(|player| player.check_stuck(now)).count();
             count(&self.counters.stuck_players, stuck as u64);
             if channel.idle_since().is_some_and(|since| now.saturating_sub(since) >= FORGET_AFTER) {

@@ -263,6 +263,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_no_reader_needs_is_dropped_a_second_later_and_the_slowest_reader_counts() {
+        let test = async {
+            let hub = origin();
+            let conn = conn(&hub).await;
+            let publisher = publish(&hub, &key(1), None, conn.id).unwrap();
+            let channel = hub.find(&key(1)).unwrap();
+            let publish = |frames: std::ops::Range<u32>| {
+                for frame in frames {
+                    let payload = if frame.is_multiple_of(25) { [0x17, 1] } else { [0x27, 1] };
+                    let payload = payload.to_vec().into();
+                    let message = Message { csid: 6, type_id: 9, msid: 1, timestamp: frame * 20, payload };
+                    assert!(publisher.take(&message, hub.now()));
+                }
+                channel.log().position(0).0
+            };
+            assert_eq!(publish(0..100), 0);
+            hub.tick();
+            // All before the newest keyframe but one.
+            assert_eq!(publish(100..101), 99);
+            let slow = play(&hub, &key(1), 1, &conn).unwrap();
+            assert_eq!(publish(101..150), 99);
+            hub.tick();
+            assert_eq!(publish(150..200), 99);
+            drop(slow);
+            hub.tick();
+            assert_eq!(publish(200..201), 199);
+        };
+        LocalSet::new().run_until(test).await;
+    }
+
+    #[tokio::test]
     async fn streams_that_are_published_are_never_displaced() {
         let test = async {
             let hub = origin();

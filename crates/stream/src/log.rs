@@ -152,6 +152,8 @@ pub struct Log {
     is_live: bool,
     /// Cursors behind this offset have fallen out of the queue.
     floor: u64,
+    /// No cursor is behind this offset.
+    needed: u64,
 }
 
 impl Log {
@@ -177,6 +179,7 @@ impl Log {
             keyless: false,
             is_live: false,
             floor: 0,
+            needed: 0,
         }
     }
 
@@ -338,6 +341,17 @@ impl Log {
         self.keyless = self.key.is_none();
     }
 
+    /// No cursor is behind `needed`, nor will one begin there without [`begin_at`](Self::begin_at): what lies before it goes as soon
+    /// as a keyframe lies behind it.
+    pub(crate) fn release(&mut self, needed: u64) {
+        self.needed = needed;
+    }
+
+    /// A cursor begins at `offset`.
+    pub(crate) fn begin_at(&mut self, offset: u64) {
+        self.needed = self.needed.min(offset);
+    }
+
     /// Where a reader that comes now starts, or `None`: then it waits for [`key_after`](Self::key_after) the end.
     pub(crate) fn join(&self, gop_cache: bool) -> Option<JoinPoint> {
         self.key.as_ref().filter(|key| gop_cache && self.offers(key)).cloned().or_else(|| self.live_edge())
@@ -437,15 +451,19 @@ impl Log {
         }
     }
 
-    /// Drops what is older than the queue in time or beyond it in bytes, those of metadata counted.
+    /// Drops what no reader needs, and what is older than the queue in time or beyond it in bytes, those of metadata counted.
     fn trim(&mut self) {
+        // Readers join at the newest keyframe.
+        let needed = self.key.as_ref().map_or(0, |key| key.offset.min(self.needed));
         let oldest_time = self.newest.saturating_sub(self.queue_length);
         self.drop_before_floor();
         while let Some(entry) = self.entries.front() {
             let held = self.end() - entry.offset + self.barrier_bytes;
             let fits =
                 self.entries.len() <= QUEUE_MESSAGES && entry.time >= oldest_time && held <= QUEUE_BYTES;
-            if self.entries.len() <= 1 || fits {
+            // The message before the first that is needed stays: it says up to which time a reader is.
+            let is_needed = self.entries.get(1).is_none_or(|next| next.offset >= needed);
+            if self.entries.len() <= 1 || (fits && is_needed) {
                 break;
             }
             self.entries.pop_front();
@@ -528,6 +546,39 @@ mod tests {
         assert_eq!((sound.time, sound.payload, sound.track, sound.key), (9, 3, Track::Audio, false));
         assert_eq!(log.payload(&key), [0x17, 1, 0, 0, 0, 9]);
         assert_eq!(log.payload(&sound), [0xAF, 1, 2]);
+    }
+
+    #[test]
+    fn what_no_reader_needs_is_kept_no_longer_than_until_the_next_keyframe() {
+        let mut log = log();
+        let append = |log: &mut Log, frames: std::ops::Range<u64>| {
+            frames.for_each(|i| video(log, i * 40, i.is_multiple_of(50)));
+        };
+        append(&mut log, 0..120);
+        assert_eq!(log.entries.len(), 120, "somebody may read");
+        log.release(u64::MAX);
+        append(&mut log, 120..121);
+        // The group from 100 on, and the message before it.
+        assert_eq!(log.entries.front().map(|entry| entry.time), Some(99 * 40));
+        assert_eq!(log.join(true).unwrap().time, 100 * 40);
+
+        let slow = log.join(true).unwrap().offset;
+        log.begin_at(slow);
+        append(&mut log, 121..400);
+        assert_eq!(log.entries_from(slow).next().map(|entry| entry.time), Some(100 * 40));
+        assert_eq!(log.position(slow), (100, Some(99 * 40)));
+        let reached = log.entries_from(0).nth(200).unwrap().offset;
+        log.release(reached);
+        append(&mut log, 400..401);
+        assert_eq!(log.entries.front().map(|entry| entry.time), Some((99 + 199) * 40));
+    }
+
+    #[test]
+    fn without_a_keyframe_all_of_the_queue_is_kept() {
+        let mut log = log();
+        log.release(u64::MAX);
+        (0..100).for_each(|i| audio(&mut log, i * 20));
+        assert_eq!(log.entries.len(), 100);
     }
 
     #[test]

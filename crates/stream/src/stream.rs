@@ -163,9 +163,15 @@ impl Stream {
         }
     }
 
-    /// Called once a second.
-    pub fn tick(&mut self) {
+    /// Called once a second; no reader is behind the offset `needed` of the log.
+    pub fn tick(&mut self, needed: u64) {
         self.stats.tick();
+        self.log.release(needed);
+    }
+
+    /// A reader begins at `offset` of the log: what lies behind it is kept for it.
+    pub fn begin_reader(&mut self, offset: u64) {
+        self.log.begin_at(offset);
     }
 
     /// The log, for readers.

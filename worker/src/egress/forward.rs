@@ -87,6 +87,7 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
         status.phase.replace(Phase::Connecting);
         let forwarded = contain_future(forward(&hub, &channel, &status, &mut delays)).await;
         let outcome = forwarded.unwrap_or_else(|panic| Err(panic.into()));
+        status.offset.set(None);
         status.failed.set(outcome.is_err());
         match outcome {
             Ok(()) => delays.reset(),
@@ -124,6 +125,8 @@ async fn forward(
     status.phase.replace(Phase::Connected(Liveness::new()));
     // Metadata, headers and the current GOP, whatever players of the origin get.
     let from = channel.log().start(true);
+    channel.begin_reader(from);
+    status.offset.set(Some(from));
     let mut forwarding = Forwarding {
         hub,
         channel,
@@ -193,6 +196,7 @@ impl Forwarding<'_> {
         let flushed = self.cursor.flush(&log, &mut |slices| socket::try_send(to, slices));
         let flushed = flushed.map_err(rtmp_io::Error::Lost)?;
         count(&self.hub.counters.bytes_out, self.cursor.bytes_sent() - before);
+        self.status.offset.set(Some(self.cursor.offset()));
         let (position, reached) = log.position(self.cursor.offset());
         self.status.reached.set(reached);
         let skips = self.cursor.take_skips();

@@ -44,6 +44,7 @@ pub(crate) fn play(hub: &Rc<Hub>, key: &StreamKey, msid: u32, conn: &Rc<Conn>) -
         let log = channel.log();
         if channel.is_publishing() { log.start(gop_cache) } else { log.end() }
     };
+    channel.begin_reader(from);
     let player = Rc::new(Player::new(Rc::clone(conn), Cursor::new(Recipient::Player, msid, from)));
     channel.players.borrow_mut().push(Rc::clone(&player));
     hub.players.set(hub.players.get() + 1);

@@ -24,6 +24,11 @@ impl Forward {
         &self.status.target
     }
 
+    /// Where it reads the log, while it is connected.
+    pub(crate) fn offset(&self) -> Option<u64> {
+        self.status.offset.get()
+    }
+
     /// `newest` is the stream's newest time while it is published.
     pub(crate) fn stats(&self, newest: Option<u64>, now: u64) -> ForwardStats {
         self.status.stats(newest, now)
@@ -39,6 +44,8 @@ impl Drop for Forward {
 pub(super) struct ForwardStatus {
     pub(super) target: Target,
     pub(super) phase: RefCell<Phase>,
+    /// Where it reads the log, while it is connected.
+    pub(super) offset: Cell<Option<u64>>,
     /// Stream time of the last message sent, ms.
     pub(super) reached: Cell<Option<u64>>,
     pub(super) sent: Cell<u64>,
@@ -62,6 +69,7 @@ impl ForwardStatus {
         Self {
             target,
             phase: RefCell::new(Phase::Idle),
+            offset: Cell::new(None),
             reached: Cell::new(None),
             sent: Cell::new(0),
             failed: Cell::new(false),

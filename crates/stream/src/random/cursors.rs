@@ -9,8 +9,12 @@ use crate::log::Log;
 use crate::testing::{CHUNK, Chance, decode, flush_all, flush_with, seeds};
 use crate::track::Track;
 
+/// Of the log, ms.
+const QUEUE_LENGTH: u64 = 3_000;
+
 /// A message as it was appended.
 struct Sent {
+    offset: u64,
     time: u64,
     track: Track,
     key: bool,
@@ -28,6 +32,8 @@ struct World {
     log: Log,
     time: u64,
     sent: Vec<Sent>,
+    /// Up to where all media was dropped.
+    cleared: u64,
     has_key: bool,
     /// Whether video without a keyframe may have been joined.
     gave_up: bool,
@@ -49,9 +55,10 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let time = 1_000 + chance.below(1 << 33);
-        let mut log = Log::new(CHUNK, 3_000);
+        let mut log = Log::new(CHUNK, QUEUE_LENGTH);
         log.reset(time);
-        Self { chance, log, time, sent: Vec::new(), has_key: false, gave_up: false, clients: Vec::new() }
+        let (sent, clients) = (Vec::new(), Vec::new());
+        Self { chance, log, time, sent, cleared: 0, has_key: false, gave_up: false, clients }
     }
 
     fn step(&mut self) {
@@ -67,6 +74,7 @@ impl World {
             (62, _) => match self.chance.below(4) {
                 0 => {
                     self.log.clear();
+                    self.cleared = self.log.end();
                     self.has_key = false;
                 }
                 1 | 2 => self.log.pause(),
@@ -81,7 +89,12 @@ impl World {
                 let from = self.log.start(self.chance.once_in(2));
                 let recipient = if self.chance.once_in(4) { Recipient::Forwarder } else { Recipient::Player };
                 let cursor = Cursor::new(recipient, 1, from);
+                self.log.begin_at(from);
                 self.clients.push(Client { cursor, wire: Vec::new(), is_plain: true });
+            }
+            (77..=79, _) => {
+                let offsets = self.clients.iter().map(|client| client.cursor.offset());
+                self.log.release(offsets.min().unwrap_or(u64::MAX));
             }
             (_, None) => {}
             (70, Some(client)) => {
@@ -129,8 +142,22 @@ impl World {
         payload[6..14].copy_from_slice(&(self.sent.len() as u64).to_be_bytes());
         // Tracks are interleaved loosely, each in order.
         let time = (self.time - chance.below(400)).max(self.log.last(track).unwrap_or(0));
+        let offset = self.log.end();
         self.log.append(track, time, key, &payload);
-        self.sent.push(Sent { time, track, key });
+        self.sent.push(Sent { offset, time, track, key });
+        self.check_nothing_is_dropped_too_soon();
+    }
+
+    /// A reader that has fallen out of the queue was slower than the queue is long.
+    fn check_nothing_is_dropped_too_soon(&self) {
+        for client in &self.clients {
+            let at = client.cursor.offset();
+            if at < self.log.floor() && at >= self.cleared {
+                let next = self.sent.partition_point(|sent| sent.offset < at);
+                let age = self.log.newest() - self.sent[next].time;
+                assert!(age > QUEUE_LENGTH, "{age} ms old, and gone");
+            }
+        }
     }
 
     fn change(&mut self, client: usize, change: impl FnOnce(&mut Cursor)) {
