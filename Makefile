@@ -4,7 +4,7 @@
 
 SRSCTL  := target/release/srsctl
 EXAMPLE := deploy/examples/test-card.yaml
-# `make bench`: compares a port with nginx-rtmp and a bare send loop on this machine, about 18 minutes; see
+# `make bench`: compares a port with nginx-rtmp and a bare send loop on this machine, about 35 minutes; see
 # crates/bench/examples/compare/main.rs for ROWS=, SERVERS= and SRS=.
 # Integration tests mostly wait for media to flow, so more of them run than there are cores.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)

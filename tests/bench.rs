@@ -65,6 +65,20 @@ fn players_of_several_processes_are_one_report() {
 }
 
 #[test]
+fn an_ordinary_client_waits_for_no_delayed_acknowledgement() {
+    let cluster = TestCluster::up_guide();
+    let _publisher = Publisher::start(&cluster);
+    let edge = url(cluster.net.edges()[1], STREAM);
+    let done = cluster
+        .run(&["bench", "play", "--nagle", "-c", "20", "--ramp", "20", "--duration", "1", "--json", &edge])
+        .expect_code(0);
+    let report = report(&done.stdout);
+    assert_eq!(report["first_keyframe_ms"]["count"], 20, "{report:#}");
+    // It is held back twice, behind C2 and behind its chunk size, where the kernel waits 40 ms each time.
+    assert!(report["first_keyframe_ms"]["p50"].as_f64().is_some_and(|p50| p50 < 40.0), "{report:#}");
+}
+
+#[test]
 fn players_beyond_max_connections_are_reported_with_the_servers_reason() {
     let cluster = TestCluster::with(|net| net.guide_with("{ max_connections: 5 }"));
     cluster.up();

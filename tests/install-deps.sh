@@ -20,6 +20,7 @@ if [ "${1:-test}" = bench ]; then
   wanted=(
     ffmpeg                     # makes the 2 Mbit/s stream
     util-linux                 # taskset
+    iproute2                   # the network namespace
   )
 fi
 if [ "${1:-test}" = test ]; then

@@ -29,6 +29,10 @@ pub(crate) enum Command {
         /// Receive buffer of each player's socket [default: what the system chooses]
         #[arg(long, value_name = "BYTES")]
         receive_buffer: Option<usize>,
+        /// Players write their commands one by one and leave Nagle's algorithm on, as ffmpeg and librtmp do: their first keyframe
+        /// waits for the server's acknowledgements
+        #[arg(long)]
+        nagle: bool,
         /// rtmp://HOST[:PORT]/APP/STREAM; players take several in turn, as the shell's live/s{1..10}
         #[arg(required = true)]
         urls: Vec<String>,
@@ -85,9 +89,9 @@ pub(crate) struct LoadArgs {
 /// Makes the load and reports.
 pub(crate) fn run(command: Command) -> Result<ExitCode, Failure> {
     let (args, mut load) = match command {
-        Command::Play { load: args, read_rate, receive_buffer, urls } => {
+        Command::Play { load: args, read_rate, receive_buffer, nagle, urls } => {
             let mut load = Load::new(Work::Play, args.clients, urls);
-            (load.read_rate, load.receive_buffer) = (read_rate, receive_buffer);
+            (load.read_rate, load.receive_buffer, load.nagle) = (read_rate, receive_buffer, nagle);
             (args, load)
         }
         Command::Publish { load: args, file, url } => {

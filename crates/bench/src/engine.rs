@@ -68,6 +68,11 @@ pub(crate) trait Client {
     /// Called once a second.
     fn handle_second(&mut self, _: Now, _: &mut Tally) {}
 
+    /// How many bytes of `output`, which is not empty, go out with one write.
+    fn next_write(&mut self, output: &[u8]) -> usize {
+        output.len()
+    }
+
     /// Whether the server has accepted what it asked for.
     fn is_accepted(&self) -> bool;
 
@@ -80,6 +85,8 @@ struct Slot<C> {
     client: C,
     /// Not yet taken by the socket.
     output: Vec<u8>,
+    /// How many of them are left of the write that is begun.
+    writing: usize,
     begun: Instant,
     is_connected: bool,
     waits_to_write: bool,
@@ -188,7 +195,7 @@ impl<C: Client> Engine<C> {
         let now = self.now();
         let source = load.sources.get(index as usize % load.sources.len().max(1)).copied();
         let begun = begin(index, now).and_then(|(client, address)| {
-            let socket = connect(address, source, load.receive_buffer).map_err(|e| e.to_string())?;
+            let socket = connect(address, source, load).map_err(|e| e.to_string())?;
             let key = epoll::EventData::new_u64(self.slots.len() as u64);
             let both = epoll::EventFlags::IN | epoll::EventFlags::OUT;
             epoll::add(&self.epoll, &socket, key, both).map_err(|e| e.to_string())?;
@@ -196,6 +203,7 @@ impl<C: Client> Engine<C> {
                 socket,
                 client,
                 output: Vec::new(),
+                writing: 0,
                 begun: now.mono,
                 is_connected: false,
                 waits_to_write: true,
@@ -369,8 +377,14 @@ impl<C: Client> Slot<C> {
             return Ok(());
         }
         while !self.output.is_empty() {
-            match self.socket.write(&self.output) {
-                Ok(written) => drop(self.output.drain(..written)),
+            if self.writing == 0 {
+                self.writing = self.client.next_write(&self.output);
+            }
+            match self.socket.write(self.output.get(..self.writing).unwrap_or(&self.output)) {
+                Ok(written) => {
+                    self.output.drain(..written);
+                    self.writing = self.writing.saturating_sub(written);
+                }
                 Err(e) if e.kind() == ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == ErrorKind::Interrupted => {}
                 Err(e) => return Err(e),
@@ -407,19 +421,15 @@ impl<C: Client> Slot<C> {
 }
 
 /// Begins a connection; the socket tells when it stands.
-fn connect(
-    address: SocketAddr,
-    source: Option<IpAddr>,
-    receive_buffer: Option<usize>,
-) -> io::Result<TcpStream> {
+fn connect(address: SocketAddr, source: Option<IpAddr>, load: &Load) -> io::Result<TcpStream> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
-    if let Some(size) = receive_buffer {
+    if let Some(size) = load.receive_buffer {
         // Before the connection stands: the window is agreed upon with it.
         socket.set_recv_buffer_size(size)?;
     }
     socket.set_nonblocking(true)?;
     // Handshake and commands are small and each waits for an answer.
-    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_nodelay(!load.nagle)?;
     if let Some(source) = source {
         socket.bind(&SocketAddr::new(source, 0).into())?;
     }

@@ -10,7 +10,8 @@
 //!
 //! A player is a real client ([`rtmp::client::Session`]) until its play is accepted. A [`scan::Scanner`] that has followed
 //! the same bytes from the first chunk on then takes over: it knows where messages end, and media is passed over in the one
-//! read buffer that all clients share. So a client costs one `read` per burst of the server and some 300 bytes.
+//! read buffer that all clients share. So a client costs one `read` per burst of the server and some 300 bytes. With
+//! [`Load::nagle`] it writes as ffmpeg and librtmp do until then (`pieces`).
 //!
 //! Publishers hold one copy of the file together, and put the time of sending into each H.264 frame (`stamp`): players
 //! of this crate read it again, on the same host or, as far as the clocks agree, on another.
@@ -18,6 +19,7 @@
 mod engine;
 mod histogram;
 mod load;
+mod pieces;
 mod play;
 mod processes;
 mod publish;

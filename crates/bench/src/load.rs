@@ -49,6 +49,8 @@ pub struct Load {
     pub read_rate: Option<u64>,
     /// Receive buffer of each client's socket, bytes; `None`: what the system chooses.
     pub receive_buffer: Option<usize>,
+    /// Whether each player writes its commands one by one and leaves Nagle's algorithm on, as ffmpeg and librtmp do.
+    pub nagle: bool,
     /// Processes that share the clients; `None`: as many as descriptors require.
     pub processes: Option<u32>,
     /// Number of the first client; counts from 0.
@@ -119,6 +121,7 @@ impl Load {
             sources: Vec::new(),
             read_rate: None,
             receive_buffer: None,
+            nagle: false,
             processes: None,
             first: 0,
             step: 1,

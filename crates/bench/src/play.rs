@@ -11,6 +11,7 @@ use rtmp::{chunk, message_type};
 
 use crate::engine::{Client, Now, micros};
 use crate::load::{Load, Target};
+use crate::pieces::Pieces;
 use crate::report::Tally;
 use crate::scan::{Scanned, Scanner};
 use crate::stamp;
@@ -29,6 +30,8 @@ const PONG: [u8; 2] = [0, 7];
 pub(crate) struct Player {
     /// Until play is accepted.
     session: Option<Box<Session>>,
+    /// Until then, if it is to be an ordinary client.
+    pieces: Option<Box<Pieces>>,
     /// Bytes of the handshake still to pass over.
     handshake: usize,
     scanner: Scanner,
@@ -88,6 +91,7 @@ impl Player {
         let session = Session::new(config(Mode::Play, load, target, index))?;
         Ok(Self {
             session: Some(Box::new(session)),
+            pieces: load.nagle.then(|| Box::new(Pieces::new())),
             handshake: HANDSHAKE,
             scanner: Scanner::default(),
             begun: now,
@@ -205,7 +209,7 @@ impl Client for Player {
             };
             output.append(session.output());
             if accepted {
-                self.session = None;
+                (self.session, self.pieces) = (None, None);
                 self.accepted = now.wall;
                 self.meter.start(now.mono);
                 self.last_media = Some(now.mono);
@@ -229,6 +233,10 @@ impl Client for Player {
             self.is_stalled = true;
             tally.stalls += 1;
         }
+    }
+
+    fn next_write(&mut self, output: &[u8]) -> usize {
+        self.pieces.as_mut().map_or(output.len(), |pieces| pieces.next(output))
     }
 
     fn is_accepted(&self) -> bool {

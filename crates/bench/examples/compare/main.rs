@@ -2,11 +2,16 @@
 //! server that runs already. `make bench` runs it; docs/performance.md holds results.
 //!
 //! For every row (a stream and a number of players) and server: a publisher, the players, 12 s of measuring once all have
-//! joined and settled, then 100 more joins per second for the time to first keyframe. The server has a core for itself,
-//! everything else runs on the others. CPU and memory come from /proc of the process that serves the players.
+//! joined and settled, then 100 more joins per second for the time to first keyframe, of clients as ours and of ordinary
+//! ones. The server has a core for itself, everything else runs on the others. CPU and memory come from /proc of the process
+//! that serves the players.
+//!
+//! `ingest` and `relay` are rows of 60 publishers of 600 kbit/s and no player. Rows whose names end in `steered` need root
+//! and are made in a network namespace, where receiving is done by the receiver's cores (`steer`); servers that run already
+//! have to be in the same: `unshare --net --mount sh`, where /sys is mounted anew and `lo` up, then the servers and this.
 //!
 //! Environment:
-//! - `ROWS`: rows to run, some of those in `ROWS` below with spaces; the default is `500 3000 9000 1000x2M`. `growth` is
+//! - `ROWS`: rows to run, some of those in `rows` with spaces; the default is `rows::USUAL`. `growth` is
 //!   short for `100 1000 9000 18000 1000x10 9000x10`, players and streams; `slow` for `quick slow`: 2670 players that read
 //!   all, alone and beside 300 that read half and 30 that read nothing;
 //! - `SERVERS`: some of `loop srsctl nginx` (the default is all);
@@ -18,11 +23,13 @@
 //!   with: `SRS@350=rtmp://127.0.0.1/live/s,4711`;
 //! - `SRSCTL`: the binary (the default is target/release/srsctl).
 
+mod ingest;
 mod measure;
 mod processes;
 mod rows;
 mod sendloop;
 mod servers;
+mod steer;
 mod table;
 
 use std::env;
@@ -31,8 +38,8 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use crate::measure::{Cell, Pace};
-use crate::rows::{ROWS, Result, SETS, Stream, USUAL};
-use crate::servers::Server;
+use crate::rows::{INGEST_ROWS, ROWS, Result, SETS, Stream, USUAL};
+use crate::servers::{Ingester, Server};
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -64,7 +71,10 @@ fn compare() -> Result<()> {
     std::fs::create_dir_all(&directory)?;
     let rows = env::var("ROWS").unwrap_or_default();
     let rows = SETS.iter().find(|(name, _)| *name == rows).map_or(&*rows, |(_, rows)| rows);
-    let rows = chosen("ROWS", rows, USUAL, &ROWS.map(|row| row.name).join(" "))?;
+    let known: Vec<_> =
+        ROWS.iter().map(|row| row.name).chain(INGEST_ROWS.iter().map(|row| row.name)).collect();
+    let rows = chosen("ROWS", rows, USUAL, &known.join(" "))?;
+    let is_chosen = |name: &str| rows.iter().any(|row| row == name);
     let variable =
         |name, known: &'static str| chosen(name, &env::var(name).unwrap_or_default(), known, known);
     let kinds = variable("SERVERS", "loop srsctl nginx")?;
@@ -80,8 +90,29 @@ fn compare() -> Result<()> {
     let others = servers::others(&env::var("SRS").unwrap_or_default())?;
     let cores = measure::Cores::of_this_machine()?;
 
+    let mut intakes = Vec::new();
+    for row in INGEST_ROWS.iter().filter(|row| is_chosen(row.name)) {
+        let file = stream(Stream::Medium, &directory)?;
+        for server in
+            Ingester::ALL.into_iter().filter(|server| kinds.iter().any(|kind| kind == server.name()))
+        {
+            eprintln!("{} publishers, {}, {} ...", row.publishers, row.name, server.name());
+            match ingest::intake(row, server, &file, Path::new(&srsctl), &cores, pace) {
+                Ok(intake) => {
+                    eprintln!("{}", intake.summary());
+                    intakes.push(intake);
+                }
+                Err(error) => eprintln!("  not measured: {error}"),
+            }
+            std::fs::write(directory.join("ingest.json"), serde_json::to_string_pretty(&intakes)?)?;
+        }
+    }
+    if !intakes.is_empty() {
+        println!("{}", ingest::markdown(&intakes));
+    }
+
     let mut cells: Vec<Cell> = Vec::new();
-    for row in ROWS.iter().filter(|row| rows.iter().any(|name| name == row.name)) {
+    for row in ROWS.iter().filter(|row| is_chosen(row.name)) {
         let file = stream(row.stream, &directory)?;
         for server in Server::all(&kinds, &merges, &others) {
             eprintln!("{} players, {} ...", row.name, server.title());
@@ -111,29 +142,29 @@ fn chosen(variable: &str, text: &str, usual: &str, known: &str) -> Result<Vec<St
     }
 }
 
-/// The file that is published; the large one is made by ffmpeg when it is not there.
+/// The file that is published; the larger ones are made by ffmpeg when they are not there.
 fn stream(stream: Stream, directory: &Path) -> Result<PathBuf> {
-    if stream == Stream::Guide {
-        return Ok(PathBuf::from("crates/encoder/assets/test-card.flv"));
-    }
-    let file = directory.join("2M.flv");
+    let (name, size, rate, audio_rate) = match stream {
+        Stream::Guide => return Ok(PathBuf::from("crates/encoder/assets/test-card.flv")),
+        Stream::Medium => ("600k.flv", "960x540", "520k", "64k"),
+        Stream::Large => ("2M.flv", "1280x720", "1900k", "96k"),
+    };
+    let file = directory.join(name);
     if !file.exists() {
-        let part = directory.join("2M.part.flv");
+        let part = file.with_extension("part.flv");
         eprintln!("making {} ...", file.display());
         // Noise keeps the encoder at its bit rate.
         let made = std::process::Command::new("ffmpeg")
             .args("-hide_banner -loglevel error -nostdin -y -f lavfi -i".split(' '))
-            .arg("testsrc2=size=1280x720:rate=25:duration=20,noise=alls=20:allf=t")
+            .arg(format!("testsrc2=size={size}:rate=25:duration=20,noise=alls=20:allf=t"))
             .args("-f lavfi -i sine=frequency=440:sample_rate=48000:duration=20 -pix_fmt yuv420p".split(' '))
-            .args(
-                "-c:v libx264 -preset ultrafast -bf 0 -g 50 -b:v 1900k -maxrate 1900k -bufsize 1900k"
-                    .split(' '),
-            )
-            .args("-c:a aac -b:a 96k -f flv".split(' '))
+            .args("-c:v libx264 -preset ultrafast -bf 0 -g 50".split(' '))
+            .args(["-b:v", rate, "-maxrate", rate, "-bufsize", rate])
+            .args(["-c:a", "aac", "-b:a", audio_rate, "-f", "flv"])
             .arg(&part)
             .status()?;
         if !made.success() {
-            return Err("ffmpeg could not make the 2 Mbit/s stream".into());
+            return Err(format!("ffmpeg could not make {}", file.display()).into());
         }
         std::fs::rename(&part, &file)?;
     }

@@ -13,7 +13,8 @@ use serde::Serialize;
 
 use crate::processes::{pin, rss_kib, ticks, waited};
 use crate::rows::{Result, Row};
-use crate::servers::{self, Merge, SEND_LOOP, Server};
+use crate::servers::{self, Merge, Role, SEND_LOOP, Server};
+use crate::steer::steer;
 
 /// Behind the last join, until buffers and caches are as they stay.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -49,18 +50,13 @@ pub(crate) struct Cell {
     pub(crate) connected: u32,
     pub(crate) server: String,
     pub(crate) merge: Merge,
-    /// Percent of one core.
-    pub(crate) user: f64,
-    pub(crate) system: f64,
-    /// Percent of the time that it could have run and its core was taken by something else.
-    pub(crate) waited: f64,
-    pub(crate) is_saturated: bool,
-    /// Other processes were on its core: neither its figures nor ratios to them mean much.
-    pub(crate) is_disturbed: bool,
+    pub(crate) usage: Usage,
     pub(crate) rss_kib: u64,
     pub(crate) kib_per_connection: f64,
     /// Of those that join beside the row's players.
     pub(crate) first_keyframe_ms: Option<Quantiles>,
+    /// Of ordinary clients that do: see `srsctl bench play --nagle`.
+    pub(crate) ordinary_keyframe_ms: Option<Quantiles>,
     pub(crate) latency_ms: Option<Quantiles>,
     /// Of our worker's loop, p99 and maximum of the last minute, ms.
     pub(crate) loop_lag_ms: Option<[u64; 2]>,
@@ -68,20 +64,54 @@ pub(crate) struct Cell {
     pub(crate) load: Results,
 }
 
-impl Cell {
-    pub(crate) fn is_comparable(&self) -> bool {
-        !self.is_saturated && !self.is_disturbed
+/// What a process takes of its core, percent.
+#[derive(Clone, Copy, Debug, Serialize)]
+pub(crate) struct Usage {
+    pub(crate) user: f64,
+    pub(crate) system: f64,
+    /// Of the time: it could have run, and its core was taken by something else.
+    pub(crate) waited: f64,
+}
+
+impl Usage {
+    /// Of process `pid`, for as long as `window` from now on.
+    pub(crate) fn of(pid: u32, window: Duration) -> Result<Self> {
+        let (before, waited_before) = (ticks(pid)?, waited(pid)?);
+        let start = Instant::now();
+        sleep(window);
+        let (after, waited) = (ticks(pid)?, waited(pid)?.saturating_sub(waited_before));
+        let seconds = start.elapsed().as_secs_f64();
+        let per_second = rustix::param::clock_ticks_per_second() as f64;
+        let percent = |ticks: u64| ticks as f64 / per_second / seconds * 100.0;
+        Ok(Self {
+            user: percent(after.0 - before.0),
+            system: percent(after.1 - before.1),
+            waited: waited.as_secs_f64() / seconds * 100.0,
+        })
     }
 
     pub(crate) fn cpu(&self) -> f64 {
         self.user + self.system
     }
+
+    pub(crate) fn is_saturated(&self) -> bool {
+        self.cpu() >= SATURATED
+    }
+
+    /// Whether other processes were on its core: neither its figures nor ratios to them mean much.
+    pub(crate) fn is_disturbed(&self) -> bool {
+        self.waited >= DISTURBED
+    }
+
+    pub(crate) fn is_comparable(&self) -> bool {
+        !self.is_saturated() && !self.is_disturbed()
+    }
 }
 
 /// Cores as `taskset` takes them.
 pub(crate) struct Cores {
-    server: String,
-    others: String,
+    pub(crate) server: String,
+    pub(crate) others: String,
 }
 
 impl Cores {
@@ -133,7 +163,7 @@ fn busy_and_all() -> Result<(u64, u64)> {
 }
 
 /// A process that is ended when dropped.
-struct Helper(Child);
+pub(crate) struct Helper(pub(crate) Child);
 
 impl Drop for Helper {
     fn drop(&mut self) {
@@ -150,6 +180,9 @@ pub(crate) fn cell(
     pace: Pace,
 ) -> Result<Cell> {
     pin(std::process::id(), &cores.others)?;
+    if row.is_steered {
+        steer()?;
+    }
     let running = servers::start(server, row, file, srsctl)?;
     pin(running.pid, &cores.server)?;
     let is_rtmp = !matches!(server, Server::SendLoop { .. });
@@ -192,37 +225,27 @@ pub(crate) fn cell(
         SETTLE.max(Duration::from_secs(u64::from(row.queue_length) * 4))
     });
     let rss = rss_kib(running.pid)?;
-    let (before, waited_before) = (ticks(running.pid)?, waited(running.pid)?);
-    let start = Instant::now();
-    sleep(pace.window);
-    let (after, waited) = (ticks(running.pid)?, waited(running.pid)?.saturating_sub(waited_before));
-    let seconds = start.elapsed().as_secs_f64();
-    let joiners = if is_rtmp { Some(join(srsctl, &play)?) } else { None };
-    let stats = &servers::status_of_edge(srsctl, &running)?["stats"];
+    let usage = Usage::of(running.pid, pace.window)?;
+    let joiners = |more| if is_rtmp { join(srsctl, &play, more).map(Some) } else { Ok(None) };
+    let (joiners, ordinary) = (joiners(&[])?, joiners(&["--nagle"])?);
+    let stats = &servers::status_of(Role::Edge, srsctl, &running)?["stats"];
     let lag = stats["loop_lag_p99_ms"].as_u64().zip(stats["loop_lag_max_ms"].as_u64());
     if !slow.is_empty() {
         eprintln!("  skips {}, stuck players {}", stats["skips"], stats["stuck_players"]);
     }
     let load = load.finish()?;
 
-    let per_second = rustix::param::clock_ticks_per_second() as f64;
-    let percent = |ticks: u64| ticks as f64 / per_second / seconds * 100.0;
-    let (user, system) = (percent(after.0 - before.0), percent(after.1 - before.1));
-    let waited = waited.as_secs_f64() / seconds * 100.0;
     Ok(Cell {
         row: row.name,
         players: row.players,
         connected,
         server: server.kind().to_owned(),
         merge: server.merge(),
-        user,
-        system,
-        waited,
-        is_saturated: user + system >= SATURATED,
-        is_disturbed: waited >= DISTURBED,
+        usage,
         rss_kib: rss,
         kib_per_connection: rss.saturating_sub(idle) as f64 / f64::from(connected),
         first_keyframe_ms: joiners.and_then(|report| report.first_keyframe_ms),
+        ordinary_keyframe_ms: ordinary.and_then(|report| report.first_keyframe_ms),
         latency_ms: load.latency_ms,
         loop_lag_ms: lag.map(|(p99, max)| [p99, max]),
         load,
@@ -321,7 +344,7 @@ impl Attached {
 }
 
 /// Plays once until there is a keyframe.
-fn wait_for_stream(srsctl: &Path, url: &str) -> Result<()> {
+pub(crate) fn wait_for_stream(srsctl: &Path, url: &str) -> Result<()> {
     let deadline = Instant::now() + STREAM_TIMEOUT;
     loop {
         let probe =
@@ -336,10 +359,11 @@ fn wait_for_stream(srsctl: &Path, url: &str) -> Result<()> {
     }
 }
 
-fn join(srsctl: &Path, urls: &[String]) -> Result<Results> {
+fn join(srsctl: &Path, urls: &[String], more: &[&str]) -> Result<Results> {
     let joiners = JOINERS.to_string();
     let output = Command::new(srsctl)
         .args(["bench", "play", "--json", "--ramp", "100/s", "--duration", "3", "-c", &joiners])
+        .args(more)
         .args(urls)
         .stdin(Stdio::null())
         .stderr(Stdio::null())

@@ -17,11 +17,14 @@ pub(crate) struct Row {
     pub(crate) slow: [u32; 2],
     /// `queue_length` of our worker, seconds.
     pub(crate) queue_length: u32,
+    /// Whether what is received is handled on the players' cores, see [`crate::steer`].
+    pub(crate) is_steered: bool,
 }
 
 impl Row {
     const fn new(name: &'static str, players: u32) -> Self {
-        Self { name, players, stream: Stream::Guide, streams: 1, slow: [0, 0], queue_length: 30 }
+        let (stream, streams, slow, queue_length) = (Stream::Guide, 1, [0, 0], 30);
+        Self { name, players, stream, streams, slow, queue_length, is_steered: false }
     }
 }
 
@@ -29,11 +32,28 @@ impl Row {
 pub(crate) enum Stream {
     /// 768x320, 25 frames/s, 220 kbit/s with AAC: the test card.
     Guide,
+    /// 960x540, 600 kbit/s.
+    Medium,
     /// 1280x720, 2 Mbit/s.
     Large,
 }
 
-pub(crate) const ROWS: [Row; 11] = [
+/// Publishers of [`Stream::Medium`] and no player.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct IngestRow {
+    pub(crate) name: &'static str,
+    pub(crate) publishers: u32,
+    /// Whether each stream is sent on to one other server.
+    pub(crate) is_relayed: bool,
+}
+
+pub(crate) const INGEST_ROWS: [IngestRow; 2] = [
+    IngestRow { name: "ingest", publishers: 60, is_relayed: false },
+    IngestRow { name: "relay", publishers: 60, is_relayed: true },
+];
+
+/// The steered ones last: there is no way back.
+pub(crate) const ROWS: [Row; 13] = [
     Row::new("100", 100),
     Row::new("500", 500),
     Row::new("1000", 1000),
@@ -45,9 +65,11 @@ pub(crate) const ROWS: [Row; 11] = [
     Row { streams: 10, ..Row::new("9000x10", 9000) },
     Row { queue_length: 3, ..Row::new("quick", 2670) },
     Row { queue_length: 3, slow: [300, 30], ..Row::new("slow", 2670) },
+    Row { is_steered: true, ..Row::new("3000steered", 3000) },
+    Row { is_steered: true, stream: Stream::Large, ..Row::new("1000x2Msteered", 1000) },
 ];
 /// Rows that are run when none is named.
-pub(crate) const USUAL: &str = "500 3000 9000 1000x2M";
+pub(crate) const USUAL: &str = "500 3000 9000 1000x2M ingest relay 3000steered";
 /// Names for several rows.
 pub(crate) const SETS: [(&str, &str); 2] =
     [("growth", "100 1000 9000 18000 1000x10 9000x10"), ("slow", "quick slow")];

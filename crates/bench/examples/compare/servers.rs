@@ -6,13 +6,17 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use crate::processes::rss_kib;
-use crate::rows::{Result, Row};
+use crate::rows::{IngestRow, Result, Row};
 
 /// Loopback addresses of the servers this program starts.
 const ORIGIN: &str = "127.210.53.1";
 const EDGE: &str = "127.210.53.2";
 const NGINX: &str = "127.210.53.3";
 pub(crate) const SEND_LOOP: &str = "127.210.53.4:1935";
+/// Of nginx, where it sends streams on to.
+const NGINX_TARGET: &str = "127.210.53.5";
+/// Our worker's by default.
+pub(crate) const QUEUE_LENGTH: Duration = Duration::from_secs(30);
 /// Players beyond the row's: those that join while it is measured, and a few.
 pub(crate) const SPARE_PLAYERS: u32 = 1000;
 const START_TIMEOUT: Duration = Duration::from_secs(15);
@@ -51,6 +55,32 @@ impl Merge {
             Self::Frame => "40 ms",
             Self::Least => "0 ms",
             Self::Usual => "as it comes",
+        }
+    }
+}
+
+/// A process of ours, as `srsctl status` names it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Role {
+    Origin,
+    Edge,
+}
+
+/// A server that publishers are measured with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ingester {
+    /// Its origin has an edge, always: so the edge is measured where nothing is to be sent on, and the origin where it is.
+    Srsctl,
+    Nginx,
+}
+
+impl Ingester {
+    pub(crate) const ALL: [Self; 2] = [Self::Srsctl, Self::Nginx];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Srsctl => "srsctl",
+            Self::Nginx => "nginx",
         }
     }
 }
@@ -153,15 +183,15 @@ pub(crate) struct Running {
     pub(crate) pid: u32,
     pub(crate) publish: String,
     pub(crate) play: String,
-    /// What was started: itself, or its master.
-    child: Option<Child>,
+    /// What was started, itself or its master first.
+    children: Vec<Child>,
     /// For `srsctl status`.
     pub(crate) state: Option<PathBuf>,
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.child.iter_mut().for_each(end);
+        self.children.iter_mut().for_each(end);
     }
 }
 
@@ -206,22 +236,33 @@ pub(crate) fn start(server: &Server, row: &Row, file: &Path, srsctl: &Path) -> R
                 .stdin(Stdio::null())
                 .spawn()?;
             let (pid, url) = (child.id(), String::new());
-            Ok(Running { pid, publish: url.clone(), play: url, child: Some(child), state: None })
+            Ok(Running { pid, publish: url.clone(), play: url, children: vec![child], state: None })
         }
-        Server::Srsctl { merge } => start_srsctl(srsctl, *merge, row, players),
-        Server::Nginx => start_nginx(players),
+        Server::Srsctl { merge } => start_srsctl(srsctl, Role::Edge, *merge, row.queue_length, players),
+        Server::Nginx => start_nginx(players, false),
         Server::Other(other) => Ok(Running {
             pid: other.pid,
             publish: other.url.clone(),
             play: other.url.clone(),
-            child: None,
+            children: Vec::new(),
             state: None,
         }),
     }
 }
 
-/// In the foreground, so that Ctrl-C ends it too.
-fn start_srsctl(srsctl: &Path, merge: Merge, row: &Row, players: u32) -> Result<Running> {
+/// Starts `server` for `row`.
+pub(crate) fn start_ingester(server: Ingester, row: &IngestRow, srsctl: &Path) -> Result<Running> {
+    match server {
+        Ingester::Srsctl => {
+            let role = if row.is_relayed { Role::Origin } else { Role::Edge };
+            start_srsctl(srsctl, role, Merge::Usual, QUEUE_LENGTH.as_secs() as u32, SPARE_PLAYERS)
+        }
+        Ingester::Nginx => start_nginx(SPARE_PLAYERS, row.is_relayed),
+    }
+}
+
+/// In the foreground, so that Ctrl-C ends it too. The process of `role` is the one that is measured.
+fn start_srsctl(srsctl: &Path, role: Role, merge: Merge, queue_length: u32, players: u32) -> Result<Running> {
     let directory = directory()?;
     let (file, state) = (directory.join("cluster.yaml"), directory.join("state"));
     let latency = if merge == Merge::Usual { "auto".to_owned() } else { format!("{}ms", merge.key()) };
@@ -229,8 +270,7 @@ fn start_srsctl(srsctl: &Path, merge: Merge, row: &Row, players: u32) -> Result<
         &file,
         format!(
             "cluster: bench\norigin: {{ host: {ORIGIN}, port: 1935 }}\nedges: [{{ host: {EDGE}, ports: [1935] }}]\n\
-             worker: {{ max_connections: {players}, latency: {latency}, queue_length: {}s }}\n",
-            row.queue_length
+             worker: {{ max_connections: {players}, latency: {latency}, queue_length: {queue_length}s }}\n"
         ),
     )?;
     let child = Command::new(srsctl)
@@ -247,21 +287,21 @@ fn start_srsctl(srsctl: &Path, merge: Merge, row: &Row, players: u32) -> Result<
         pid: 0,
         publish: format!("rtmp://{ORIGIN}/live/s"),
         play: format!("rtmp://{EDGE}/live/s"),
-        child: Some(child),
+        children: vec![child],
         state: Some(state),
     };
     let deadline = Instant::now() + START_TIMEOUT;
     while running.pid == 0 {
-        let edge = status_of_edge(srsctl, &running)?;
-        let is_ready = edge["state"] == "running";
-        running.pid = edge["pid"].as_u64().filter(|_| is_ready).unwrap_or(0) as u32;
+        let unit = status_of(role, srsctl, &running)?;
+        let is_ready = unit["state"] == "running";
+        running.pid = unit["pid"].as_u64().filter(|_| is_ready).unwrap_or(0) as u32;
         ended(&mut running, deadline, "srsctl up", &directory.join("up.log"))?;
     }
     Ok(running)
 }
 
-/// What `srsctl status --json` says of the edge, or null.
-pub(crate) fn status_of_edge(srsctl: &Path, running: &Running) -> Result<serde_json::Value> {
+/// What `srsctl status --json` says of the process of `role`, or null.
+pub(crate) fn status_of(role: Role, srsctl: &Path, running: &Running) -> Result<serde_json::Value> {
     let Some(state) = &running.state else { return Ok(serde_json::Value::Null) };
     let output = Command::new(srsctl)
         .arg("--state-dir")
@@ -273,13 +313,17 @@ pub(crate) fn status_of_edge(srsctl: &Path, running: &Running) -> Result<serde_j
         .output()?;
     let status: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
     let units = status["units"].as_array().cloned().unwrap_or_default();
-    Ok(units.into_iter().find(|unit| unit["role"] == "edge").unwrap_or_default())
+    let role = match role {
+        Role::Origin => "origin",
+        Role::Edge => "edge",
+    };
+    Ok(units.into_iter().find(|unit| unit["role"] == role).unwrap_or_default())
 }
 
 /// Fails when what was started has ended, or is not there in time; else waits a moment.
 fn ended(running: &mut Running, deadline: Instant, what: &str, log: &Path) -> Result<()> {
     let said = || fs::read_to_string(log).unwrap_or_default();
-    if let Some(Some(status)) = running.child.as_mut().map(Child::try_wait).transpose()? {
+    if let Some(Some(status)) = running.children.first_mut().map(Child::try_wait).transpose()? {
         return Err(format!("{what} ended with {status}: {}", said().trim()).into());
     }
     if Instant::now() > deadline {
@@ -298,41 +342,45 @@ fn nginx() -> Result<(PathBuf, PathBuf)> {
     found.ok_or_else(|| "nginx-rtmp is missing; tests/install-deps.sh bench gets it".into())
 }
 
-fn start_nginx(players: u32) -> Result<Running> {
-    let (nginx, module) = nginx()?;
+/// Streams are sent on, if they are, to an nginx of its own.
+fn start_nginx(players: u32, is_relayed: bool) -> Result<Running> {
     let directory = directory()?;
-    let path = directory.display();
-    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
-    let connections = players + 64;
-    fs::write(
-        directory.join("nginx.conf"),
-        format!(
-            "load_module {};\n{user}\ndaemon off;\nworker_processes 1;\nworker_rlimit_nofile {connections};\n\
-             pid {path}/nginx.pid;\nerror_log {path}/error.log warn;\nevents {{ worker_connections {connections}; }}\n\
-             rtmp {{ access_log off; server {{ listen {NGINX}:1935; chunk_size 60000; application live {{ live on; wait_key on; }} }} }}\n",
-            module.display()
-        ),
-    )?;
-    let log = directory.join("error.log");
-    let child = Command::new(&nginx)
-        .arg("-p")
-        .arg(&directory)
-        .arg("-c")
-        .arg(directory.join("nginx.conf"))
-        .arg("-e")
-        .arg(&log)
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|e| format!("{}: {e}", nginx.display()))?;
-    let master = child.id();
     let url = format!("rtmp://{NGINX}/live/s");
-    let mut running = Running { pid: 0, publish: url.clone(), play: url, child: Some(child), state: None };
+    let mut running = Running { pid: 0, publish: url.clone(), play: url, children: Vec::new(), state: None };
+    let push = if is_relayed { format!("push rtmp://{NGINX_TARGET}/live;") } else { String::new() };
+    running.children.push(spawn_nginx(&directory, "nginx", NGINX, &push, players)?);
+    if is_relayed {
+        running.children.push(spawn_nginx(&directory, "target", NGINX_TARGET, "", players)?);
+    }
+    let master = running.children.first().map_or(0, Child::id);
     let deadline = Instant::now() + START_TIMEOUT;
     while running.pid == 0 {
         let children =
             fs::read_to_string(format!("/proc/{master}/task/{master}/children")).unwrap_or_default();
         running.pid = children.split_whitespace().next().and_then(|pid| pid.parse().ok()).unwrap_or(0);
-        ended(&mut running, deadline, "nginx", &log)?;
+        ended(&mut running, deadline, "nginx", &directory.join("nginx.log"))?;
     }
     Ok(running)
+}
+
+fn spawn_nginx(directory: &Path, name: &str, address: &str, push: &str, players: u32) -> Result<Child> {
+    let (nginx, module) = nginx()?;
+    let path = directory.display();
+    let user = if rustix::process::geteuid().is_root() { "user root;" } else { "" };
+    let connections = players + 64;
+    let file = directory.join(name).with_extension("conf");
+    fs::write(
+        &file,
+        format!(
+            "load_module {};\n{user}\ndaemon off;\nworker_processes 1;\nworker_rlimit_nofile {connections};\n\
+             pid {path}/{name}.pid;\nerror_log {path}/{name}.log warn;\nevents {{ worker_connections {connections}; }}\n\
+             rtmp {{ access_log off; server {{ listen {address}:1935; chunk_size 60000; application live {{ live on; wait_key on; {push} }} }} }}\n",
+            module.display()
+        ),
+    )?;
+    let mut command = Command::new(&nginx);
+    command.arg("-p").arg(directory).arg("-c").arg(file);
+    command.arg("-e").arg(directory.join(name).with_extension("log"));
+    let spawned = command.stdin(Stdio::null()).spawn();
+    Ok(spawned.map_err(|e| format!("{}: {e}", nginx.display()))?)
 }
