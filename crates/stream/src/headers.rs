@@ -11,7 +11,7 @@ pub(crate) const HEADER_MAX: usize = 64 * 1024;
 /// With what a forwarder adds to it, the next server has to take it in.
 const _: () = assert!(HEADER_MAX <= chunk::MAX_DATA);
 /// Packets of configuration that are kept for each of video, audio and data; eight video tracks with colours have 16.
-const PACKETS_MAX: usize = 64;
+pub(crate) const PACKETS_MAX: usize = 64;
 /// The same in bytes, of all packets of video, of audio or of data together.
 const PACKETS_BYTES: usize = 128 * 1024;
 

@@ -237,15 +237,16 @@ impl Ingest {
     fn store(&self, track: Track, kind: Kind, time: u64, (sent, payload): (&Bytes, &Bytes), log: &mut Log) {
         let time = time.max(log.last(track).unwrap_or(0));
         let scope = log.headers().scope(kind, track, sent);
-        // The next server is told once: it keeps what comes later under the same name.
-        let is_announced =
-            kind == Kind::DataHeader && scope.as_ref().is_some_and(|scope| !log.headers().knows(scope));
+        let is_known = scope.as_ref().is_some_and(|scope| log.headers().knows(scope));
         let is_preamble = track == Track::Data && self.key_wait.is_some();
         let is_kept =
             (scope.is_some() && !log.headers().holds(track, payload)) || (scope.is_none() && is_preamble);
         if is_kept && payload.len() <= HEADER_MAX {
-            log.update_headers(|headers| headers.keep(track, scope, payload, is_preamble));
+            log.update_headers(|headers| headers.keep(track, scope.clone(), payload, is_preamble));
         }
+        // The next server is told once: it keeps what comes later under the same name.
+        let is_announced =
+            kind == Kind::DataHeader && !is_known && scope.is_some_and(|scope| log.headers().knows(&scope));
         if is_announced {
             log.append_data_header(time, payload);
         } else {

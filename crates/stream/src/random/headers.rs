@@ -7,6 +7,7 @@ use rtmp::chunk::{self, Message};
 use rtmp::{message_type, wire};
 
 use crate::cursor::{Cursor, Recipient};
+use crate::headers::PACKETS_MAX;
 use crate::stream::{ConnId, Ended, PublicationId, Sender, Stream};
 use crate::testing::{Chance, client, flush_with, seeds};
 
@@ -270,4 +271,18 @@ fn the_longest_metadata_and_data_reach_players_of_an_edge() {
     player.read(&edge);
     assert!([metadata, data, key].iter().all(|sent| player.got.contains(sent)));
     assert!(!player.got.iter().any(|got| got.len() > chunk::MAX_DATA), "no server would take it in");
+}
+
+#[test]
+fn names_without_end_cost_readers_no_more_sends_than_there_are_places() {
+    let mut origin = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
+    let (publication, _) = origin.publish(ConnId(1), Sender::Encoder { clock: 5_000_000 }, 0);
+    for number in 0..10_000_u32 {
+        let payload = [&b"\x02\0\x0d@setDataFrame\x02\0\x04"[..], &number.to_be_bytes()].concat();
+        let message =
+            Message { csid: 4, type_id: message_type::DATA, msid: 1, timestamp: 0, payload: payload.into() };
+        assert!(origin.take(publication, &message, 0));
+    }
+    let barriers = (0..).take_while(|number| origin.log().barrier_at(*number).is_some()).count();
+    assert_eq!(barriers, PACKETS_MAX + 1, "one to seed the track");
 }
