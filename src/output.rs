@@ -398,7 +398,8 @@ pub(crate) fn exit_code(status: &Status) -> u8 {
     u8::from(!status.units.iter().all(is_ready)) * 3
 }
 
-fn is_ready(unit: &UnitStatus) -> bool {
+/// Whether a unit does what it exists for.
+pub(crate) fn is_ready(unit: &UnitStatus) -> bool {
     unit.state == UnitState::Running && unit.health != Health::Critical
 }
 

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod crash;
 mod crowded;
+mod health;
 mod hostile;
 mod relay;
 mod slow_players;

@@ -9,6 +9,7 @@ use nix::unistd::{Pid, getuid};
 
 use crate::support::cluster::{Done, SRSCTL, TestCluster, finish, run, signal, spawn};
 use crate::support::flv::assert_same;
+use crate::support::net::Net;
 use crate::support::{CARD_MS, SOON, STREAM, card, card_file, looped_card, rml, wait_until};
 
 #[test]
@@ -192,13 +193,16 @@ fn an_encoder_that_is_an_flv_file_sends_that_file() {
     assert_same("a player", &player.record_after(0, 3.0), &looped_card(), 3.0);
 }
 
+/// A cluster that has many processes to start when its first ones are seen.
+fn a_hundred_ports(net: &Net) -> String {
+    let ports: Vec<String> = (1935..1985).map(|port| port.to_string()).collect();
+    let guide = net.guide_with("{ max_connections: 20, max_streams: 4 }");
+    guide.replace("[1935, 1936]", &format!("[{}]", ports.join(", ")))
+}
+
 #[test]
 fn ctrl_c_during_up_leaves_nothing_half_started() {
-    // Nothing listens where this edge says that players connect, so `up` waits for it.
-    let cluster = TestCluster::with(|net| {
-        let (host, listen) = (net.host(7), net.host(77));
-        net.guide().replace(&format!("host: {host}, "), &format!("host: {host}, listen: {listen}, "))
-    });
+    let cluster = TestCluster::with(a_hundred_ports);
     let child = spawn(&mut cluster.srsctl(&["up", "cluster.yaml"]));
     wait_until("the workers to be spawned", SOON, || cluster.processes().len() >= 5);
     kill(Pid::from_raw(child.id() as i32), Signal::SIGINT).unwrap();
@@ -208,10 +212,7 @@ fn ctrl_c_during_up_leaves_nothing_half_started() {
 
 #[test]
 fn under_nohup_up_goes_on_when_its_terminal_is_closed() {
-    let cluster = TestCluster::with(|net| {
-        let (host, listen) = (net.host(7), net.host(77));
-        net.guide().replace(&format!("host: {host}, "), &format!("host: {host}, listen: {listen}, "))
-    });
+    let cluster = TestCluster::with(a_hundred_ports);
     let mut command = Command::new("sh");
     command.args(["-c", "trap '' HUP; exec \"$0\" up cluster.yaml", SRSCTL]);
     let child = spawn(like(&mut command, &cluster.srsctl(&[])));

@@ -8,7 +8,8 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
-use cluster::status::{Status, UnitState};
+use cluster::stats::ForwardState;
+use cluster::status::Status;
 use control::api::{Apply, StartupEvent};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -26,8 +27,8 @@ use crate::table::Paper;
 use crate::terminal::{complain, print_clean};
 use crate::{log, output};
 
-/// How long the first reports and the encoder's first frames may take before `up` shows what there is.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(3);
+/// How long the first reports, the encoder's first frames and forwards may take before `up` shows what there is.
+const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const SETTLE_POLL: Duration = Duration::from_millis(100);
 
@@ -54,7 +55,7 @@ pub(crate) async fn run(global: &Global, Args { path, foreground }: Args) -> Res
     }
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
     print_clean(&format!("\n{}", output::status(&status, Paper::stdout())))?;
-    match status.units.iter().filter(|unit| unit.state != UnitState::Running).count() {
+    match status.units.iter().filter(|unit| !output::is_ready(unit)).count() {
         0 => Ok(ExitCode::SUCCESS),
         waiting => Err(not_ready(waiting)),
     }
@@ -66,16 +67,18 @@ fn not_ready(waiting: usize) -> Failure {
     ))
 }
 
-/// The status once every worker has reported and, where the cluster has an encoder, its stream is on every port; or as it is
-/// after a while.
+/// The status once every worker has reported, each stream is forwarded to each edge and, where the cluster has an encoder, its
+/// stream is on every port; or as it is after a while.
 async fn settled_status(client: &Client, cluster: &Cluster) -> Result<Status, Failure> {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
         let status = client.status().await?;
         let reported = status.units.iter().all(|unit| unit.stats.is_some());
         let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
+        let mut forwards = status.streams.iter().filter(|row| row.publishing).flat_map(|row| &row.forwards);
+        let forwarded = forwards.all(|forward| forward.state == ForwardState::Live);
         let expected = if cluster.encoder.is_some() { cluster.ports().count() } else { 0 };
-        if (reported && live >= expected) || Instant::now() >= deadline {
+        if (reported && forwarded && live >= expected) || Instant::now() >= deadline {
             return Ok(status);
         }
         tokio::time::sleep(SETTLE_POLL).await;

@@ -3,6 +3,7 @@
 pub(crate) mod adopt;
 pub(crate) mod listeners;
 pub(crate) mod monitor;
+pub(crate) mod names;
 pub mod orphans;
 pub(crate) mod process;
 pub(crate) mod processes;

@@ -2,7 +2,9 @@
 
 pub(crate) mod dirs;
 pub(crate) mod files;
+pub(crate) mod last_words;
 pub(crate) mod logs;
+pub(crate) mod oom;
 pub(crate) mod owner;
 pub mod preflight;
 pub(crate) mod procfs;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use rtmp::client::{Config, Event, Mode};
 use rtmp::media::{Kind, classify};
 use rtmp::url::{Url, UrlError};
-use rtmp_io::{Client, Limit};
+use rtmp_io::{Client, Limit, Route};
 use serde::{Deserialize, Serialize};
 
 /// Bytes read at once; a keyframe of a usual stream fits a few times.
@@ -79,7 +79,7 @@ pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<Dura
     let url = Url { host, port, app: PROBE_APP.to_owned(), stream: "probe".to_owned() };
     let limit = Limit::new(limit);
     let connected = async {
-        let mut client = Client::dial(Config::new(Mode::Play, url), None, limit).await?;
+        let mut client = Client::dial(Config::new(Mode::Play, url), &mut Route::default(), limit).await?;
         client.run_until(limit, &mut vec![0; READ_BUFFER], |event| event == Event::Connected).await
     };
     connected.await.map_err(|source| ProbeError::Connection { address: address.to_string(), source })?;
@@ -96,7 +96,8 @@ pub async fn play(url: &str, limit: Duration) -> Result<ProbeReport, ProbeError>
     let mut watched = Watched::new(&url);
     let played = async {
         let limit = Limit::new(limit);
-        let mut client = Client::dial(Config::new(Mode::Play, url.clone()), None, limit).await?;
+        let mut client =
+            Client::dial(Config::new(Mode::Play, url.clone()), &mut Route::default(), limit).await?;
         watched.report.tcp = start.elapsed();
         let handle = |event| watched.handle(event, start.elapsed());
         client.run_until(limit, &mut vec![0; READ_BUFFER], handle).await
@@ -107,7 +108,7 @@ pub async fn play(url: &str, limit: Duration) -> Result<ProbeReport, ProbeError>
         let authority = cluster::spec::host_port(host, *port);
         format!("rtmp://{authority}/{app}/{}", without_parameters(stream))
     };
-    match (played, watched.lacks) {
+    match (played, watched.lacks()) {
         (Ok(()), _) => Ok(watched.report),
         (Err(rtmp_io::Error::TimedOut { .. }), Some(lacks)) => {
             Err(ProbeError::TimedOut { address: address(), lacks, limit })
@@ -120,8 +121,10 @@ pub async fn play(url: &str, limit: Duration) -> Result<ProbeReport, ProbeError>
 struct Watched {
     name: String,
     report: ProbeReport,
-    /// What has not come although play was accepted.
-    lacks: Option<String>,
+    has_started: bool,
+    /// Messages that came, headers not counted.
+    audio: u64,
+    video: u64,
 }
 
 impl Watched {
@@ -136,8 +139,32 @@ impl Watched {
                 video_codec: None,
                 audio_codec: None,
             },
-            lacks: None,
+            has_started: false,
+            audio: 0,
+            video: 0,
         }
+    }
+
+    /// What has not come although play was accepted, and what has.
+    fn lacks(&self) -> Option<String> {
+        let of = |codec: &Option<String>| codec.clone().unwrap_or_else(|| "unknown".to_owned());
+        let ProbeReport { video_codec, audio_codec, .. } = &self.report;
+        let (audio, video) = (self.audio, self.video);
+        let has_video = video > 0 || video_codec.is_some();
+        let has_audio = audio > 0 || audio_codec.is_some();
+        Some(match (has_video, has_audio) {
+            _ if !self.has_started => return None,
+            (false, false) => format!("connected, but nothing is published as {}", self.name),
+            (false, true) => format!("audio only ({}, {audio} messages), no keyframe", of(audio_codec)),
+            (true, false) => {
+                format!("video ({}, {video} messages), no audio and no keyframe", of(video_codec))
+            }
+            (true, true) => format!(
+                "video ({}, {video} messages) and audio ({}, {audio} messages), no keyframe",
+                of(video_codec),
+                of(audio_codec)
+            ),
+        })
     }
 
     /// Takes what came `at` that time after the begin; true at a keyframe.
@@ -148,7 +175,7 @@ impl Watched {
                 return false;
             }
             Event::Started => {
-                self.lacks = Some(format!("connected, but nothing is published as {}", self.name));
+                self.has_started = true;
                 return false;
             }
             Event::Pong { .. } | Event::Ack { .. } | Event::Status { .. } => return false,
@@ -164,19 +191,19 @@ impl Watched {
             }
             Kind::VideoHeader => {
                 self.report.video_codec = codec.or_else(|| self.report.video_codec.take());
-                self.lacks = Some("no keyframe".to_owned());
             }
-            Kind::AudioHeader | Kind::Audio => {
+            Kind::AudioHeader => {
                 self.report.audio_codec = codec.or_else(|| self.report.audio_codec.take());
-                if self.report.video_codec.is_none() {
-                    let codec = self.report.audio_codec.as_deref().unwrap_or("unknown");
-                    self.lacks = Some(format!("audio only ({codec}), no keyframe"));
-                }
             }
-            Kind::Video | Kind::VideoMetadata | Kind::Metadata => {
-                self.lacks = Some("no keyframe".to_owned());
+            Kind::Audio => {
+                self.audio += 1;
+                self.report.audio_codec = codec.or_else(|| self.report.audio_codec.take());
             }
-            Kind::DataHeader | Kind::Data | Kind::Ignore => {}
+            Kind::Video => {
+                self.video += 1;
+                self.report.video_codec = codec.or_else(|| self.report.video_codec.take());
+            }
+            Kind::VideoMetadata | Kind::Metadata | Kind::DataHeader | Kind::Data | Kind::Ignore => {}
         }
         false
     }
@@ -205,7 +232,7 @@ mod tests {
     async fn a_closed_port_a_silent_one_and_one_that_hangs_up_are_told_apart() {
         let (closed, port) = listener().await;
         drop(closed);
-        assert!(matches!(failure(port).await, rtmp_io::Error::Connect(_)));
+        assert!(matches!(failure(port).await, rtmp_io::Error::Connect { .. }));
 
         let (_silent, port) = listener().await;
         let error = connect(([127, 0, 0, 1], port).into(), SHORT).await.unwrap_err().to_string();
@@ -227,6 +254,25 @@ mod tests {
     #[tokio::test]
     async fn what_is_no_rtmp_address_is_not_connected_to() {
         assert!(matches!(play("http://127.0.0.1/live/a", SHORT).await, Err(ProbeError::Url(_))));
+    }
+
+    #[test]
+    fn a_probe_without_a_keyframe_says_what_it_saw() {
+        let mut watched = Watched::new(&"rtmp://h/live/a?key=secret".parse().unwrap());
+        let mut see = |event| {
+            assert!(!watched.handle(event, Duration::ZERO));
+            watched.lacks().unwrap_or_default()
+        };
+        let media = |type_id, payload: &'static [u8]| {
+            let payload = payload.into();
+            Event::Media(rtmp::chunk::Message { csid: 4, type_id, msid: 1, timestamp: 0, payload })
+        };
+        assert_eq!(see(Event::Connected), "");
+        assert_eq!(see(Event::Started), "connected, but nothing is published as live/a");
+        assert_eq!(see(media(8, &[0xaf, 0, 0x12])), "audio only (aac, 0 messages), no keyframe");
+        assert_eq!(see(media(8, &[0xaf, 1, 0x21])), "audio only (aac, 1 messages), no keyframe");
+        let both = "video (h264, 1 messages) and audio (aac, 1 messages), no keyframe";
+        assert_eq!(see(media(9, &[0x27, 1, 0, 0, 0, 0, 0, 0, 1, 0x41])), both);
     }
 
     #[tokio::test]

@@ -39,11 +39,43 @@ impl Lag {
         samples.push_back(u32::try_from(late.as_millis()).unwrap_or(u32::MAX));
     }
 
+    /// How long of the last `span` the loop stood still or was late: sum, ms.
+    pub(crate) fn late_within(&self, span: Duration) -> u32 {
+        let mut left = u32::try_from(span.as_millis()).unwrap_or(u32::MAX);
+        let period = u32::try_from(Self::PERIOD.as_millis()).unwrap_or(u32::MAX);
+        let mut sum = 0;
+        for late in self.0.borrow().iter().rev() {
+            let late = (*late).min(left);
+            sum += late;
+            left = left.saturating_sub(late.saturating_add(period));
+        }
+        sum
+    }
+
     /// 99th percentile and maximum, ms.
     pub(crate) fn p99_and_max(&self) -> (u32, u32) {
         let mut samples: Vec<_> = self.0.borrow().iter().copied().collect();
         samples.sort_unstable();
         let p99 = samples.get(samples.len().saturating_sub(1) * 99 / 100);
         (p99.copied().unwrap_or(0), samples.last().copied().unwrap_or(0))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_loop_was_late_within_the_last_seconds_is_known_at_once() {
+        let lag = Lag::default();
+        (0..600).for_each(|_| lag.push(Duration::from_millis(1)));
+        let ten = Duration::from_secs(10);
+        assert!(lag.late_within(ten) < 300);
+        // It stands still for 1.5 s of each 1.55 s.
+        (0..3).for_each(|_| lag.push(Duration::from_millis(1500)));
+        let late = lag.late_within(ten);
+        assert!((4_500..4_800).contains(&late), "{late}");
+        lag.push(Duration::from_secs(60));
+        assert_eq!(lag.late_within(ten), 10_000, "no more than all of it");
     }
 }

@@ -149,7 +149,8 @@ mod tests {
     fn origin_that_forwards() -> Rc<Hub> {
         let hub = origin();
         let id = UnitId::worker(Role::Edge, "e", 1);
-        hub.spec.borrow_mut().forward = vec![Target { id, host: "127.0.0.1".to_owned(), port: 1 }];
+        hub.spec.borrow_mut().forward =
+            vec![Target { id, host: "127.0.0.1".to_owned(), port: 1, address: None }];
         hub
     }
 

@@ -78,7 +78,10 @@ fn read_secret(file: &Path) -> Result<Vec<u8>, RunError> {
             RunError::Config(format!("cannot read the secret {}: {e}", file.display()))
         }
         // Too many open files, no memory, a disk that fails: it may work the next time.
-        _ => RunError::System { what: "reading the secret", source: e },
+        _ => {
+            let source = std::io::Error::new(e.kind(), format!("{}: {e}", file.display()));
+            RunError::System { what: "reading the secret", source }
+        }
     })?;
     let secret = text.trim().as_bytes().to_vec();
     if secret.len() < 32 {

@@ -2,6 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
+use std::time::Duration;
 
 use cluster::WorkerSpec;
 use cluster::stats::{Joining, ProcessStats, StreamStats};
@@ -14,6 +15,8 @@ use crate::channel::Channel;
 use crate::egress::forward;
 use crate::hub::Hub;
 
+/// The time of which a report says how late the loop was.
+const LATE_SPAN: Duration = Duration::from_secs(10);
 /// Streams in one report, beside those that are published.
 const REPORTED_MAX: usize = 256;
 
@@ -45,6 +48,9 @@ impl Service for Port {
             bytes_out: c.bytes_out.get(),
             loop_lag_p99_ms,
             loop_lag_max_ms,
+            loop_late_ms: hub.lag.late_within(LATE_SPAN),
+            trouble: None,
+            trouble_ms: None,
         }
     }
 

@@ -34,11 +34,13 @@ impl WorkerSpec {
         let sources = "The origins' addresses: slots are kept for them however many players there are.";
         let addresses: Vec<_> = self.sources.iter().map(|a| quote(&a.to_string())).collect();
         key(&mut out, sources, "sources", &format!("[{}]", addresses.join(", ")));
-        let forward = "Every stream is sent to each of these edge ports; none on an edge.";
+        let forward = "Every stream is sent to each of these edge ports, at `address`; none on an edge.";
         key(&mut out, forward, "forward", if self.forward.is_empty() { "[]" } else { "" });
-        for Target { id, host, port } in &self.forward {
-            let _ =
-                writeln!(out, "  - {{ id: {}, host: {}, port: {port} }}", quote(id.as_str()), quote(host));
+        for Target { id, host, port, address } in &self.forward {
+            let (id, host) = (quote(id.as_str()), quote(host));
+            let address =
+                address.map(|at| format!(", address: {}", quote(&at.to_string()))).unwrap_or_default();
+            let _ = writeln!(out, "  - {{ id: {id}, host: {host}, port: {port}{address} }}");
         }
         let secret =
             "The file with the secret by which the edges know the origin; readable by its owner alone.";
@@ -163,8 +165,13 @@ mod tests {
             options: WorkerOptions { max_connections: 7, gop_cache: false, ..WorkerOptions::default() },
             sources: vec!["127.0.0.5".parse().unwrap(), "::1".parse().unwrap()],
             forward: vec![
-                Target { id: UnitId::worker(Role::Edge, text, port), host: text.into(), port },
-                Target { id: UnitId::worker(Role::Edge, "::1", 1), host: "::1".into(), port: 65535 },
+                Target { id: UnitId::worker(Role::Edge, text, port), host: text.into(), port, address: None },
+                Target {
+                    id: UnitId::worker(Role::Edge, "::1", 1),
+                    host: "::1".into(),
+                    port: 65535,
+                    address: Some("::1".parse().unwrap()),
+                },
             ],
             secret_file: text.into(),
         }

@@ -265,7 +265,12 @@ impl Cluster {
     /// The forward targets of an origin, one an edge port.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        let target = |p: &Port| Target { id: p.id(), host: p.host.name.clone(), port: p.port };
+        let target = |p: &Port| Target {
+            id: p.id(),
+            host: p.host.name.clone(),
+            port: p.port,
+            address: Some(p.local_addr().ip()),
+        };
         self.edges.iter().map(target).collect()
     }
 
@@ -293,7 +298,7 @@ impl Cluster {
             id: UnitId::encoder(),
             cluster: self.name.clone(),
             source: encoder.source.clone(),
-            url: origin.url(&encoder.stream),
+            url: origin.local_url(&encoder.stream),
         })
     }
 }
@@ -303,10 +308,13 @@ impl Cluster {
 pub struct Target {
     /// The edge's worker; part of the proof that the forwarder belongs to the cluster.
     pub id: UnitId,
-    /// Looked up again at each connect.
+    /// What players connect to.
     pub host: String,
     /// 1–65535.
     pub port: u16,
+    /// Where it is reached on this machine, whatever its name stands for. Without it `host` is looked up at each connect.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
 }
 
 /// All that one worker is told: its generated config file, and what it is told when that changes while it runs.
@@ -367,7 +375,7 @@ pub struct EncoderSpec {
     pub cluster: String,
     /// What it sends.
     pub source: EncoderSource,
-    /// Where it publishes.
+    /// Where it publishes: the origin's [`Port::local_url`].
     pub url: String,
 }
 

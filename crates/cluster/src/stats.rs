@@ -39,6 +39,12 @@ pub struct ProcessStats {
     pub loop_lag_p99_ms: u32,
     /// The same: maximum, ms.
     pub loop_lag_max_ms: u32,
+    /// How long of the last 10 s the loop stood still, or was late: sum, ms.
+    pub loop_late_ms: u32,
+    /// What keeps it from its work now, in an operator's words; nothing if all is well.
+    pub trouble: Option<String>,
+    /// For how long it has been kept from it, ms.
+    pub trouble_ms: Option<u64>,
 }
 
 /// What one of a process's limits has cost its peers.
@@ -136,6 +142,9 @@ pub struct ForwardStats {
     pub reconnects: u64,
     /// What ended the last connection or attempt, if any failed.
     pub last_error: Option<String>,
+    /// Milliseconds that the target has been without the stream, though somebody publishes it: since it was live or idle.
+    #[serde(default)]
+    pub waiting_ms: Option<u64>,
 }
 
 /// State of a forwarder: from signs of life of its target (the echo of a ping, as a rule), never from "connected".

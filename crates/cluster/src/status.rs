@@ -101,9 +101,9 @@ pub enum UnitState {
 pub enum Health {
     /// All rungs pass.
     Passing,
-    /// Serves, but something needs a look: a stale stream, a full port.
+    /// Serves, but something needs a look: a stale stream, a full port, a forward that is not live.
     Warning,
-    /// Does not do what it exists for.
+    /// Does not do what it exists for: an edge lacks a live stream, an encoder cannot publish, players cannot reach the port.
     Critical,
     /// Nothing is known yet, or any more.
     Unknown,

@@ -32,6 +32,14 @@ pub enum AskError {
     Refused(Error),
 }
 
+impl AskError {
+    /// Whether the control socket is not where it should be: that says nothing of the process.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Packet(PacketError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound)
+    }
+}
+
 impl From<std::io::Error> for AskError {
     fn from(error: std::io::Error) -> Self {
         Self::Packet(error.into())

@@ -136,12 +136,13 @@ mod tests {
             build: "0.1.0".into(),
         };
         let forward = ForwardStats {
-            target: Target { id: edge(), host: "127.0.0.6".into(), port: 1935 },
+            target: Target { id: edge(), host: "127.0.0.6".into(), port: 1935, address: None },
             state: ForwardState::Live,
             lag_ms: Some(3),
             sent: 7,
             reconnects: 1,
             last_error: Some("reset".into()),
+            waiting_ms: Some(70),
         };
         let stream =
             StreamStats { stream: "live/a".into(), forwards: vec![forward], ..StreamStats::default() };

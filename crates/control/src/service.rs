@@ -464,12 +464,13 @@ mod tests {
     #[tokio::test]
     async fn a_report_that_would_be_too_long_comes_without_the_errors_of_its_forwards() {
         let forward = |number: usize| ForwardStats {
-            target: Target { id: edge(), host: format!("edge-{number}"), port: 1935 },
+            target: Target { id: edge(), host: format!("edge-{number}"), port: 1935, address: None },
             state: ForwardState::Backoff,
             lag_ms: None,
             sent: 0,
             reconnects: 1,
             last_error: Some("e".repeat(1024)),
+            waiting_ms: Some(1),
         };
         let long = StreamStats { forwards: (0..256).map(forward).collect(), ..StreamStats::default() };
         let endless = StreamStats { stream: "s".repeat(crate::packet::MAX_PACKET), ..StreamStats::default() };

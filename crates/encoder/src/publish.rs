@@ -8,7 +8,7 @@ use cluster::{Delays, EncoderSource};
 use rtmp::chunk;
 use rtmp::client::{self, Mode};
 use rtmp::url::Url;
-use rtmp_io::{Client, Limit, socket};
+use rtmp_io::{Client, Limit, Route, socket};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::source::{Source, SourceError};
@@ -107,9 +107,10 @@ pub async fn publish(
     Source::check(source)?;
     let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
     let mut refused_since = None;
+    let mut route = Route::default();
     loop {
         let before = sent.messages.get();
-        let error = match publish_once(source, url, sent, progress).await {
+        let error = match publish_once(source, url, &mut route, sent, progress).await {
             Ok(never) => match never {},
             Err(error @ PublishError::Source(_)) => return Err(error),
             Err(error) => error,
@@ -145,11 +146,12 @@ fn refusal(error: &PublishError) -> Option<&str> {
 async fn publish_once(
     source: &EncoderSource,
     url: &Url,
+    route: &mut Route,
     sent: &Sent,
     progress: &mut dyn FnMut(PublishEvent<'_>),
 ) -> Result<Infallible, PublishError> {
     let config = client::Config::new(Mode::Publish, url.clone());
-    let mut client = Client::open(config, None, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
+    let mut client = Client::open(config, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
     sent.publishing.set(true);
     progress(PublishEvent::Publishing);
     let mut start = Instant::now();

@@ -1,10 +1,10 @@
 //! The encoder as a process under a supervisor.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io;
 use std::path::Path;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cluster::spec::{EncoderSpec, Role};
 use cluster::stats::ProcessStats;
@@ -30,7 +30,10 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         let encoder = Rc::new(Encoder::default());
         let seat = Seat { id: spec.id, role: Role::Encoder, control, lock };
         tokio::task::spawn_local(beat(Rc::clone(&encoder)));
-        let mut log = |progress: PublishEvent<'_>| log_event(&progress);
+        let mut log = |progress: PublishEvent<'_>| {
+            log_event(&progress);
+            encoder.take(&progress);
+        };
         tokio::select! {
             ended = publish(&spec.source, &url, Persistence::Always, &encoder.sent, &mut log) => {
                 ended.map_err(|e| RunError::System { what: "encoder", source: io::Error::other(e) })
@@ -59,15 +62,41 @@ fn log_event(progress: &PublishEvent<'_>) {
 }
 
 /// What the control socket of an encoder reaches.
-#[derive(Default)]
 struct Encoder {
     sent: Sent,
     beats: Cell<u64>,
+    /// What keeps it from publishing, and since when it does not.
+    trouble: RefCell<Option<(String, Instant)>>,
+}
+
+impl Default for Encoder {
+    fn default() -> Self {
+        let trouble = ("it has not been let publish yet".to_owned(), Instant::now());
+        Self { sent: Sent::default(), beats: Cell::default(), trouble: RefCell::new(Some(trouble)) }
+    }
+}
+
+impl Encoder {
+    fn take(&self, progress: &PublishEvent<'_>) {
+        let mut trouble = self.trouble.borrow_mut();
+        match progress {
+            PublishEvent::Publishing => *trouble = None,
+            PublishEvent::Retrying(error, _) => {
+                let since = trouble.as_ref().map_or_else(Instant::now, |(_, since)| *since);
+                *trouble = Some((error.to_string(), since));
+            }
+            PublishEvent::Looping(_) => {}
+        }
+    }
 }
 
 impl Service for Encoder {
     fn process_stats(&self) -> ProcessStats {
+        let trouble = self.trouble.borrow();
+        let for_ms = |since: &Instant| u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX);
         ProcessStats {
+            trouble: trouble.as_ref().map(|(why, _)| why.clone()),
+            trouble_ms: trouble.as_ref().map(|(_, since)| for_ms(since)),
             beats: self.beats.get(),
             bytes_out: self.sent.bytes(),
             publishers: self.sent.is_publishing().into(),
@@ -82,6 +111,19 @@ mod tests {
     use rtmp_io::socket;
 
     use super::*;
+    use crate::publish::PublishError;
+
+    #[test]
+    fn it_says_what_keeps_it_from_publishing_and_for_how_long_until_it_does() {
+        let encoder = Encoder::default();
+        let trouble = || encoder.process_stats().trouble;
+        assert_eq!(trouble().unwrap(), "it has not been let publish yet");
+        encoder.take(&PublishEvent::Retrying(&PublishError::Stuck, Duration::ZERO));
+        assert_eq!(trouble().unwrap(), "the server took no byte for 10 s");
+        assert!(encoder.process_stats().trouble_ms.is_some());
+        encoder.take(&PublishEvent::Publishing);
+        assert_eq!((trouble(), encoder.process_stats().trouble_ms), (None, None));
+    }
 
     #[tokio::test]
     async fn it_reports_a_publisher_only_while_the_server_takes_the_stream() {

@@ -13,6 +13,8 @@ use crate::socket;
 
 /// Bytes read at once until the server has agreed: its answers are short.
 const START_READ: usize = 4 * 1024;
+/// So long a name is looked up before what it stood for last time is used.
+const KNOWN_AFTER: Duration = Duration::from_secs(1);
 
 /// What a connection that is being opened waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,9 +49,17 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
-    /// None of the addresses accepts; the last one's reason.
-    #[error("cannot connect: {0}")]
-    Connect(io::Error),
+    /// The host's name stands for no address.
+    #[error("the host has no address")]
+    NoAddress,
+    /// None of the addresses accepts; the last one, and its reason.
+    #[error("cannot connect to {address}: {source}")]
+    Connect {
+        /// The address that was tried last.
+        address: SocketAddr,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The server's time to agree was up.
     #[error("no {step} within {} s", (limit.as_secs_f32() * 10.0).round() / 10.0)]
     TimedOut {
@@ -83,6 +93,12 @@ impl Limit {
         Self { length, end: Instant::now() + length }
     }
 
+    /// The same, or `length` from now on if that ends earlier.
+    fn at_most(self, length: Duration) -> Self {
+        let sooner = Self::new(length);
+        if sooner.end < self.end { sooner } else { self }
+    }
+
     async fn keep<T>(self, step: Step, work: impl Future<Output = Result<T, Error>>) -> Result<T, Error> {
         timeout_at(self.end, work).await.unwrap_or_else(|_| Err(self.passed(step)))
     }
@@ -92,23 +108,50 @@ impl Limit {
     }
 }
 
-async fn lookup(host: &str, port: u16) -> Result<impl Iterator<Item = SocketAddr>, Error> {
-    let found = tokio::net::lookup_host((host, port)).await;
-    found.map_err(|source| Error::Lookup { host: host.to_owned(), source })
+/// How a server is reached, kept from one connection to the next.
+#[derive(Debug, Default)]
+pub struct Route {
+    /// Our own address, where the server's is of the same family; without it the system chooses.
+    from: Option<IpAddr>,
+    /// The server's address, where it is known better than by its name: then nothing is looked up.
+    to: Option<IpAddr>,
+    /// What the server's name stood for when it was last found.
+    known: Vec<SocketAddr>,
 }
 
-async fn connect(
-    addresses: impl Iterator<Item = SocketAddr>,
-    from: Option<IpAddr>,
-) -> Result<TcpStream, Error> {
-    let mut failed = io::Error::new(io::ErrorKind::NotFound, "the host has no address");
-    for address in addresses {
-        match connect_to(address, from).await {
-            Ok(socket) => return Ok(socket),
-            Err(error) => failed = error,
-        }
+impl Route {
+    /// From our address `from`, to the server's address `to`; what is left open the system chooses, and the name tells. It is
+    /// looked up again for each connection. While the name service does not answer, what it said last is used.
+    #[must_use]
+    pub fn new(from: Option<IpAddr>, to: Option<IpAddr>) -> Self {
+        Self { from, to, known: Vec::new() }
     }
-    Err(Error::Connect(failed))
+
+    async fn lookup(&mut self, host: &str, port: u16, limit: Limit) -> Result<Vec<SocketAddr>, Error> {
+        if let Some(to) = self.to {
+            return Ok(vec![SocketAddr::new(to, port)]);
+        }
+        let failed = |source| Error::Lookup { host: host.to_owned(), source };
+        let found = async { tokio::net::lookup_host((host, port)).await.map_err(failed) };
+        let patience = if self.known.is_empty() { limit } else { limit.at_most(KNOWN_AFTER) };
+        match patience.keep(Step::Lookup, found).await {
+            Ok(found) => self.known = found.collect(),
+            Err(_) if !self.known.is_empty() => {}
+            Err(error) => return Err(error),
+        }
+        Ok(self.known.clone())
+    }
+
+    async fn connect(&self, addresses: &[SocketAddr]) -> Result<TcpStream, Error> {
+        let mut failed = None;
+        for &address in addresses {
+            match connect_to(address, self.from).await {
+                Ok(socket) => return Ok(socket),
+                Err(source) => failed = Some(Error::Connect { address, source }),
+            }
+        }
+        Err(failed.unwrap_or(Error::NoAddress))
+    }
 }
 
 async fn connect_to(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
@@ -131,14 +174,14 @@ pub struct Client {
 }
 
 impl Client {
-    /// Connects to the first address of `config.url` that accepts, from the address `from` where the target's is of the same
-    /// family. The session is at the begin of its handshake then.
+    /// Connects to the first address of `config.url` that accepts, by `route`. The session is at the begin of its handshake
+    /// then.
     ///
     /// # Errors
     /// See [`Error`].
-    pub async fn dial(config: Config, from: Option<IpAddr>, limit: Limit) -> Result<Self, Error> {
-        let addresses = limit.keep(Step::Lookup, lookup(&config.url.host, config.url.port)).await?;
-        let socket = limit.keep(Step::Tcp, connect(addresses, from)).await?;
+    pub async fn dial(config: Config, route: &mut Route, limit: Limit) -> Result<Self, Error> {
+        let addresses = route.lookup(&config.url.host, config.url.port, limit).await?;
+        let socket = limit.keep(Step::Tcp, route.connect(&addresses)).await?;
         Ok(Self { socket, session: Session::new(config)? })
     }
 
@@ -150,11 +193,11 @@ impl Client {
     /// See [`Error`].
     pub async fn open(
         config: Config,
-        from: Option<IpAddr>,
+        route: &mut Route,
         limit: Limit,
         mut handle: impl FnMut(Event),
     ) -> Result<Self, Error> {
-        let mut client = Self::dial(config, from, limit).await?;
+        let mut client = Self::dial(config, route, limit).await?;
         let handle = |event| {
             let started = event == Event::Started;
             handle(event);
@@ -280,7 +323,8 @@ mod tests {
             }
         };
         let client = async {
-            let mut client = Client::open(config, None, Limit::new(LONG), &mut handle).await.unwrap();
+            let mut client =
+                Client::open(config, &mut Route::default(), Limit::new(LONG), &mut handle).await.unwrap();
             assert_eq!(client.session.stage(), Stage::Active);
             let mut buffer = [0; 4096];
             while media.borrow().is_empty() {
@@ -295,8 +339,13 @@ mod tests {
     async fn it_comes_from_the_address_that_was_asked_for() {
         let (listener, config) = listener().await;
         let from = "127.9.8.7".parse().unwrap();
-        let client =
-            async { drop(Client::open(config, Some(from), Limit::new(LONG), |_| {}).await.unwrap()) };
+        let client = async {
+            drop(
+                Client::open(config, &mut Route::new(Some(from), None), Limit::new(LONG), |_| {})
+                    .await
+                    .unwrap(),
+            )
+        };
         let ((), peer) = tokio::join!(client, serve(&listener, &[], true));
         assert_eq!(peer.ip(), from);
     }
@@ -305,30 +354,57 @@ mod tests {
     async fn an_address_of_another_family_or_of_none_is_left_to_the_system() {
         for from in ["::1", "0.0.0.0"] {
             let (listener, config) = listener().await;
-            Client::dial(config, Some(from.parse().unwrap()), Limit::new(LONG)).await.unwrap();
+            let mut route = Route::new(Some(from.parse().unwrap()), None);
+            Client::dial(config, &mut route, Limit::new(LONG)).await.unwrap();
             assert!(listener.accept().await.unwrap().1.ip().is_loopback());
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_that_cannot_be_looked_up_keeps_the_address_that_it_had() {
+        let (listener, config) = listener().await;
+        let nameless = |mut config: Config| {
+            config.url.host = "no-such-host.invalid".to_owned();
+            config
+        };
+        let mut route = Route::default();
+        let failed = Client::dial(nameless(config.clone()), &mut route, Limit::new(LONG)).await;
+        assert!(matches!(failed, Err(Error::Lookup { .. } | Error::TimedOut { step: Step::Lookup, .. })));
+        Client::dial(config.clone(), &mut route, Limit::new(LONG)).await.unwrap();
+        Client::dial(nameless(config), &mut route, Limit::new(LONG)).await.unwrap();
+        drop(listener);
+    }
+
+    #[tokio::test]
+    async fn where_the_address_is_known_no_name_is_looked_up() {
+        let (_listener, mut config) = listener().await;
+        config.url.host = "no-such-host.invalid".to_owned();
+        let mut route = Route::new(None, Some("127.0.0.1".parse().unwrap()));
+        Client::dial(config, &mut route, Limit::new(LONG)).await.unwrap();
     }
 
     #[tokio::test]
     async fn the_error_says_which_step_failed() {
         let (closed, config) = listener().await;
         drop(closed);
-        let failed = Client::open(config, None, Limit::new(LONG), |_| {}).await;
-        assert!(matches!(failed, Err(Error::Connect(_))), "{failed:?}");
+        let failed = Client::open(config, &mut Route::default(), Limit::new(LONG), |_| {}).await;
+        let address = failed.unwrap_err().to_string();
+        assert!(address.starts_with("cannot connect to 127.0.0.1:"), "{address}");
 
         let (silent, config) = listener().await;
-        let late = Client::open(config, None, Limit::new(SOON), |_| {}).await.unwrap_err();
+        let late = Client::open(config, &mut Route::default(), Limit::new(SOON), |_| {}).await.unwrap_err();
         assert_eq!(late.to_string(), "no RTMP handshake within 0.2 s");
         drop(silent);
 
         let (undecided, config) = listener().await;
-        let client = async { Client::open(config, None, Limit::new(SOON), |_| {}).await.unwrap_err() };
+        let client = async {
+            Client::open(config, &mut Route::default(), Limit::new(SOON), |_| {}).await.unwrap_err()
+        };
         let (late, _) = tokio::join!(client, serve(&undecided, &[], false));
         assert_eq!(late.to_string(), "no answer to play within 0.2 s");
 
         let (hangs_up, config) = listener().await;
-        let client = async { Client::open(config, None, Limit::new(LONG), |_| {}).await };
+        let client = async { Client::open(config, &mut Route::default(), Limit::new(LONG), |_| {}).await };
         let (ended, _) = tokio::join!(client, async { drop(hangs_up.accept().await) });
         assert!(matches!(ended, Err(Error::Closed | Error::Lost(_))), "{ended:?}");
     }
@@ -336,7 +412,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_peer_has_not_acknowledged_is_known() {
         let (listener, config) = listener().await;
-        let client = Client::dial(config, None, Limit::new(LONG)).await.unwrap().socket;
+        let client = Client::dial(config, &mut Route::default(), Limit::new(LONG)).await.unwrap().socket;
         let (server, _) = listener.accept().await.unwrap();
         // Nobody reads: the peer's kernel takes some, and the rest stays.
         let mut sent = 0;

@@ -10,7 +10,7 @@
 mod client;
 pub mod socket;
 
-pub use client::{Client, Error, Limit, Step};
+pub use client::{Client, Error, Limit, Route, Step};
 
 /// A number in 0..1 for the jitter of a delay; without the kernel's generator there is no jitter, and nothing worse.
 #[must_use]

@@ -1,12 +1,13 @@
 //! The tasks that watch one process: its end, its readiness and heartbeat, its port.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cluster::UnitId;
 use cluster::stats::{ProcessStats, StreamStats};
+use cluster::status::Health;
+use cluster::{Port, UnitId};
 use control::packet::Packet;
 use control::{Answer, AskError, Connection, Reply, Request, VERSION};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -14,9 +15,14 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
 use crate::exec::adopt::Found;
+use crate::exec::listeners::LocalAddresses;
+use crate::exec::names::Names;
 use crate::exec::process::Process;
+use crate::host::last_words::last_words;
+use crate::host::oom::OomKills;
 use crate::host::procfs::{self, Cpu};
-use crate::machine::health::{Heartbeat, Ladder};
+use crate::machine::exit::Exit;
+use crate::machine::health::{Heartbeat, Ladder, judge_name};
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{Input, Instance, Report, What};
 
@@ -26,10 +32,14 @@ const READY_RETRY: Duration = Duration::from_millis(25);
 const SEND_LIMIT: Duration = Duration::from_secs(1);
 /// How long an RTMP connect may take.
 const PROBE_LIMIT: Duration = Duration::from_secs(2);
+/// The same of a process that is not ready yet: on a slow machine many start at once.
+const FIRST_PROBE_LIMIT: Duration = Duration::from_secs(10);
 /// Between two RTMP connects, ± 10 %.
 const PROBE_PERIOD: Duration = Duration::from_secs(5);
 /// The same while failures are counted.
 const PROBE_AGAIN: Duration = Duration::from_secs(1);
+/// Between two looks at what the kernel has killed for want of memory.
+const OOM_LOOK: Duration = Duration::from_secs(5);
 
 /// What the tasks tell the supervisor's loop.
 #[derive(Debug)]
@@ -47,8 +57,12 @@ pub(crate) struct Watched {
     pub(crate) instance: Instance,
     pub(crate) process: Arc<Process>,
     pub(crate) control: PathBuf,
-    /// What its port is reached by on this machine, whatever names and outer addresses say; an encoder has none.
-    pub(crate) address: Option<SocketAddr>,
+    /// Its port; an encoder has none.
+    pub(crate) port: Option<Port>,
+    /// What the names of hosts stand for.
+    pub(crate) names: Names,
+    /// Its log, and how long that was when the process was started, bytes.
+    pub(crate) log: (PathBuf, u64),
     pub(crate) messages: mpsc::Sender<Message>,
     /// Asks for a report now.
     pub(crate) refresh: Arc<Notify>,
@@ -60,7 +74,12 @@ impl Watched {
         let mut tasks = JoinSet::new();
         let ends = self.clone();
         tasks.spawn(async move {
-            let exit = ends.process.wait().await;
+            let exit = ends.end().await;
+            if let (Exit::Code(1..), (log, from)) = (exit, &ends.log)
+                && let Some(words) = last_words(log, *from)
+            {
+                ends.tell(What::LastWords(words)).await;
+            }
             ends.tell(What::Event(Event::Exited(exit))).await;
         });
         tasks.spawn(async move {
@@ -69,6 +88,38 @@ impl Watched {
             tokio::join!(self.heartbeat(heart, greeted), self.probes(adopted, is_greeted));
         });
         tasks
+    }
+
+    async fn end(&self) -> Exit {
+        let pid = self.process.identity().pid;
+        let mut kills = OomKills::watch(pid);
+        let mut tick = tokio::time::interval(OOM_LOOK);
+        let exit = loop {
+            tokio::select! {
+                exit = self.process.wait() => break exit,
+                _ = tick.tick() => kills.refresh(),
+            }
+        };
+        match exit {
+            Exit::Signal(9) | Exit::Unobserved if kills.is_one(pid) => Exit::OutOfMemory,
+            other => other,
+        }
+    }
+
+    /// What its port is reached by on this machine, whatever names and outer addresses say.
+    fn address(&self) -> Option<SocketAddr> {
+        self.port.as_ref().map(Port::local_addr)
+    }
+
+    /// What is wrong with the name by which players look for it.
+    async fn name_trouble(&self, port: &Port) -> Option<(Health, String)> {
+        let host = &port.host;
+        // An address, or one behind which the port's own is not seen from here.
+        if host.name.parse::<IpAddr>().is_ok() || port.source_address() != host.address {
+            return None;
+        }
+        let found = self.names.lookup(&host.name).await;
+        judge_name(&host.name, port.listen, found.as_deref(), |at| LocalAddresses::read().contains(at))
     }
 
     async fn tell(&self, what: What) {
@@ -127,6 +178,9 @@ impl Watched {
                     }
                     cpu = now;
                     if let Err(error) = talk.open(&self.control) {
+                        if error.is_missing() {
+                            heart.handle_missing();
+                        }
                         self.not_ready(&mut told, error.to_string()).await;
                     }
                     let hello = Request::Hello { version: VERSION };
@@ -147,8 +201,8 @@ impl Watched {
             // The sender goes only with this task.
             let _ = greeted.await;
             let mut told = None;
-            if let Some(address) = self.address {
-                while let Err(error) = crate::probe::connect(address, PROBE_LIMIT).await {
+            if let Some(address) = self.address() {
+                while let Err(error) = crate::probe::connect(address, FIRST_PROBE_LIMIT).await {
                     self.not_ready(&mut told, format!("RTMP connect fails: {error}")).await;
                     tokio::time::sleep(READY_RETRY).await;
                 }
@@ -156,7 +210,8 @@ impl Watched {
             self.tell(What::Event(Event::Ready)).await;
             tokio::time::sleep(PROBE_PERIOD.mul_f64(0.9 + 0.2 * random())).await;
         }
-        let Some(address) = self.address else { return };
+        let Some(port) = &self.port else { return };
+        let address = port.local_addr();
         let mut failures = 0;
         loop {
             let started = Instant::now();
@@ -166,6 +221,7 @@ impl Watched {
             if started.elapsed() < PROBE_LIMIT + Heartbeat::LATE {
                 self.tell(What::Probe(result.map(drop).map_err(|error| error.to_string()))).await;
             }
+            self.tell(What::Name(self.name_trouble(port).await)).await;
             let period = if (1..Ladder::FALL).contains(&failures) { PROBE_AGAIN } else { PROBE_PERIOD };
             tokio::time::sleep(period.mul_f64(0.9 + 0.2 * random())).await;
         }

@@ -19,6 +19,7 @@ use crate::api::Reply;
 use crate::exec::adopt::{self, Found};
 use crate::exec::listeners;
 use crate::exec::monitor::{Message, Watched};
+use crate::exec::names::Names;
 use crate::exec::process::{Given, Process, Spawner};
 use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
 use crate::host::dirs::ClusterDirs;
@@ -48,6 +49,7 @@ pub(crate) struct Processes {
     clients: BTreeMap<Client, Reply>,
     last_client: Client,
     messages: mpsc::Sender<Message>,
+    names: Names,
     /// Requests and looks that are under way.
     helpers: JoinSet<()>,
     /// The supervisor's own log, if its output goes there.
@@ -100,6 +102,7 @@ impl Processes {
             clients: BTreeMap::new(),
             last_client: 0,
             messages,
+            names: Names::default(),
             helpers: JoinSet::new(),
             own_log,
             own_log_fails: false,
@@ -211,17 +214,21 @@ impl Processes {
         port: Option<&Port>,
         process: Process,
         adopted: bool,
+        log_length: u64,
         instance: Instance,
     ) {
         let (process, refresh) = (Arc::new(process), Arc::new(Notify::new()));
-        let messages = self.messages.clone();
+        let (messages, names) = (self.messages.clone(), self.names.clone());
+        let log = (self.dirs.log(unit), log_length);
         let held = self.held(unit);
         let watched = Watched {
             unit: unit.clone(),
             instance,
             process: Arc::clone(&process),
             control: held.files.control(),
-            address: port.map(Port::local_addr),
+            port: port.cloned(),
+            names,
+            log,
             messages,
             refresh: Arc::clone(&refresh),
         };
@@ -236,7 +243,7 @@ impl Processes {
         });
     }
 
-    fn try_spawn(&mut self, spec: &ProcessSpec, port: Option<&Port>) -> Result<Process, Event> {
+    fn try_spawn(&mut self, spec: &ProcessSpec, port: Option<&Port>) -> Result<(Process, u64), Event> {
         let fail = |why: String| Event::SpawnFailed { why };
         let id = spec.id();
         let (config, log) = (self.dirs.config(id), self.dirs.log(id));
@@ -268,10 +275,16 @@ impl Processes {
                 .open("/dev/null")
                 .map_err(|error| fail(format!("/dev/null: {error}")))?,
         };
+        let log_length = log.metadata().map_or(0, |metadata| metadata.len());
         let token = held.files.begin(&lock).map_err(|error| fail(error.to_string()))?;
         let mut lent = Lent::default();
         if let Some(listener) = &held.listener {
-            lent.add(Name::Listener, listener.try_clone().map_err(|error| fail(error.to_string()))?);
+            lent.add(
+                Name::Listener,
+                listener
+                    .try_clone()
+                    .map_err(|error| fail(format!("the listener cannot be lent: {error}")))?,
+            );
         }
         lent.add(Name::Control, control);
         lent.add(Name::Lock, lock);
@@ -311,7 +324,7 @@ impl Processes {
             // The token in the lock file is proof enough.
             tracing::warn!(unit = %id, %error, "process not recorded");
         }
-        Ok(process)
+        Ok((process, log_length))
     }
 }
 
@@ -326,10 +339,10 @@ impl Kernel for Processes {
         port: Option<&Port>,
         instance: Instance,
     ) -> Result<(u32, Instant), Event> {
-        let process = self.try_spawn(spec, port)?;
+        let (process, log_length) = self.try_spawn(spec, port)?;
         let (pid, now) = (process.identity().pid, Instant::now());
         tracing::info!(unit = %spec.id(), pid, "started");
-        self.watch(spec.id(), port, process, false, instance);
+        self.watch(spec.id(), port, process, false, log_length, instance);
         Ok((pid, now))
     }
 
@@ -341,7 +354,8 @@ impl Kernel for Processes {
             held.listener = bound.or_else(|| held.listener.take());
         }
         tracing::info!(%unit, pid = process.identity().pid, listener = held.listener.is_some(), "adopted");
-        self.watch(unit, port, process, true, instance);
+        // The end of an adopted process is not told, and so neither what it said of it.
+        self.watch(unit, port, process, true, 0, instance);
     }
 
     fn ask_stop(&mut self, unit: &UnitId) {

@@ -4,6 +4,7 @@
 use std::fmt;
 
 use control::service::{EX_CONFIG, EX_USAGE};
+use nix::sys::signal::Signal;
 
 /// How a process ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,6 +13,8 @@ pub(crate) enum Exit {
     Code(i32),
     /// The signal that ended it.
     Signal(i32),
+    /// SIGKILL by the kernel, because the machine or the control group has no memory left.
+    OutOfMemory,
     /// It was no child of this supervisor, so that the kernel does not tell.
     Unobserved,
 }
@@ -89,6 +92,10 @@ impl fmt::Display for End {
         self.exit.fmt(f)?;
         match self.meaning {
             Meaning::Asked => f.write_str(", as asked"),
+            // Not by us.
+            Meaning::Crash if self.exit == Exit::Signal(Signal::SIGKILL as i32) => {
+                f.write_str(", perhaps out of memory")
+            }
             Meaning::Crash | Meaning::Failure | Meaning::Refusal if self.why.is_empty() => Ok(()),
             Meaning::Crash | Meaning::Failure | Meaning::Refusal => write!(f, ": {}", self.why),
         }
@@ -108,10 +115,11 @@ impl fmt::Display for Exit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match *self {
             Self::Code(code) => write!(f, "exit {code}"),
-            Self::Signal(number) => match nix::sys::signal::Signal::try_from(number) {
+            Self::Signal(number) => match Signal::try_from(number) {
                 Ok(signal) => write!(f, "killed by {signal}"),
                 Err(_) => write!(f, "killed by signal {number}"),
             },
+            Self::OutOfMemory => f.write_str("killed by SIGKILL of the kernel: out of memory"),
             Self::Unobserved => f.write_str("ended (adopted, so its exit code is not known)"),
         }
     }
@@ -130,6 +138,13 @@ mod tests {
             (Exit::Code(64), Doing::Work, Meaning::Refusal, "exit 64"),
             (Exit::Code(78), Doing::Work, Meaning::Refusal, "exit 78"),
             (Exit::Signal(11), Doing::Work, Meaning::Crash, "killed by SIGSEGV"),
+            (Exit::Signal(9), Doing::Work, Meaning::Crash, "killed by SIGKILL, perhaps out of memory"),
+            (
+                Exit::OutOfMemory,
+                Doing::Work,
+                Meaning::Crash,
+                "killed by SIGKILL of the kernel: out of memory",
+            ),
             (Exit::Signal(9), frozen, Meaning::Failure, "killed by SIGKILL: frozen"),
             (Exit::Code(78), frozen, Meaning::Refusal, "exit 78: frozen"),
             (Exit::Code(78), Doing::Stop, Meaning::Asked, "exit 78, as asked"),

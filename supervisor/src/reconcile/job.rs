@@ -60,10 +60,12 @@ pub(crate) enum Turn {
 pub(crate) enum Step {
     /// Ask every process that is taken over, or started, to be ready; tell of each.
     AwaitStart(AwaitStart),
-    /// Wait for the first report of those that are ready.
-    AwaitReports {
+    /// Wait for the first report of those that are ready, and for the streams that are live.
+    AwaitStreams {
         /// Until when at most.
         end: Instant,
+        /// When all are asked again.
+        ask: Instant,
     },
     /// Read a file, and find out what it changes.
     Parse {

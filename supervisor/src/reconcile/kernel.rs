@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cluster::stats::{ProcessStats, StreamStats};
-use cluster::status::Status;
+use cluster::status::{Health, Status};
 use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
 use control::Error;
 use control::api::{Apply, Restart};
@@ -75,6 +75,10 @@ pub(crate) enum What {
     Report(Report),
     /// The RTMP connect.
     Probe(Result<(), String>),
+    /// What is wrong with the name of its host, if anything is.
+    Name(Option<(Health, String)>),
+    /// What it wrote to its log before it ended; its end follows.
+    LastWords(String),
 }
 
 /// A report of a process.

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use cluster::status::Health;
 use cluster::{Port, ProcessSpec, Role, UnitId};
 
 use super::kernel::{Instance, Report};
@@ -23,11 +24,17 @@ pub(crate) struct Member {
     pub(crate) live: Option<Live>,
     pub(crate) report: Option<Report>,
     pub(crate) probe: Ladder,
+    /// What is wrong with the name of its host.
+    pub(crate) name: Option<(Health, String)>,
+    /// What the process that ended last said of it.
+    pub(crate) last_words: Option<String>,
+    /// The same of one whose end is not known yet.
+    pub(crate) heard: Option<String>,
     /// What a start still waits for.
     pub(crate) not_ready: Option<String>,
     /// It is unknown, and another look at it is under way.
     pub(crate) looked_for: bool,
-    /// A stream that is live at the origin and not here, since when.
+    /// A stream that is live at the origin and not here, or comes here no more, since when.
     pub(crate) missing: Option<(String, Instant)>,
 }
 
@@ -51,6 +58,9 @@ impl Member {
             live: None,
             report: None,
             probe: Ladder::default(),
+            name: None,
+            last_words: None,
+            heard: None,
             not_ready: None,
             looked_for: false,
             missing: None,
@@ -65,6 +75,7 @@ impl Member {
     pub(crate) fn handle_process(&mut self, live: Live) {
         self.report = None;
         self.probe = Ladder::default();
+        self.name = None;
         self.not_ready = None;
         self.missing = None;
         self.live = Some(live);
@@ -75,6 +86,17 @@ impl Member {
         self.live = None;
         self.report = None;
         self.missing = None;
+        self.last_words = self.heard.take();
+    }
+
+    /// How the last process ended, or why there was none, with what it said of it.
+    pub(crate) fn last_end(&self) -> Option<(Instant, String)> {
+        let (at, how) = self.machine.last_end()?;
+        let how = match &self.last_words {
+            Some(words) => format!("{how}: {words}"),
+            None => how.to_string(),
+        };
+        Some((*at, how))
     }
 
     /// Whether it serves, as far as can be known. One that was taken over counts only when it has reported.

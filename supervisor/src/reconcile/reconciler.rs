@@ -205,6 +205,13 @@ impl Reconciler {
             if before != after {
                 tracing::info!(unit = %member.id, from = ?before, to = ?after, "state");
             }
+            if let Some(Action::Terminate | Action::Kill) = action {
+                let why = match member.machine.state() {
+                    State::Killing { why, .. } => why,
+                    _ => "it did not stop when it was asked to",
+                };
+                tracing::warn!(unit = %member.id, pid = member.live.map(|live| live.pid), %why, ?action, "ending it");
+            }
             if matches!(member.machine.state(), State::Failed { .. }) {
                 // Nobody will serve whoever waits there. The next start binds it again.
                 kernel.close_port(&member.id);
@@ -218,7 +225,12 @@ impl Reconciler {
                         Ok((pid, started)) => {
                             member.handle_process(Live { instance, pid, adopted: false, started });
                         }
-                        Err(event) => next = Some(event),
+                        Err(event) => {
+                            if let Event::SpawnFailed { why } | Event::Unproven { why } = &event {
+                                tracing::warn!(unit = %member.id, %why, "not started");
+                            }
+                            next = Some(event);
+                        }
                     }
                 }
                 Some(Action::AskStop) => kernel.ask_stop(&member.id),
@@ -273,9 +285,13 @@ impl Reconciler {
                 }
                 self.feed(index, event, now, kernel);
                 if has_ended {
-                    let ended = self.members.get(index).and_then(|member| member.machine.last_end());
-                    if let Some((_, how)) = ended {
-                        tracing::info!(unit = %id, %how, "ended");
+                    if let Some(member) = self.members.get(index)
+                        && let Some((_, how)) = member.last_end()
+                    {
+                        match member.machine.wanted() {
+                            Wanted::Up => tracing::warn!(unit = %id, %how, "ended"),
+                            Wanted::Down => tracing::info!(unit = %id, %how, "ended"),
+                        }
                     }
                     if self.queue.runs() == Some(Runs::End) {
                         // Also one that was to be left: nothing is started any more.
@@ -286,6 +302,8 @@ impl Reconciler {
             What::NotReady(why) => member.not_ready = Some(why),
             What::Report(report) => member.report = Some(report),
             What::Probe(result) => member.probe.handle_result(result),
+            What::Name(trouble) => member.name = trouble,
+            What::LastWords(words) => member.heard = Some(words),
         }
     }
 

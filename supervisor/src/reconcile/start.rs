@@ -2,17 +2,23 @@
 
 use std::time::{Duration, Instant};
 
+use cluster::ProcessSpec;
+use cluster::status::Health;
 use control::api::StartupEvent;
 
 use super::job::{AwaitStart, Job, Step, Turn};
+use super::kernel::Kernel;
+use super::member::Member;
 use super::reconciler::Reconciler;
 use crate::machine::health::Heartbeat;
 use crate::machine::state::State;
 
 /// Beyond the limit of one start: one more try of a process that died at once.
 const SECOND_TRY: Duration = Duration::from_secs(5);
-/// How long the first report of a process that is ready is waited for.
-const REPORT_LIMIT: Duration = Duration::from_secs(1);
+/// How long the first reports of processes that are ready are waited for, the encoder, and the forwards of streams that are live.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// How often they are asked.
+const SETTLE_POLL: Duration = Duration::from_millis(100);
 
 impl Reconciler {
     pub(super) fn await_start(&mut self, mut wait: AwaitStart, job: &mut Job, now: Instant) -> Turn {
@@ -40,20 +46,33 @@ impl Reconciler {
         if open > 0 && now < end {
             return Turn::Wait(Step::AwaitStart(wait), Some(end));
         }
-        // The first reports follow at once; with them the status is worth a look.
-        job.push_first([Step::AwaitReports { end: now + REPORT_LIMIT }]);
+        job.push_first([Step::AwaitStreams { end: now + SETTLE_LIMIT, ask: now }]);
         Turn::Done
     }
 
-    /// Waits for the first reports, and tells of the whole.
-    pub(super) fn await_reports(&mut self, end: Instant, now: Instant) -> Turn {
-        let all = self.members.iter().filter(|m| m.is_ready()).all(|member| member.report.is_some());
-        if !all && now < end {
-            return Turn::Wait(Step::AwaitReports { end }, Some(end));
+    /// Waits until players get what there is, and tells of the whole.
+    pub(super) fn await_streams(
+        &mut self,
+        (end, mut ask): (Instant, Instant),
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) -> Turn {
+        if !self.is_settled(now) && now < end {
+            // Not at each answer: it would be asked for by the one before.
+            if now >= ask {
+                ask = now + SETTLE_POLL;
+                for member in self.members.iter().filter(|member| member.is_ready()) {
+                    kernel.refresh(&member.id);
+                }
+            }
+            return Turn::Wait(Step::AwaitStreams { end, ask }, Some(end.min(ask)));
         }
         let status = self.status(now);
         let mut waiting = 0;
-        for (member, unit) in self.members.iter().zip(status.units).filter(|(member, _)| !member.is_ready()) {
+        for (member, unit) in self.members.iter().zip(status.units) {
+            if member.is_ready() && unit.health != Health::Critical {
+                continue;
+            }
             waiting += 1;
             let why = if unit.note.is_empty() { "it is still starting".to_owned() } else { unit.note };
             self.startup.push_back(StartupEvent::NotReady { unit: member.id.clone(), why });
@@ -61,5 +80,21 @@ impl Reconciler {
         let ready = self.members.len() - waiting;
         self.startup.push_back(StartupEvent::Complete { ready, waiting });
         Turn::Done
+    }
+
+    /// Whether everything that runs has reported, the encoder publishes, and each stream that is live at the origin is at each
+    /// edge.
+    fn is_settled(&mut self, now: Instant) -> bool {
+        self.look_for_missing_streams(now);
+        let ready: Vec<&Member> = self.members.iter().filter(|member| member.is_ready()).collect();
+        let live = self.live_streams(now);
+        let is_live = |url: &str| live.iter().any(|stream| url.ends_with(&format!("/{}", stream.name)));
+        ready.iter().all(|member| {
+            let published = match &member.spec {
+                ProcessSpec::Encoder(spec) => is_live(&spec.url),
+                ProcessSpec::Worker(_) => true,
+            };
+            published && member.report.is_some() && member.missing.is_none()
+        })
     }
 }

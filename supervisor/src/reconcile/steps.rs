@@ -25,7 +25,7 @@ impl Reconciler {
     ) -> Turn {
         match step {
             Step::AwaitStart(wait) => self.await_start(wait, job, now),
-            Step::AwaitReports { end } => self.await_reports(end, now),
+            Step::AwaitStreams { end, ask } => self.await_streams((end, ask), now, kernel),
             Step::Parse { file } => self.parse(file, job, kernel),
             Step::Start { id } => self.start_added(&id, job, now, kernel),
             Step::AwaitReady(wait) => self.await_ready(wait, job, now, kernel),
@@ -60,8 +60,8 @@ impl Reconciler {
             Some((_, State::Failed { why } | State::Unknown { why })) => why.clone(),
             Some((_, State::Stopped)) | None => "it was stopped".to_owned(),
             Some((member, State::Backoff { .. })) => {
-                let how = member.machine.last_end().map(|(_, how)| how.to_string());
-                format!("{}; it is tried again", how.unwrap_or_default())
+                let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
+                format!("{how}; it is tried again")
             }
             Some((
                 _,

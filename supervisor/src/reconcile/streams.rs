@@ -3,9 +3,13 @@
 use std::time::{Duration, Instant};
 
 use cluster::Role;
+use cluster::stats::StreamStats;
 
 use super::reconciler::Reconciler;
 use crate::machine::health::STALE;
+
+/// So much later than to the origin a frame may come to an edge.
+const BEHIND: Duration = Duration::from_secs(1);
 
 /// A stream that an encoder sends to the origin now.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,6 +18,8 @@ pub(super) struct LiveStream {
     pub(super) name: String,
     /// Without video there is no keyframe to wait for.
     pub(super) has_keyframes: bool,
+    /// When its newest frame came to the origin.
+    newest: Instant,
 }
 
 impl Reconciler {
@@ -23,29 +29,60 @@ impl Reconciler {
         let streams = origin
             .and_then(|origin| origin.fresh_report(now))
             .map_or(&[][..], |report| report.streams.as_slice());
-        streams
-            .iter()
-            .filter(|stream| stream.publishing)
-            .filter(|stream| stream.last_frame_age_ms.is_some_and(|age| Duration::from_millis(age) <= STALE))
-            .map(|stream| LiveStream {
+        let reported = origin.and_then(|origin| origin.report.as_ref()).map_or(now, |report| report.at);
+        let live = streams.iter().filter(|stream| stream.publishing).filter_map(|stream| {
+            let age = Duration::from_millis(stream.last_frame_age_ms?);
+            (age <= STALE).then(|| LiveStream {
                 name: stream.stream.clone(),
                 has_keyframes: stream.keyframe_age_ms.is_some(),
+                newest: reported.checked_sub(age).unwrap_or(reported),
             })
-            .collect()
+        });
+        live.collect()
     }
 
     pub(super) fn look_for_missing_streams(&mut self, now: Instant) {
         let live = self.live_streams(now);
         for member in self.members.iter_mut().filter(|member| member.role() == Role::Edge) {
             let missing = member.fresh_report(now).and_then(|report| {
-                live.iter().find(|live| {
-                    !report.streams.iter().any(|stream| stream.publishing && stream.stream == live.name)
-                })
+                let is_here = |stream: &StreamStats, live: &LiveStream| {
+                    stream.publishing
+                        && stream.stream == live.name
+                        && keeps_up(stream, report.at, live.newest)
+                };
+                live.iter().find(|live| !report.streams.iter().any(|stream| is_here(stream, live)))
             });
             member.missing = missing.map(|live| {
                 let known = member.missing.take().filter(|(name, _)| *name == live.name);
                 (live.name.clone(), known.map_or(now, |(_, since)| since))
             });
         }
+    }
+}
+
+/// Whether an edge that reported a stream at `reported` had all by then of what came to the origin until `newest`.
+fn keeps_up(stream: &StreamStats, reported: Instant, newest: Instant) -> bool {
+    let Some(age) = stream.last_frame_age_ms.map(Duration::from_millis) else { return false };
+    let here = reported.checked_sub(age).unwrap_or(reported);
+    // What came to the origin after the report cannot be in it.
+    newest.min(reported).saturating_duration_since(here) <= BEHIND
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_edge_keeps_up_whose_newest_frame_is_no_older_than_the_origins_whenever_the_two_report() {
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        let edge = |age| StreamStats { last_frame_age_ms: age, ..StreamStats::default() };
+        // A report of 1 s ago, and one of the origin just now.
+        assert!(keeps_up(&edge(Some(20)), at(10_000), at(10_990)));
+        // A report just now, and one of the origin of 1 s ago.
+        assert!(keeps_up(&edge(Some(20)), at(11_000), at(9_990)));
+        assert!(keeps_up(&edge(Some(5_900)), at(10_000), at(4_100)), "a still picture");
+        assert!(!keeps_up(&edge(Some(2_500)), at(10_000), at(9_900)), "nothing has come for 2.5 s");
+        assert!(!keeps_up(&edge(None), at(10_000), at(9_900)));
     }
 }

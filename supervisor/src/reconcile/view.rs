@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::Role;
 use cluster::spec::ProcessSpec;
+use cluster::stats::ForwardState;
 use cluster::status::{Health, LastExit, SCHEMA, Status, StreamRow, UnitStatus};
+use cluster::{Role, UnitId};
 
 use super::kernel::Kernel;
 use super::member::Member;
 use super::reconciler::Reconciler;
-use crate::machine::health::{Facts, assess};
+use crate::machine::health::{Facts, Missing, assess};
 use crate::machine::state::{State, Stop};
 
 /// For so long `status` waits for processes to report again; one that does not is shown with its last report's age.
@@ -56,7 +57,7 @@ impl Reconciler {
 
     fn unit_status(&self, unit: &Member, now: Instant) -> UnitStatus {
         let look = self.dirs.unit(&unit.id).join("alive.lock");
-        let (health, note) = verdict(unit, &look, now);
+        let (health, note) = self.verdict(unit, &look, now);
         let (host, port) =
             unit.port.as_ref().map_or((String::new(), 0), |port| (port.host.name.clone(), port.port));
         UnitStatus {
@@ -70,53 +71,80 @@ impl Reconciler {
             pid: unit.live.map(|live| live.pid),
             uptime_ms: unit.live.map(|live| millis(now.saturating_duration_since(live.started))),
             restarts: unit.machine.restarts(),
-            last_exit: unit.machine.last_end().map(|(at, how)| LastExit {
-                how: how.to_string(),
-                ago_ms: millis(now.saturating_duration_since(*at)),
-            }),
+            last_exit: unit
+                .last_end()
+                .map(|(at, how)| LastExit { how, ago_ms: millis(now.saturating_duration_since(at)) }),
             stats: unit.report.as_ref().map(|report| report.process.clone()),
             stats_age_ms: unit.report.as_ref().map(|report| millis(now.saturating_duration_since(report.at))),
             config: self.dirs.config(&unit.id).display().to_string(),
             log: self.dirs.log(&unit.id).display().to_string(),
         }
     }
-}
 
-fn verdict(unit: &Member, look: &Path, now: Instant) -> (Health, String) {
-    match unit.machine.state() {
-        State::Running { .. } => {
-            let max_connections = match &unit.spec {
-                ProcessSpec::Worker(spec) => spec.options.max_connections,
-                ProcessSpec::Encoder(_) => 0,
-            };
-            assess(&Facts {
-                role: unit.role(),
-                flapping: unit.machine.is_flapping(),
-                process: unit.report.as_ref().map(|report| &report.process),
-                streams: unit.report.as_ref().map_or(&[], |report| &report.streams),
-                report_age: unit.report.as_ref().map(|report| now.saturating_duration_since(report.at)),
-                max_connections,
-                probe: unit.probe.failure(),
-                missing: unit
-                    .missing
-                    .as_ref()
-                    .map(|(name, since)| (name.as_str(), now.saturating_duration_since(*since))),
-            })
+    fn verdict(&self, unit: &Member, look: &Path, now: Instant) -> (Health, String) {
+        match unit.machine.state() {
+            State::Running { .. } => {
+                let max_connections = match &unit.spec {
+                    ProcessSpec::Worker(spec) => spec.options.max_connections,
+                    ProcessSpec::Encoder(_) => 0,
+                };
+                let (health, note) = assess(&Facts {
+                    role: unit.role(),
+                    flapping: unit.machine.is_flapping(),
+                    process: unit.report.as_ref().map(|report| &report.process),
+                    streams: unit.report.as_ref().map_or(&[], |report| &report.streams),
+                    report_age: unit.report.as_ref().map(|report| now.saturating_duration_since(report.at)),
+                    max_connections,
+                    probe: unit.probe.failure(),
+                    missing: unit.missing.as_ref().map(|(stream, since)| Missing {
+                        stream,
+                        lasts: now.saturating_duration_since(*since),
+                        cause: self.cause(&unit.id, stream),
+                    }),
+                    name: unit.name.as_ref().map(|(health, why)| (*health, why.as_str())),
+                });
+                match &unit.not_ready {
+                    Some(why) if health == Health::Unknown => (health, format!("{note}: {why}")),
+                    Some(_) | None => (health, note),
+                }
+            }
+            State::Stopped => (Health::Unknown, String::new()),
+            State::Starting => (Health::Unknown, unit.not_ready.clone().unwrap_or_default()),
+            State::Stopping { step: Stop::Asked, .. } => (Health::Unknown, "asked to stop".to_owned()),
+            State::Stopping { step: Stop::Terminated, .. } => (Health::Unknown, "sent SIGTERM".to_owned()),
+            State::Stopping { step: Stop::Killed, .. } => (Health::Unknown, "sent SIGKILL".to_owned()),
+            State::Killing { why, .. } => (Health::Critical, format!("sent SIGKILL: {why}")),
+            State::Backoff { until } => {
+                let wait = until.saturating_duration_since(now).as_secs_f32();
+                let how = unit.last_end().map(|(_, how)| how).unwrap_or_default();
+                (Health::Critical, format!("{how}; starts again in {wait:.1} s"))
+            }
+            State::Failed { why } => match &unit.last_words {
+                Some(words) => (Health::Critical, format!("{why}: {words}")),
+                None => (Health::Critical, why.clone()),
+            },
+            State::Unknown { why } => {
+                (Health::Unknown, format!("left alone: {why}; see who holds it: fuser -v {}", look.display()))
+            }
         }
-        State::Stopped => (Health::Unknown, String::new()),
-        State::Starting => (Health::Unknown, unit.not_ready.clone().unwrap_or_default()),
-        State::Stopping { step: Stop::Asked, .. } => (Health::Unknown, "asked to stop".to_owned()),
-        State::Stopping { step: Stop::Terminated, .. } => (Health::Unknown, "sent SIGTERM".to_owned()),
-        State::Stopping { step: Stop::Killed, .. } => (Health::Unknown, "sent SIGKILL".to_owned()),
-        State::Killing { why, .. } => (Health::Critical, format!("sent SIGKILL: {why}")),
-        State::Backoff { until } => {
-            let wait = until.saturating_duration_since(now).as_secs_f32();
-            let how = unit.machine.last_end().map_or_else(String::new, |(_, how)| how.to_string());
-            (Health::Critical, format!("{how}; starts again in {wait:.1} s"))
-        }
-        State::Failed { why } => (Health::Critical, why.clone()),
-        State::Unknown { why } => {
-            (Health::Unknown, format!("left alone: {why}; see who holds it: fuser -v {}", look.display()))
+    }
+
+    /// Why an edge does not get a stream, as far as the origin can tell.
+    fn cause(&self, edge: &UnitId, stream: &str) -> String {
+        let reports =
+            self.members.iter().filter(|it| it.role() == Role::Origin).filter_map(|it| it.report.as_ref());
+        let mut rows = reports.flat_map(|report| &report.streams).filter(|row| row.stream == *stream);
+        let forward = rows.find_map(|row| row.forwards.iter().find(|forward| forward.target.id == *edge));
+        let Some(forward) = forward else { return "the origin does not forward it yet".to_owned() };
+        match (forward.state, &forward.last_error) {
+            (ForwardState::Idle, _) => "the origin does not forward it yet".to_owned(),
+            (ForwardState::Live, _) => "the origin reaches this port, and no frame comes".to_owned(),
+            (ForwardState::Stalled, _) => "the origin gets no answer from this port".to_owned(),
+            (ForwardState::Connecting, None) => "the origin is still connecting to this port".to_owned(),
+            (ForwardState::Connecting | ForwardState::Backoff, Some(error)) => {
+                format!("the origin does not reach it: {error}")
+            }
+            (ForwardState::Backoff, None) => "the origin does not reach it".to_owned(),
         }
     }
 }

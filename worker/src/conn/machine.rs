@@ -96,6 +96,12 @@ impl Outbox {
     }
 }
 
+/// Told to a forwarder whose proof is made with another secret.
+const ANOTHER_SECRET: &str = "the origin has another secret than this edge: the secret file was changed between their starts; \
+    srsctl restart gives the older process the new one";
+/// Told to a forwarder that means another port.
+const ANOTHER_TARGET: &str = "this is not the port that the origin means: its address leads to another edge";
+
 /// See the [module](self). Plain data.
 #[derive(Debug)]
 pub(crate) struct Machine {
@@ -103,6 +109,8 @@ pub(crate) struct Machine {
     role: Role,
     /// The clock of a proven forwarder of the origin.
     clock: Option<String>,
+    /// Why a forwarder that says that it is the origin's is not believed.
+    doubt: Option<&'static str>,
     out: Outbox,
     deadline: Option<(u64, Cut)>,
 }
@@ -115,6 +123,7 @@ impl Machine {
             session: Session::new(config),
             role: Role::Open,
             clock: None,
+            doubt: None,
             out: Outbox::default(),
             deadline: Some((now + OPEN_TIMEOUT, Cut::Idle)),
         }
@@ -150,6 +159,14 @@ impl Machine {
         match event {
             Event::Connected { auth, .. } => {
                 let s1 = self.session.s1().unwrap_or(&[]);
+                self.doubt = auth.as_ref().zip(proof.target).and_then(|(auth, target)| {
+                    let proves = || auth::verify(proof.secret, s1, &auth.target, &auth.tag);
+                    match auth.target == target {
+                        false => Some(ANOTHER_TARGET),
+                        true if !proves() => Some(ANOTHER_SECRET),
+                        true => None,
+                    }
+                });
                 let proven = auth.filter(|auth| {
                     proof.target == Some(auth.target.as_str())
                         && auth::verify(proof.secret, s1, &auth.target, &auth.tag)
@@ -200,7 +217,7 @@ impl Machine {
     pub(crate) fn refuse(&mut self, why: &Refusal, now: u64) {
         let Role::Asking { to_publish } = self.role else { return };
         if to_publish {
-            self.session.reject_publish(why.code, &why.description);
+            self.session.reject_publish(why.code, self.doubt.unwrap_or(&why.description));
         } else {
             self.session.reject_play(why.code, &why.description);
         }
@@ -402,6 +419,28 @@ mod tests {
         assert_eq!(clock_of(claim("edge-a"), proof(None)), None);
         assert_eq!(clock_of(claim("edge-a"), Proof { secret: b"another", target: Some("edge-a") }), None);
         assert_eq!(clock_of(None, proof(Some("edge-a"))), None);
+    }
+
+    #[test]
+    fn a_forwarder_that_is_not_believed_is_told_why() {
+        let url: rtmp::url::Url = "rtmp://127.0.0.1/live/a".parse().unwrap();
+        let told = |secret: &[u8], target: &str| {
+            let claim =
+                auth::Claim { secret: secret.to_vec(), target: target.to_owned(), clock: "c".to_owned() };
+            let config =
+                client::Config { auth: Some(claim), ..client::Config::new(Mode::Publish, url.clone()) };
+            let mut pair = Pair::with(config);
+            let proof = Proof { secret: b"0123456789abcdef", target: Some("edge-a") };
+            pair.talk(proof).unwrap().unwrap();
+            let refusal = Refusal { code: "NetStream.Publish.Denied", description: "an edge".to_owned() };
+            pair.machine.refuse(&refusal, 0);
+            let output = pair.machine.output().to_vec();
+            pair.client.handle_input(&mut &output[..]).unwrap_err().to_string()
+        };
+        let another = told(b"fedcba9876543210", "edge-a");
+        assert!(another.contains("another secret"), "{another}");
+        let elsewhere = told(b"0123456789abcdef", "edge-b");
+        assert!(elsewhere.contains("not the port that the origin means"), "{elsewhere}");
     }
 
     #[test]

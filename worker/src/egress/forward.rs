@@ -14,7 +14,7 @@ use cluster::{Delays, Target};
 use rtmp::auth::Claim;
 use rtmp::client::{self, Event, Mode};
 use rtmp::url::Url;
-use rtmp_io::{Client, Limit, socket};
+use rtmp_io::{Client, Limit, Route, socket};
 use stream::{Cursor, Flushed, Recipient};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
@@ -78,14 +78,20 @@ fn start(hub: &Rc<Hub>, channel: &Rc<Channel>, target: Target) -> Forward {
 
 async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
     let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
+    // By the worker's own address the target keeps a slot for us.
+    let mut route = Route::new(Some(hub.spec.borrow().listen.ip()), status.target.address);
     let mut head = channel.watch();
     loop {
         status.phase.replace(Phase::Idle);
+        let goes_on = head.borrow().is_live && status.failed.get();
         if head.wait_for(|head| head.is_live).await.is_err() {
             return;
         }
+        if !goes_on {
+            status.well.set(hub.now());
+        }
         status.phase.replace(Phase::Connecting);
-        let forwarded = contain_future(forward(&hub, &channel, &status, &mut delays)).await;
+        let forwarded = contain_future(forward(&hub, &channel, &status, &mut route, &mut delays)).await;
         let outcome = forwarded.unwrap_or_else(|panic| Err(panic.into()));
         status.offset.set(None);
         status.failed.set(outcome.is_err());
@@ -110,12 +116,11 @@ async fn forward(
     hub: &Hub,
     channel: &Channel,
     status: &ForwardStatus,
+    route: &mut Route,
     delays: &mut Delays,
 ) -> Result<(), ForwardError> {
-    // By the worker's own address the target keeps a slot for us.
-    let own = hub.spec.borrow().listen.ip();
     let request = request(hub, channel, &status.target);
-    let client = Client::open(request, Some(own), Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
+    let client = Client::open(request, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
     if status.failed.get() {
         count(&status.reconnects, 1);
     }
@@ -245,7 +250,11 @@ impl Forwarding<'_> {
             #[expect(clippy::cast_possible_truncation, reason = "a ping carries 32 bits")]
             self.client.session.ping(time as u32);
         }
-        Ok(liveness.state(now))
+        let state = liveness.state(now);
+        if state == ForwardState::Live {
+            self.status.well.set(now);
+        }
+        Ok(state)
     }
 
     /// The publication is over: sends what is left, says so, closes.
@@ -304,6 +313,7 @@ mod tests {
             id: UnitId::worker(Role::Edge, "target", 1935),
             host: target.ip().to_string(),
             port: target.port(),
+            address: None,
         };
         WorkerSpec {
             id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),

@@ -53,6 +53,8 @@ pub(super) struct ForwardStatus {
     pub(super) failed: Cell<bool>,
     pub(super) reconnects: Cell<u64>,
     pub(super) last_error: RefCell<Option<String>>,
+    /// When it was idle or live last, ms.
+    pub(super) well: Cell<u64>,
 }
 
 pub(super) enum Phase {
@@ -75,6 +77,7 @@ impl ForwardStatus {
             failed: Cell::new(false),
             reconnects: Cell::new(0),
             last_error: RefCell::new(None),
+            well: Cell::new(0),
         }
     }
 
@@ -102,6 +105,12 @@ impl ForwardStatus {
             sent: self.sent.get(),
             reconnects: self.reconnects.get(),
             last_error: self.last_error.borrow().clone(),
+            waiting_ms: match state {
+                ForwardState::Live | ForwardState::Idle => None,
+                ForwardState::Connecting | ForwardState::Stalled | ForwardState::Backoff => {
+                    Some(now.saturating_sub(self.well.get()))
+                }
+            },
         }
     }
 }

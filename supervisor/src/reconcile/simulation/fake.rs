@@ -83,7 +83,7 @@ enum Due {
     /// It has not said who it is by now, unless it has.
     IsLate(u32),
     /// To the supervisor of this number.
-    Tell(u64, Input),
+    Tell(u64, Box<Input>),
     /// A report of this process; and then again and again.
     Report(u64, u32, bool),
     /// Another look at a unit.
@@ -158,7 +158,7 @@ impl Fake {
     }
 
     fn tell_after(&mut self, wait: Duration, input: Input) {
-        self.after(wait, Due::Tell(self.supervisor, input));
+        self.after(wait, Due::Tell(self.supervisor, Box::new(input)));
     }
 
     fn event_after(&mut self, wait: Duration, pid: u32, event: Event) {
@@ -180,10 +180,10 @@ impl Fake {
             let entry = self.due.first_entry().filter(|entry| entry.key().0 <= self.now)?;
             match entry.remove() {
                 Due::Tell(supervisor, input) if supervisor == self.supervisor => {
-                    if let Input::Process { unit, what: What::Event(Event::Ready), .. } = &input {
+                    if let Input::Process { unit, what: What::Event(Event::Ready), .. } = &*input {
                         self.readied_at.insert(unit.clone(), self.now);
                     }
-                    return Some(input);
+                    return Some(*input);
                 }
                 Due::Tell(..) => {}
                 Due::Dies(pid, exit) => self.end(pid, exit),
