@@ -113,8 +113,12 @@ impl Client {
     /// When the supervisor does not run or breaks off.
     pub async fn status(&self) -> Result<Status, ClientError> {
         let response = self.send(Method::GET, api::STATUS, Bytes::new()).await?.0;
-        let body = response.into_body().collect().await.map_err(|error| self.broken(error))?;
-        serde_json::from_slice(&body.to_bytes()).map_err(|error| self.broken(error))
+        let is_refused = !response.status().is_success();
+        let body = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
+        match serde_json::from_slice(&body) {
+            Ok(Line::Error(error)) if is_refused => Err(ClientError::Refused(error)),
+            Ok(_) | Err(_) => serde_json::from_slice(&body).map_err(|error| self.broken(error)),
+        }
     }
 
     /// Brings a changed cluster file into force, as far as that can be done to a running cluster.
@@ -275,6 +279,28 @@ mod tests {
             dirs.create().unwrap().keep();
             drop(control::unix::listen_stream(&dirs.agent_socket(), 0o660).unwrap());
         }
+    }
+
+    #[tokio::test]
+    async fn a_supervisor_that_does_not_give_its_status_is_quoted() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = StateRoots::resolve(Some(temporary.path())).unwrap().cluster("live");
+        dirs.create().unwrap().keep();
+        let socket = control::unix::listen_stream(&dirs.agent_socket(), 0o660).unwrap();
+        let listener = tokio::net::UnixListener::from_std(socket).unwrap();
+        let answer = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
+            let error = control::Error::new(control::Code::Stale, "the request lay here for 5000 ms");
+            let body = serde_json::to_string(&Line::Error(error)).unwrap();
+            let head = format!("HTTP/1.1 503 x\r\ncontent-length: {}\r\n\r\n", body.len());
+            stream.write_all((head + &body).as_bytes()).await.unwrap();
+            stream
+        };
+        let client = Client::new(dirs.clone());
+        let (status, _stream) = tokio::join!(client.status(), answer);
+        assert!(status.unwrap_err().to_string().contains("the request lay here for 5000 ms"));
     }
 
     #[tokio::test]

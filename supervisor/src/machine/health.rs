@@ -182,6 +182,8 @@ const FORWARD_WARNING: Duration = Duration::from_secs(2);
 const FORWARDS_TOLD: usize = 3;
 /// An encoder that has not been let publish for so long does not do what it exists for.
 const ENCODER_CRITICAL: Duration = Duration::from_secs(3);
+/// Where a reader that joins waits for a keyframe, the last one may be so old; encoders send one each 2 s, or 10 s by default.
+const KEYFRAME_WARNING: Duration = Duration::from_secs(12);
 /// A loop that was late for so long of the last 10 s, in all, starves its players.
 const LATE_WARNING: Duration = Duration::from_secs(2);
 
@@ -279,11 +281,18 @@ fn stream_troubles(stream: &StreamStats) -> Vec<(Health, String)> {
     let players = |number: u32| {
         if number == 1 { "1 player waits".to_owned() } else { format!("{number} players wait") }
     };
+    let keyframe_age = stream.keyframe_age_ms.map(Duration::from_millis);
     match (stream.joining, stream.waiting_players, stream.videoless_players) {
         (Some(Joining::NoMedia), 1.., _) => {
             found.push(format!(
                 "{name}: {}: it is published, and no media has come",
                 players(stream.waiting_players)
+            ));
+        }
+        (Some(Joining::NoKeyframe), ..) if keyframe_age.is_some_and(|age| age >= KEYFRAME_WARNING) => {
+            let age = keyframe_age.unwrap_or_default().as_secs();
+            found.push(format!(
+                "{name}: no keyframe for {age} s: who joins waits for a picture; let the encoder send one each 2 s"
             ));
         }
         (Some(Joining::NoKeyframe), _, 1..) => {
@@ -293,7 +302,7 @@ fn stream_troubles(stream: &StreamStats) -> Vec<(Health, String)> {
             ));
         }
         (Some(Joining::Keyless), ..) => {
-            let age = stream.keyframe_age_ms.map_or_else(String::new, |ms| format!(" for {} s", ms / 1000));
+            let age = keyframe_age.map_or_else(String::new, |age| format!(" for {} s", age.as_secs()));
             found.push(format!(
                 "{name}: no keyframe{age}: who joins starts without a whole picture; let the encoder send one each 2 s"
             ));
@@ -646,7 +655,11 @@ mod tests {
         assert_eq!(waits(Joining::Keyframe, 0, 0), "");
         assert_eq!(waits(Joining::NoMedia, 0, 0), "", "nobody waits");
         assert!(waits(Joining::NoMedia, 2, 0).starts_with("live/a: 2 players wait: it is published"));
-        assert!(waits(Joining::NoKeyframe, 0, 1).starts_with("live/a: 1 player waits for a picture"));
+        assert!(
+            waits(Joining::NoKeyframe, 0, 0).starts_with("live/a: no keyframe for 42 s: who joins waits")
+        );
+        let none_yet = StreamStats { joining: Some(Joining::NoKeyframe), videoless_players: 1, ..stream() };
+        assert!(of_stream(none_yet).1.starts_with("live/a: 1 player waits for a picture"));
         assert!(waits(Joining::Keyless, 0, 0).starts_with("live/a: no keyframe for 42 s:"));
     }
 
