@@ -11,6 +11,7 @@ mod crowded;
 mod health;
 mod hostile;
 mod relay;
+mod sessions;
 mod slow_players;
 mod startup;
 mod support;

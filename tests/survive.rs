@@ -101,19 +101,18 @@ fn a_rush_of_players_while_an_edge_restarts_neither_locks_the_origin_out_nor_exc
         (0..LIMIT * 2).map(|_| rml::play(edge, STREAM).expect("refused during the restart")).collect();
     cluster.await_successor(edge, old);
     cluster.await_live(STREAM);
+    let is_refused =
+        |p: &rml::Player| p.ended().is_some() || p.codes().iter().any(|c| c == "NetStream.Play.Failed");
     wait_for("every player to play or be refused", SOON, || {
         let playing = players.iter().filter(|p| p.ended().is_none() && p.mark() > 0).count();
-        let refused = players
-            .iter()
-            .filter(|p| p.ended().is_some() || p.codes().iter().any(|c| c == "NetStream.Play.Failed"))
-            .count();
+        let refused = players.iter().filter(|p| is_refused(p)).count();
         if playing == LIMIT && playing + refused == players.len() {
             Ok(())
         } else {
             Err(format!("{playing} play, {refused} refused"))
         }
     });
-    for player in players.iter().filter(|p| p.ended().is_none()) {
+    for player in players.iter().filter(|p| !is_refused(p)) {
         assert_same("a player of the rush", &player.record_after(0, 2.0), &looped_card(), 2.0);
     }
     let stats = find(&cluster.status(), edge).unwrap().stats.expect("a running worker reports");

@@ -114,7 +114,13 @@ impl Raw {
         }
     }
 
-    fn has(&self, text: &str) -> bool {
+    /// Lets go of what was received so far.
+    pub fn forget(&mut self) {
+        self.received.clear();
+    }
+
+    /// Whether the server has sent this text.
+    pub fn has(&self, text: &str) -> bool {
         self.received.windows(text.len()).any(|w| w == text.as_bytes())
     }
 

@@ -270,6 +270,8 @@ impl<'a> Connection<'a> {
         };
         for outcome in outcomes {
             match outcome {
+                // Not even an answer to a ping.
+                Outcome::OutboundResponse(_) if self.seen.silent.load(Ordering::Relaxed) => {}
                 Outcome::OutboundResponse(packet) => self.tcp.write_all(&packet.bytes).map_err(text)?,
                 Outcome::RaisedEvent(Event::VideoDataReceived { timestamp, data }) => {
                     media(VIDEO, timestamp, &data)

@@ -115,7 +115,7 @@ mod tests {
         for id in 0..3 {
             let socket = TcpStream::connect(peer).await.unwrap();
             let conn = Rc::new(Conn::new(ConnId(id), peer, socket));
-            players.push(Rc::new(Player::new(conn, Cursor::new(Recipient::Player, 1, 0))));
+            players.push(Rc::new(Player::new(conn, 1, Cursor::new(Recipient::Player, 1, 0))));
         }
         let flushed = RefCell::new(Vec::new());
         let passed = turn(&players, Instant::now(), |player| {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
-use cluster::Role;
+use cluster::{EndOfStream, Role};
 use rtmp::chunk::Message;
 use rtmp::server::StreamKey;
 use stream::{ConnId, Ended, PublicationId, Sender};
@@ -57,7 +57,8 @@ pub(crate) fn publish(
         None => Sender::Encoder { clock: wall_clock() },
     };
     let (id, replaced) = channel.stream_mut().publish(by, sender, hub.now());
-    if let Some(replaced) = replaced {
+    // By another connection; one may publish on several of its message streams.
+    if let Some(replaced) = replaced.filter(|replaced| *replaced != by) {
         hub.cut(replaced, Cut::Replaced);
     }
     channel.announce();
@@ -103,6 +104,22 @@ impl Publisher {
     pub(crate) fn finish(self) {
         self.has_finished.set(true);
     }
+
+    /// Whether players are told of this end. On an edge a connection that broke off is no end: the origin comes back, or says so.
+    fn is_end_told(&self, how: Ended) -> bool {
+        let spec = self.hub.spec.borrow();
+        self.has_media.get()
+            && spec.options.end_of_stream == EndOfStream::Close
+            && (spec.role == Role::Origin || how == Ended::Finished)
+    }
+
+    fn end_players(&self) {
+        let end = self.channel.log().end();
+        for player in self.channel.players.borrow().iter() {
+            player.end_at(end);
+        }
+        self.hub.mark_dirty(&self.channel);
+    }
 }
 
 impl Drop for Publisher {
@@ -112,6 +129,9 @@ impl Drop for Publisher {
         self.commit();
         if self.channel.stream_mut().end(self.id, how, self.hub.now()) {
             self.channel.announce();
+            if self.is_end_told(how) {
+                self.end_players();
+            }
             self.hub.forget_if_useless(&self.channel);
         }
     }
@@ -175,7 +195,7 @@ mod tests {
         let test = async {
             let hub = origin();
             let conn = conn(&hub).await;
-            let waiting = play(&hub, &key(3), 1, &conn).unwrap();
+            let waiting = play(&hub, &key(3), 1, None, &conn).unwrap();
             for number in 0..1_000 {
                 let publisher = publish(&hub, &key(number), None, conn.id).unwrap();
                 assert!(publisher.take(&audio(), hub.now()));
@@ -255,7 +275,7 @@ mod tests {
                 hub.take_dirty().iter().filter(|channel| channel.dirty.replace(false)).count()
             };
             assert_eq!(publish(), 0);
-            let playing = play(&hub, &key(1), 1, &conn).unwrap();
+            let playing = play(&hub, &key(1), 1, None, &conn).unwrap();
             assert_eq!(publish(), 1);
             drop(playing);
             assert_eq!(publish(), 0);
@@ -283,7 +303,7 @@ mod tests {
             hub.tick();
             // All before the newest keyframe but one.
             assert_eq!(publish(100..101), 99);
-            let slow = play(&hub, &key(1), 1, &conn).unwrap();
+            let slow = play(&hub, &key(1), 1, None, &conn).unwrap();
             assert_eq!(publish(101..150), 99);
             hub.tick();
             assert_eq!(publish(150..200), 99);

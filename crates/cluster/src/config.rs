@@ -20,7 +20,16 @@ impl WorkerSpec {
         let listen = "The address of the listener that the supervisor binds and lends.";
         key(&mut out, listen, "listen", &quote(&self.listen.to_string()));
         key(&mut out, "Limits and behaviour.", "options", "");
-        let WorkerOptions { max_connections, max_streams, gop_cache, latency, queue_length } = &self.options;
+        let WorkerOptions {
+            max_connections,
+            max_streams,
+            gop_cache,
+            latency,
+            queue_length,
+            publish_firstpkt_timeout,
+            publish_normal_timeout,
+            end_of_stream,
+        } = &self.options;
         let most = "Players served at once; one more is refused with an RTMP status.";
         let _ = writeln!(out, "  # {most}\n  max_connections: {max_connections}");
         let streams = "Streams published at once; one more is refused.";
@@ -31,6 +40,12 @@ impl WorkerSpec {
         let _ = writeln!(out, "  # {wait}\n  latency: {latency}");
         let queue = "Media kept for slow players; one further behind skips to the newest keyframe.";
         let _ = writeln!(out, "  # {queue}\n  queue_length: {queue_length}");
+        let first = "From a publish to its first media; then the name is free again.";
+        let _ = writeln!(out, "  # {first}\n  publish_firstpkt_timeout: {publish_firstpkt_timeout}");
+        let normal = "How long a publisher may send nothing; a forwarder has twice this time.";
+        let _ = writeln!(out, "  # {normal}\n  publish_normal_timeout: {publish_normal_timeout}");
+        let end = "When a publication is over, players wait for the next one (keep), or are told and closed (close).";
+        let _ = writeln!(out, "  # {end}\n  end_of_stream: {end_of_stream}");
         let sources = "The origins' addresses: slots are kept for them however many players there are.";
         let addresses: Vec<_> = self.sources.iter().map(|a| quote(&a.to_string())).collect();
         key(&mut out, sources, "sources", &format!("[{}]", addresses.join(", ")));
@@ -62,6 +77,10 @@ impl WorkerSpec {
             }
             if !WorkerOptions::QUEUE_LENGTHS.contains(&spec.options.queue_length) {
                 return Err("queue_length is not 1s to 120s".into());
+            }
+            let timeouts = [spec.options.publish_firstpkt_timeout, spec.options.publish_normal_timeout];
+            if timeouts.iter().any(|timeout| !WorkerOptions::PUBLISH_TIMEOUTS.contains(timeout)) {
+                return Err("a publish timeout is not 1s to 3600s".into());
             }
             if spec.listen.port() == 0 || spec.forward.iter().any(|t| t.port == 0) {
                 return Err("port 0 is no port".into());

@@ -20,6 +20,6 @@ pub mod status;
 pub use delays::Delays;
 pub use span::{Latency, Span};
 pub use spec::{
-    Cluster, Encoder, EncoderSource, EncoderSpec, Host, Port, ProcessSpec, Role, Target, UnitId,
+    Cluster, Encoder, EncoderSource, EncoderSpec, EndOfStream, Host, Port, ProcessSpec, Role, Target, UnitId,
     WorkerOptions, WorkerSpec, hosts,
 };

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
@@ -82,6 +83,41 @@ impl fmt::Display for UnitId {
     }
 }
 
+/// What players get when a publication is over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EndOfStream {
+    /// They stay and wait for the next publication, as with SRS: an encoder that comes back loses nobody.
+    Keep,
+    /// They are told, and closed: recorders end their file.
+    Close,
+}
+
+impl EndOfStream {
+    /// The word used in files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Keep => "keep",
+            Self::Close => "close",
+        }
+    }
+}
+
+impl fmt::Display for EndOfStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl FromStr for EndOfStream {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        [Self::Keep, Self::Close].into_iter().find(|end| end.as_str() == text).ok_or(())
+    }
+}
+
 /// What one worker may use and how it serves. `worker:` in cluster.yaml sets the defaults; the origin and an edge may override.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -101,6 +137,15 @@ pub struct WorkerOptions {
     /// Media kept for players that are slower than the stream; one further behind skips to the newest keyframe. Longer costs
     /// memory, once for all players; shorter makes a player with a short hiccup lose more. 1 s to 120 s, default 30 s.
     pub queue_length: Span,
+    /// From a publish to its first media, or the next part of it: then the name is free again. Too short cuts encoders that
+    /// start slowly. 1 s to 3600 s, default 20 s, as SRS `firstpkt_timeout`.
+    pub publish_firstpkt_timeout: Span,
+    /// How long a publisher may send nothing, not even an answer to a ping, before its name is free again. Too short cuts slow
+    /// links, too long keeps the name for an encoder that is gone. A forwarder has twice this time. 1 s to 3600 s, default 5 s,
+    /// as SRS `normal_timeout`.
+    pub publish_normal_timeout: Span,
+    /// What players get when a publication is over. Default `keep`.
+    pub end_of_stream: EndOfStream,
 }
 
 impl WorkerOptions {
@@ -112,6 +157,9 @@ impl WorkerOptions {
     /// Shortest and longest `queue_length`.
     pub const QUEUE_LENGTHS: std::ops::RangeInclusive<Span> =
         Span::from_millis(1_000)..=Span::from_millis(120_000);
+    /// Shortest and longest `publish_firstpkt_timeout` and `publish_normal_timeout`.
+    pub const PUBLISH_TIMEOUTS: std::ops::RangeInclusive<Span> =
+        Span::from_millis(1_000)..=Span::from_millis(3_600_000);
 }
 
 impl Default for WorkerOptions {
@@ -122,6 +170,9 @@ impl Default for WorkerOptions {
             gop_cache: true,
             latency: Latency::Auto,
             queue_length: Span::from_millis(30_000),
+            publish_firstpkt_timeout: Span::from_millis(20_000),
+            publish_normal_timeout: Span::from_millis(5_000),
+            end_of_stream: EndOfStream::Keep,
         }
     }
 }

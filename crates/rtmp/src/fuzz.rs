@@ -87,7 +87,7 @@ pub fn server_session(data: &[u8]) {
             2 => session.reject_publish("a", "b"),
             3 => session.reject_play("a", "b"),
             4 => session.ping(u32::from(*len)),
-            5 => session.status("status", "a", "b"),
+            5 => session.end_play(u32::from(*len), server::PlayEnd::Complete),
             6 => session.output().clear(),
             _ => {}
         }

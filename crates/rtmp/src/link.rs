@@ -60,6 +60,11 @@ impl Link {
         self.reader.take_left_out()
     }
 
+    /// See [`Reader::is_receiving_media`].
+    pub(crate) fn is_receiving_media(&self) -> bool {
+        self.reader.is_receiving_media()
+    }
+
     /// Bytes on the heap.
     #[cfg(test)]
     pub(crate) fn held(&self) -> usize {

@@ -42,6 +42,8 @@ pub enum Flushed {
     CaughtUp,
     /// The peer takes no more now, or has had its turn.
     Blocked,
+    /// The reader has had all that it gets: see [`Cursor::end_after`] and [`Cursor::end_at`].
+    Ended,
 }
 
 /// Where a reader is.
@@ -75,6 +77,14 @@ pub struct State {
     holds_video: bool,
     /// Tracks whose next message has to carry its absolute time.
     unseeded: Tracks,
+    /// Private bytes go out before all that others write to the socket: they may begin inside a message, and have replies.
+    goes_first: bool,
+    /// Others write to the same socket: see [`Cursor::share`].
+    is_shared: bool,
+    /// Offset at which it ends.
+    end: Option<u64>,
+    /// How much of the stream's time it gets, ms.
+    length: Option<u64>,
 }
 
 /// See the [module](self).
@@ -114,6 +124,10 @@ impl Cursor {
             muted: Tracks::default(),
             holds_video: false,
             unseeded: Tracks::default(),
+            goes_first: false,
+            is_shared: false,
+            end: None,
+            length: None,
         };
         Self { state, hold: None, bytes_sent: 0, skips: 0 }
     }
@@ -158,6 +172,27 @@ impl Cursor {
         }
     }
 
+    /// Whether other cursors write to the same socket between this one's messages. Deltas of time and the message stream of a
+    /// chunk stream are then those of another, so each message carries its own.
+    pub fn share(&mut self, is_shared: bool) {
+        if self.state.is_shared && !is_shared {
+            for track in [Track::Audio, Track::Video, Track::Data] {
+                self.state.unseeded.set(track, true);
+            }
+        }
+        self.state.is_shared = is_shared;
+    }
+
+    /// The reader gets `length` ms of the stream's time.
+    pub fn end_after(&mut self, length: u64) {
+        self.state.length = Some(length);
+    }
+
+    /// The reader gets what lies before `offset`, or if it still waits for its start nothing.
+    pub fn end_at(&mut self, offset: u64) {
+        self.state.end = Some(offset);
+    }
+
     /// Bytes to be sent at the next message boundary; false if there are too many of them already.
     #[must_use]
     pub fn push_control(&mut self, bytes: &mut Vec<u8>) -> bool {
@@ -196,9 +231,29 @@ impl Cursor {
         std::mem::take(&mut self.skips)
     }
 
-    /// Bytes that go out before all others; only for a cursor that has none yet.
-    pub fn owe(&mut self, bytes: Vec<u8>) {
+    /// Bytes that go out before all others, as the rest of a message is; only for a cursor that is not half sent itself.
+    pub fn owe(&mut self, mut bytes: Vec<u8>) {
+        self.state.goes_first |= !bytes.is_empty();
+        bytes.append(&mut self.state.private);
         (self.state.private, self.state.sent) = (bytes, 0);
+    }
+
+    /// Whether it may be in the middle of a message, so that nobody else may write to the socket.
+    #[must_use]
+    pub fn is_half_sent(&self) -> bool {
+        let state = &self.state;
+        state.goes_first || state.sent > 0 || (state.private.is_empty() && self.hold.is_some())
+    }
+
+    /// Whether control bytes wait.
+    #[must_use]
+    pub fn has_control(&self) -> bool {
+        !self.state.control.is_empty()
+    }
+
+    /// Takes the control bytes that wait; for a cursor that is not half sent all that must still be sent.
+    pub fn take_control(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.state.control)
     }
 
     /// How many bytes are left of a message that is half sent.
@@ -213,6 +268,7 @@ impl Cursor {
         let state = &mut self.state;
         let mut rest = state.private.split_off(state.sent.min(state.private.len()));
         (state.private, state.sent, state.held) = (Vec::new(), 0, None);
+        state.goes_first = false;
         if let Some(hold) = self.hold.take() {
             hold.read(|bytes| rest.extend_from_slice(bytes));
         }
@@ -237,15 +293,18 @@ impl Cursor {
             }
             if !self.state.control.is_empty() {
                 std::mem::swap(&mut self.state.private, &mut self.state.control);
+                self.state.goes_first = true;
                 continue;
             }
             let (offset, barrier) = match self.state.place {
+                Position::Paused(_) if self.state.end.is_some() => return Ok(Flushed::Ended),
                 Position::Paused(_) => return Ok(Flushed::CaughtUp),
                 Position::Waiting(from) => match log.key_after(from) {
                     Some(point) => {
                         self.join(&point, log.framing());
                         continue;
                     }
+                    None if self.state.end.is_some() => return Ok(Flushed::Ended),
                     None => return Ok(Flushed::CaughtUp),
                 },
                 Position::At { offset, barrier } => (offset, barrier),
@@ -262,6 +321,12 @@ impl Cursor {
                     continue;
                 }
                 limit = next.offset;
+            }
+            if let Some(end) = self.ends_before(log, offset, limit) {
+                if end <= offset {
+                    return Ok(Flushed::Ended);
+                }
+                limit = end;
             }
             if offset == limit {
                 return Ok(Flushed::CaughtUp);
@@ -282,7 +347,9 @@ impl Cursor {
                         self.state.place = Position::At { offset: to, barrier };
                         continue;
                     }
+                    Step::Seed(_) if sends == SENDS_MAX => return Ok(Flushed::Blocked),
                     Step::Seed(entry) => {
+                        sends += 1;
                         self.seed(log, &entry, barrier);
                         continue;
                     }
@@ -320,7 +387,7 @@ impl Cursor {
             }
         }
         // A watching player keeps no buffer.
-        (state.private, state.sent) = (Vec::new(), 0);
+        (state.private, state.sent, state.goes_first) = (Vec::new(), 0, false);
         if let Some(hold) = &mut self.hold {
             let taken = hold.read(|bytes| send(&[IoSlice::new(bytes)]))?;
             self.bytes_sent += taken as u64;
@@ -360,10 +427,21 @@ impl Cursor {
         }
     }
 
+    /// The offset at which the reader ends, if that is not behind `limit`.
+    fn ends_before(&self, log: &Log, offset: u64, limit: u64) -> Option<u64> {
+        let State { end, length, base, .. } = &self.state;
+        let by_time = base.zip(*length).and_then(|(base, length)| {
+            let mut entries = log.entries_from(offset).take_while(|entry| entry.offset < limit);
+            entries.find(|entry| entry.time >= base + length).map(|entry| entry.offset)
+        });
+        let by_offset = end.filter(|end| *end <= limit);
+        by_time.into_iter().chain(by_offset).min()
+    }
+
     /// Whether the shared bytes are right for this reader as they are.
     fn gets_all(&self) -> bool {
         let state = &self.state;
-        !state.holds_video && state.muted.is_empty() && state.unseeded.is_empty()
+        !state.is_shared && !state.holds_video && state.muted.is_empty() && state.unseeded.is_empty()
     }
 
     /// What comes next at `offset`, before `limit`.
@@ -371,11 +449,11 @@ impl Cursor {
         let mut entries = log.entries_from(offset).take_while(|entry| entry.offset < limit);
         let Some(first) = entries.next() else { return Step::Share(limit) };
         let out = self.leaves_out(first);
-        if !out && self.state.unseeded.has(first.track) {
+        let is_seed = |entry: &Entry| self.state.is_shared || self.state.unseeded.has(entry.track);
+        if !out && is_seed(first) {
             return Step::Seed(*first);
         }
-        let ends =
-            |entry: &&Entry| self.leaves_out(entry) != out || (!out && self.state.unseeded.has(entry.track));
+        let ends = |entry: &&Entry| self.leaves_out(entry) != out || (!out && is_seed(entry));
         let end = entries.find(ends).map_or(limit, |entry| entry.offset);
         if out { Step::LeaveOut(end) } else { Step::Share(end) }
     }
@@ -600,6 +678,82 @@ mod tests {
             let expected: Vec<_> = source.sent.iter().map(|(t, _, p)| (*t as u32, p.clone())).collect();
             assert_eq!(media(&seen), expected, "step {step}");
             assert!(seen.iter().any(|m| m.0 == USER_CONTROL));
+        }
+    }
+
+    #[test]
+    fn cursors_that_share_a_socket_give_each_message_its_own_stream_and_time() {
+        for step in [1, 150, 100_000] {
+            let mut sources = [Source::new(), Source::new()];
+            let mut cursors = [1, 2].map(|msid| Cursor::new(Recipient::Player, msid, 0));
+            let mut wire = Vec::new();
+            // Alone at first, then together, then alone again.
+            for (round, is_shared) in [false, true, true, false].into_iter().enumerate() {
+                cursors.iter_mut().for_each(|cursor| cursor.share(is_shared));
+                let (from, to) = (20 * round as u64, 20 * (round as u64 + 1));
+                sources.iter_mut().for_each(|source| source.run(from, to));
+                let players = if is_shared { 0..2 } else { 0..1 };
+                let mut is_done = false;
+                while !is_done {
+                    is_done = true;
+                    for at in players.clone() {
+                        if cursors[1 - at].is_half_sent() {
+                            is_done = false;
+                            continue;
+                        }
+                        let mut left = 3;
+                        let (bytes, flushed) = flush_with(&mut cursors[at], &sources[at].log, &mut || {
+                            left = i32::max(left - 1, 0);
+                            if left > 0 { step } else { 0 }
+                        });
+                        wire.extend(bytes);
+                        is_done &= flushed == Flushed::CaughtUp;
+                    }
+                }
+            }
+            let (mut reader, mut input) = (crate::testing::client(CHUNK), &wire[..]);
+            let mut seen = [Vec::new(), Vec::new()];
+            while let Some(message) = reader.read(&mut input).unwrap() {
+                if message.payload.get(1) == Some(&1) {
+                    seen[message.msid as usize - 1].push((message.timestamp, message.payload.to_vec()));
+                }
+            }
+            let sent = |source: &Source, to: usize| -> Vec<_> {
+                source.sent[..to].iter().map(|(time, _, payload)| (*time as u32, payload.clone())).collect()
+            };
+            assert_eq!(seen[0], sent(&sources[0], 80), "step {step}");
+            // The second one is sent nothing in the last round.
+            assert_eq!(seen[1], sent(&sources[1], 60), "step {step}");
+        }
+    }
+
+    #[test]
+    fn a_reader_with_a_length_or_an_end_gets_what_is_before_it() {
+        let mut source = Source::new();
+        source.run(0, 100);
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+        cursor.end_after(500);
+        let (wire, flushed) = flush_all(&mut cursor, &source.log);
+        assert_eq!(flushed, Flushed::Ended);
+        let last = media(&decode(&wire)).last().unwrap().0;
+        assert!((480..500).contains(&last), "{last}");
+
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+        let (mut wire, flushed) = flush_all(&mut cursor, &source.log);
+        assert_eq!(flushed, Flushed::CaughtUp);
+        source.run(100, 110);
+        cursor.end_at(source.log.end());
+        source.run(110, 120);
+        let (rest, flushed) = flush_all(&mut cursor, &source.log);
+        wire.extend(rest);
+        assert_eq!(flushed, Flushed::Ended);
+        assert_eq!(media(&decode(&wire)).last().unwrap().1, source.sent[109].2);
+
+        for change in [Cursor::pause as fn(&mut Cursor), |_| {}] {
+            let mut waits = Cursor::new(Recipient::Player, 1, source.log.end());
+            change(&mut waits);
+            waits.end_at(source.log.end());
+            assert_eq!(flush_all(&mut waits, &source.log).1, Flushed::Ended);
         }
     }
 

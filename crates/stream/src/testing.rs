@@ -102,7 +102,7 @@ pub(crate) fn flush_all(cursor: &mut Cursor, log: &Log) -> (Vec<u8>, Flushed) {
     loop {
         let (bytes, flushed) = flush_with(cursor, log, &mut || usize::MAX);
         wire.extend(&bytes);
-        if flushed == Flushed::CaughtUp || bytes.is_empty() {
+        if flushed != Flushed::Blocked || bytes.is_empty() {
             return (wire, flushed);
         }
     }

@@ -144,12 +144,25 @@ fn compare_port(current: &Port, new: &Port, actions: &mut Vec<Action>) {
     differ("port", port.to_string(), new.port.to_string());
     differ("address of its host", address.to_string(), new.host.address.to_string());
     differ("listen", listen.to_string(), new.listen.to_string());
-    let cluster::WorkerOptions { max_connections, max_streams, gop_cache, latency, queue_length } = options;
+    let cluster::WorkerOptions {
+        max_connections,
+        max_streams,
+        gop_cache,
+        latency,
+        queue_length,
+        publish_firstpkt_timeout,
+        publish_normal_timeout,
+        end_of_stream,
+    } = options;
     differ("max_connections", max_connections.to_string(), new.options.max_connections.to_string());
     differ("max_streams", max_streams.to_string(), new.options.max_streams.to_string());
     differ("gop_cache", gop_cache.to_string(), new.options.gop_cache.to_string());
     differ("latency", latency.to_string(), new.options.latency.to_string());
     differ("queue_length", queue_length.to_string(), new.options.queue_length.to_string());
+    let (first, normal) = (new.options.publish_firstpkt_timeout, new.options.publish_normal_timeout);
+    differ("publish_firstpkt_timeout", publish_firstpkt_timeout.to_string(), first.to_string());
+    differ("publish_normal_timeout", publish_normal_timeout.to_string(), normal.to_string());
+    differ("end_of_stream", end_of_stream.to_string(), new.options.end_of_stream.to_string());
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 //! What moves an accepted connection: reads and writes its socket, and does what its machine says.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,9 +13,10 @@ use tracing::{debug, info, warn};
 
 use super::end::End;
 use super::handle::Conn;
-use super::machine::{Machine, Proof, Wish};
+use super::machine::{Machine, Patience, Proof, Wish};
 use crate::counters::count;
 use crate::egress::play::{Playing, play};
+use crate::egress::player::Player;
 use crate::hub::Hub;
 use crate::ingress::{Publisher, publish};
 
@@ -23,11 +25,18 @@ const TURNS: usize = 4;
 
 /// Serves `conn` to its end.
 pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
+    let patience = {
+        let options = &hub.spec.borrow().options;
+        Patience {
+            first: options.publish_firstpkt_timeout.as_millis().into(),
+            normal: options.publish_normal_timeout.as_millis().into(),
+        }
+    };
     let mut serving = Serving(Driver {
-        machine: Machine::new(hub.now()),
+        machine: Machine::new(patience, hub.now()),
         hub,
         conn,
-        activity: Activity::None,
+        streams: BTreeMap::new(),
         is_changed: false,
     });
     let driver = &mut serving.0;
@@ -37,14 +46,12 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
         count(&driver.hub.counters.peer_errors, 1);
     }
     let peer = driver.conn.peer;
-    match &driver.activity {
-        Activity::Publishing(publisher) if driver.hub.conn_lines.take(driver.hub.now()) => {
+    for publisher in driver.publishers() {
+        if driver.hub.conn_lines.take(driver.hub.now()) {
             info!(%peer, stream = %publisher.key(), %end, "publisher gone");
         }
-        Activity::None | Activity::Publishing(_) | Activity::Playing(_) => {
-            debug!(%peer, %end, "connection ended");
-        }
     }
+    debug!(%peer, %end, "connection ended");
 }
 
 /// A connection that has a slot; dropping it, in a panic too, frees the slot.
@@ -56,9 +63,8 @@ impl Drop for Serving {
     }
 }
 
-/// What the connection has of the worker's streams.
+/// What a message stream has of the worker's streams.
 enum Activity {
-    None,
     Publishing(Publisher),
     Playing(Playing),
 }
@@ -67,8 +73,9 @@ struct Driver {
     hub: Rc<Hub>,
     conn: Rc<Conn>,
     machine: Machine,
-    activity: Activity,
-    /// A command has changed what the player gets: it is flushed once all of the read is taken.
+    /// The message streams that do something.
+    streams: BTreeMap<u32, Activity>,
+    /// A command has changed what a player gets: it is flushed once all of the read is taken.
     is_changed: bool,
 }
 
@@ -87,6 +94,9 @@ impl Driver {
             if let Some(cut) = self.conn.is_cut() {
                 return Poll::Ready(End::Cut(cut));
             }
+            if let Err(end) = self.look_at_time().and_then(|()| self.end_plays()) {
+                return self.last_words(end);
+            }
             match self.write(cx) {
                 Ok(true) => continue,
                 Ok(false) => {}
@@ -102,28 +112,71 @@ impl Driver {
             match read {
                 Ok(true) => turns = TURNS,
                 Ok(false) => {}
-                Err(end) => {
-                    // What the peer is told last should reach it.
-                    if !matches!(self.activity, Activity::Playing(_)) {
-                        let _ = self.conn.socket.try_write(self.machine.output());
-                    }
-                    return Poll::Ready(end);
-                }
+                Err(end) => return self.last_words(end),
             }
+        }
+    }
+
+    /// What the peer is told last should reach it.
+    fn last_words(&mut self, end: End) -> Poll<End> {
+        if self.players().next().is_none() {
+            let _ = self.conn.socket.try_write(self.machine.output());
+        }
+        Poll::Ready(end)
+    }
+
+    fn players(&self) -> impl Iterator<Item = &Playing> {
+        self.streams.values().filter_map(|activity| match activity {
+            Activity::Playing(playing) => Some(playing),
+            Activity::Publishing(_) => None,
+        })
+    }
+
+    fn publishers(&self) -> impl Iterator<Item = &Publisher> {
+        self.streams.values().filter_map(|activity| match activity {
+            Activity::Publishing(publisher) => Some(publisher),
+            Activity::Playing(_) => None,
+        })
+    }
+
+    /// Does what is due.
+    fn look_at_time(&mut self) -> Result<(), End> {
+        if !self.conn.take_due() {
+            return Ok(());
+        }
+        let now = self.hub.now();
+        if let Some(wish) = self.machine.handle_timeout(now)? {
+            self.grant(wish, now)?;
+        }
+        self.pass_replies()?;
+        self.conn.set_deadline(self.machine.deadline());
+        Ok(())
+    }
+
+    /// Ends the plays that have had all that they get.
+    fn end_plays(&mut self) -> Result<(), End> {
+        loop {
+            let ended =
+                self.players().find_map(|playing| Some((playing.player.msid, playing.player.ended()?)));
+            let Some((msid, why)) = ended else { return Ok(()) };
+            self.machine.end_play(msid, why, self.hub.now());
+            self.leave(msid)?;
+            self.pass_replies()?;
+            self.conn.set_deadline(self.machine.deadline());
         }
     }
 
     /// Sends what this task has to send itself. True if the socket's state has changed and all should be looked at again.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
-        if let Activity::Playing(playing) = &self.activity {
-            if !playing.player.is_parked() {
+        if self.players().next().is_some() {
+            if !self.players().any(|playing| playing.player.is_parked()) {
                 return Ok(false);
             }
             return match self.conn.socket.poll_write_ready(cx) {
                 Poll::Pending => Ok(false),
                 Poll::Ready(result) => {
                     result?;
-                    playing.flush();
+                    self.flush(|player| player.is_parked());
                     Ok(true)
                 }
             };
@@ -136,7 +189,7 @@ impl Driver {
             match self.conn.socket.try_write(rest) {
                 Ok(taken) => {
                     count(&self.hub.counters.bytes_out, taken as u64);
-                    if self.machine.handle_sent(taken) && self.machine.is_refused() {
+                    if self.machine.handle_sent(taken) && self.machine.is_closing() {
                         // Half closed, so that no reset overtakes the reason.
                         rustix::net::shutdown(&self.conn.socket, rustix::net::Shutdown::Write)?;
                     }
@@ -152,6 +205,15 @@ impl Driver {
         }
     }
 
+    /// Flushes those of the players that are `meant`; first the one that is in the middle of a message.
+    fn flush(&self, is_meant: impl Fn(&Player) -> bool) {
+        let (first, others): (Vec<_>, Vec<_>) = self
+            .players()
+            .filter(|playing| is_meant(&playing.player))
+            .partition(|playing| playing.player.cursor.borrow().is_half_sent());
+        first.into_iter().chain(others).for_each(Playing::flush);
+    }
+
     /// Reads once and acts on all of it; true if there may be much more.
     fn read(&mut self) -> Result<bool, End> {
         let hub = Rc::clone(&self.hub);
@@ -164,7 +226,7 @@ impl Driver {
         };
         let more = taken == buffer.len();
         count(&hub.counters.bytes_in, taken as u64);
-        if matches!(self.activity, Activity::None) {
+        if self.streams.is_empty() {
             // If it is gone, the next read says so.
             let _ = socket::acknowledge(&self.conn.socket);
         }
@@ -175,9 +237,7 @@ impl Driver {
         {
             warn!(peer = %self.conn.peer, %why, "a message was left out");
         }
-        if let Activity::Publishing(publisher) = &self.activity {
-            publisher.commit();
-        }
+        self.publishers().for_each(Publisher::commit);
         self.pass_replies()?;
         acted.map(|()| more)
     }
@@ -188,23 +248,28 @@ impl Driver {
             let wish = {
                 let spec = self.hub.spec.borrow();
                 let target = (spec.role == Role::Edge).then_some(spec.id.as_str());
-                self.machine.handle_input(&mut input, Proof { secret: &self.hub.secret, target })?
+                let proof = Proof { secret: &self.hub.secret, target };
+                self.machine.handle_input(&mut input, proof, now)?
             };
             let Some(wish) = wish else { return Ok(()) };
             self.grant(wish, now)?;
         }
     }
 
-    /// Hands the session's replies to whoever writes to the socket.
+    /// Hands the session's replies to whoever writes to the socket: the first of the players.
     fn pass_replies(&mut self) -> Result<(), End> {
-        let Activity::Playing(playing) = &self.activity else { return self.machine.check_flood() };
         let is_changed = std::mem::take(&mut self.is_changed);
+        // In order: behind those that wait already.
+        let has_replies = |playing: &&Playing| self.conn.outlet.has_replies(playing.player.msid);
+        let first = self.players().find(has_replies).or_else(|| self.players().next());
+        let first = first.map(|playing| Rc::clone(&playing.player));
+        let Some(first) = first else { return self.machine.check_flood() };
         let replies = self.machine.replies();
         if replies.is_empty() && !is_changed {
             return Ok(());
         }
-        let accepted = playing.player.cursor.borrow_mut().push_control(replies);
-        playing.flush();
+        let accepted = first.push_control(replies);
+        self.flush(|_| true);
         if accepted { Ok(()) } else { Err(End::Flood) }
     }
 
@@ -212,13 +277,14 @@ impl Driver {
         let peer = self.conn.peer;
         match wish {
             Wish::Media(message) => {
-                if let Activity::Publishing(publisher) = &self.activity
+                if let Some(Activity::Publishing(publisher)) = self.streams.get(&message.msid)
                     && publisher.take(&message, now)
                 {
-                    self.machine.handle_media(now);
+                    self.machine.handle_media(message.msid);
                 }
             }
-            Wish::Publish { stream, clock } => {
+            Wish::Publish { msid, stream, clock } => {
+                self.leave(msid)?;
                 let is_told = self.hub.conn_lines.take(now);
                 match publish(&self.hub, &stream, clock.as_deref(), self.conn.id) {
                     Ok(publisher) => {
@@ -226,7 +292,7 @@ impl Driver {
                             info!(%peer, %stream, forwarder = self.machine.is_forwarder(), "publishing");
                         }
                         self.machine.accept(now);
-                        self.begin(Activity::Publishing(publisher));
+                        self.begin(msid, Activity::Publishing(publisher));
                     }
                     Err(refusal) => {
                         if is_told {
@@ -236,56 +302,88 @@ impl Driver {
                     }
                 }
             }
-            Wish::Play { stream, msid } => match play(&self.hub, &stream, msid, &self.conn) {
-                Ok(playing) => {
-                    debug!(%peer, %stream, "playing");
-                    self.machine.accept(now);
-                    // The replies so far, and what is half sent of an earlier play.
-                    playing.player.cursor.borrow_mut().owe(self.machine.take_output());
-                    self.is_changed = true;
-                    self.begin(Activity::Playing(playing));
+            Wish::Play { msid, stream, length } => {
+                self.leave(msid)?;
+                match play(&self.hub, &stream, msid, length, &self.conn) {
+                    Ok(playing) => {
+                        debug!(%peer, %stream, "playing");
+                        self.machine.accept(now);
+                        if self.players().next().is_none() {
+                            // The replies so far, and what is half sent of an earlier play.
+                            playing.player.owe(self.machine.take_output());
+                        }
+                        self.is_changed = true;
+                        self.begin(msid, Activity::Playing(playing));
+                        self.share_socket();
+                    }
+                    Err(refusal) => {
+                        debug!(%peer, %stream, code = refusal.code, refusal.description, "play refused");
+                        self.machine.refuse(&refusal, now);
+                    }
                 }
-                Err(refusal) => {
-                    debug!(%peer, %stream, code = refusal.code, refusal.description, "play refused");
-                    self.machine.refuse(&refusal, now);
-                }
-            },
-            Wish::Stop => self.stop(now)?,
-            Wish::Pause(true) => self.with_cursor(Cursor::pause),
-            Wish::Pause(false) => self.with_cursor(Cursor::resume),
-            Wish::Mute(track, off) => self.with_cursor(|cursor| cursor.mute(track, off)),
+            }
+            Wish::Stop { msid } => self.leave(msid)?,
+            Wish::Pause { msid, on: true } => self.with_cursor(msid, Cursor::pause),
+            Wish::Pause { msid, on: false } => self.with_cursor(msid, Cursor::resume),
+            Wish::Mute { msid, track, off } => self.with_cursor(msid, |cursor| cursor.mute(track, off)),
         }
         Ok(())
     }
 
-    fn begin(&mut self, activity: Activity) {
+    fn begin(&mut self, msid: u32, activity: Activity) {
         self.hub.slots.borrow_mut().set_open(self.conn.id, false);
-        self.activity = activity;
+        self.streams.insert(msid, activity);
     }
 
-    /// The connection may publish or play again.
-    fn stop(&mut self, now: u64) -> Result<(), End> {
-        let (mut rest, mut owed) = (Vec::new(), 0);
-        match std::mem::replace(&mut self.activity, Activity::None) {
-            Activity::None => return Ok(()),
+    /// The message stream publishes or plays no more, if it did, and may do so again.
+    fn leave(&mut self, msid: u32) -> Result<(), End> {
+        let Some(activity) = self.streams.remove(&msid) else { return Ok(()) };
+        if self.streams.is_empty() {
+            self.hub.slots.borrow_mut().set_open(self.conn.id, true);
+        }
+        match activity {
             Activity::Publishing(publisher) => {
-                if self.hub.conn_lines.take(now) {
+                if self.hub.conn_lines.take(self.hub.now()) {
                     info!(peer = %self.conn.peer, stream = %publisher.key(), "unpublished");
                 }
                 publisher.finish();
+                Ok(())
             }
-            Activity::Playing(playing) => {
-                let mut cursor = playing.player.cursor.borrow_mut();
-                owed = cursor.half_sent();
-                rest = cursor.take_rest();
-            }
+            Activity::Playing(playing) => self.hand_over(&playing.player),
         }
-        self.hub.slots.borrow_mut().set_open(self.conn.id, true);
-        self.machine.reopen(rest, owed, now)
     }
 
-    fn with_cursor(&mut self, change: impl FnOnce(&mut Cursor)) {
-        if let Activity::Playing(playing) = &self.activity {
+    /// What a player that goes still owes is sent by the next one, or by this task.
+    fn hand_over(&mut self, player: &Player) -> Result<(), End> {
+        let mut cursor = player.cursor.borrow_mut();
+        self.conn.outlet.note(player.msid, false, false);
+        let next = self.players().next().map(|playing| Rc::clone(&playing.player));
+        match next {
+            None => {
+                let owed = cursor.half_sent();
+                let rest = cursor.take_rest();
+                self.machine.owe(rest, owed)?;
+            }
+            Some(next) if cursor.is_half_sent() => next.owe(cursor.take_rest()),
+            Some(next) => {
+                if !next.push_control(&mut cursor.take_control()) {
+                    return Err(End::Flood);
+                }
+            }
+        }
+        self.is_changed = true;
+        self.share_socket();
+        Ok(())
+    }
+
+    /// Tells the players whether they share the socket.
+    fn share_socket(&self) {
+        let is_shared = self.players().count() > 1;
+        self.players().for_each(|playing| playing.player.cursor.borrow_mut().share(is_shared));
+    }
+
+    fn with_cursor(&mut self, msid: u32, change: impl FnOnce(&mut Cursor)) {
+        if let Some(Activity::Playing(playing)) = self.streams.get(&msid) {
             change(&mut playing.player.cursor.borrow_mut());
             self.is_changed = true;
         }

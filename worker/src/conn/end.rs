@@ -23,7 +23,7 @@ pub(crate) enum Cut {
     #[error("the player took no byte for 30 s")]
     Stuck,
     /// See the message.
-    #[error("was refused and did not close")]
+    #[error("was refused, or its stream is over, and it did not close")]
     Lingered,
     /// See the message.
     #[error("connection lost")]

@@ -8,6 +8,7 @@ use stream::ConnId;
 use tokio::net::TcpStream;
 
 use super::end::Cut;
+use super::outlet::Outlet;
 
 /// See the [module](self).
 #[derive(Debug)]
@@ -16,14 +17,27 @@ pub(crate) struct Conn {
     pub(crate) peer: SocketAddr,
     pub(crate) socket: TcpStream,
     cut: Cell<Option<Cut>>,
-    /// When it is cut, ms, and why.
-    deadline: Cell<Option<(u64, Cut)>>,
+    /// When its task is to look at the time, ms.
+    deadline: Cell<Option<u64>>,
+    /// That time has come.
+    is_due: Cell<bool>,
+    /// Whose turn it is to write to the socket, where several of its message streams play.
+    pub(crate) outlet: Outlet,
     waker: RefCell<Option<Waker>>,
 }
 
 impl Conn {
     pub(crate) fn new(id: ConnId, peer: SocketAddr, socket: TcpStream) -> Self {
-        Self { id, peer, socket, cut: Cell::new(None), deadline: Cell::new(None), waker: RefCell::new(None) }
+        Self {
+            id,
+            peer,
+            socket,
+            cut: Cell::new(None),
+            deadline: Cell::new(None),
+            is_due: Cell::new(false),
+            outlet: Outlet::default(),
+            waker: RefCell::new(None),
+        }
     }
 
     /// Ends the connection; its task learns of it at once. The first reason stands.
@@ -38,17 +52,21 @@ impl Conn {
         self.cut.get()
     }
 
-    pub(crate) fn set_deadline(&self, deadline: Option<(u64, Cut)>) {
+    pub(crate) fn set_deadline(&self, deadline: Option<u64>) {
         self.deadline.set(deadline);
     }
 
-    /// Cuts the connection if its time is up.
+    /// Lets its task look at the time, if that is due.
     pub(crate) fn check_deadline(&self, now: u64) {
-        if let Some((at, why)) = self.deadline.get()
-            && now >= at
-        {
-            self.cut(why);
+        if self.deadline.get().is_some_and(|at| now >= at) {
+            self.is_due.set(true);
+            self.wake();
         }
+    }
+
+    /// Whether the task is to look at the time; once for each time.
+    pub(crate) fn take_due(&self) -> bool {
+        self.is_due.take()
     }
 
     /// Runs the connection's task again.

@@ -1,29 +1,35 @@
 //! An accepted connection as a pure machine: what it was asked, what it answers, when its time is up.
 //!
 //! ```text
-//!  Open ──publish, play──▶ Asking ──accept──▶ Publishing, Playing ──stop──▶ Open
-//!                            └─────refuse──▶ Refused
+//!  each message stream:  Idle ──publish, play──▶ Asking ──accept──▶ Publishing, Playing ──stop──▶ Idle
+//!                                                  └─────refuse──▶ Idle
+//!  the connection:       Open ──the publication that it played is over, and nothing else is active──▶ Closing
 //! ```
 //!
 //! It knows neither socket nor stream. Bytes go in by [`Machine::handle_input`], and what they ask of the worker comes out as a
-//! [`Wish`]. Between a command and its answer the connection is `Asking` and takes no input, so whoever answers may ask
-//! somebody else first.
+//! [`Wish`]. Between a command and its answer the connection takes no input, so whoever answers may ask somebody else first.
+//! Time goes in by [`Machine::handle_timeout`] when [`Machine::deadline`] has come.
+//!
+//! Received bytes are a publisher's life, not whole messages: a large keyframe takes long on a slow uplink, and a picture that
+//! stands still is not sent at all. Whoever has been silent for half of its time is pinged; most clients answer.
 
-use rtmp::server::{Config, Event, Session, StreamKey};
+use std::collections::BTreeMap;
+
+use rtmp::server::{Config, Event, PlayEnd, Session, StreamKey};
 use rtmp::{auth, chunk, wire};
 use stream::{CONTROL_MAX, Track};
 
 use super::end::{Cut, End};
 
-/// A connection publishes or plays within this time of its accept, ms.
+/// From accept to `connect`, ms.
 const OPEN_TIMEOUT: u64 = 10_000;
-/// First media of a publisher, ms: encoders look for a keyframe first. As SRS `firstpkt_timeout`.
-const FIRST_MEDIA_TIMEOUT: u64 = 20_000;
-/// A publisher silent for this long is closed, ms, so that its name is free again. As SRS `normal_timeout`.
-const SILENT_TIMEOUT: u64 = 5_000;
-/// The same for a forwarder of the origin, ms: longer, so that the origin, which sees the encoder, decides first.
-const FORWARDER_SILENT_TIMEOUT: u64 = 10_000;
-/// A refused connection is given this long to read why, ms.
+/// A connection that neither publishes nor plays is closed when nothing has come for this long, ms. As SRS keeps one that has
+/// unpublished.
+const IDLE_TIMEOUT: u64 = 180_000;
+/// A forwarder of the origin has so many times the time of an encoder: the origin, which sees the encoder, decides first.
+const FORWARDER_PATIENCE: u64 = 2;
+/// A connection that is refused and has nothing else has this long to ask for something else, ms, and one that is closing to read
+/// why.
 const LINGER: u64 = 2_000;
 
 /// Why a publish or a play is refused: an RTMP status code and a sentence for the log at the other end.
@@ -33,29 +39,31 @@ pub(crate) struct Refusal {
     pub(crate) description: String,
 }
 
-/// What a peer wants of the worker.
+/// What a peer wants of the worker, on the message stream `msid`.
 #[derive(Debug)]
 pub(crate) enum Wish {
-    /// To be answered by [`Machine::accept`] or [`Machine::refuse`].
+    /// To be answered by [`Machine::accept`] or [`Machine::refuse`]. What the stream did until now is over.
     Publish {
+        msid: u32,
         stream: StreamKey,
         /// The clock of a proven forwarder.
         clock: Option<String>,
     },
-    /// To be answered by [`Machine::accept`] or [`Machine::refuse`].
+    /// To be answered by [`Machine::accept`] or [`Machine::refuse`]. What the stream did until now is over.
     Play {
-        stream: StreamKey,
-        /// Message stream it plays on.
         msid: u32,
+        stream: StreamKey,
+        /// How much of it, ms.
+        length: Option<u64>,
     },
-    /// Of the stream it publishes.
+    /// Of the stream that publishes on the message's message stream.
     Media(chunk::Message),
-    /// It publishes or plays no more: what is still owed to it as a player comes back by [`Machine::reopen`].
-    Stop,
+    /// It publishes or plays no more.
+    Stop { msid: u32 },
     /// A player pauses, or goes on.
-    Pause(bool),
+    Pause { msid: u32, on: bool },
     /// A player turns a track off, or on.
-    Mute(Track, bool),
+    Mute { msid: u32, track: Track, off: bool },
 }
 
 /// By what a forwarder of the cluster is known.
@@ -67,18 +75,39 @@ pub(crate) struct Proof<'a> {
     pub(crate) target: Option<&'a str>,
 }
 
+/// How long a publisher may be silent, ms.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Patience {
+    /// From publish to the first media.
+    pub(crate) first: u64,
+    /// Between bytes after it.
+    pub(crate) normal: u64,
+}
+
+/// What a message stream does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
-    /// Has not said what it wants, or has stopped it.
-    Open,
-    /// Waits for an answer.
-    Asking {
-        to_publish: bool,
+    Publishing {
+        /// When it was accepted, or a part of its first media came, ms; `None` once media have come.
+        awaits_since: Option<u64>,
     },
-    Publishing,
     Playing,
-    /// Is told why, and then closed.
-    Refused,
+}
+
+/// What is to be done at a time.
+#[derive(Clone, Copy, Debug)]
+enum Due {
+    Cut(Cut),
+    /// The publisher on this message stream has sent no media.
+    Unpublish(u32),
+    Ping,
+}
+
+/// A question without an answer.
+#[derive(Clone, Copy, Debug)]
+struct Asking {
+    msid: u32,
+    to_publish: bool,
 }
 
 /// Bytes on their way out.
@@ -106,48 +135,73 @@ const ANOTHER_TARGET: &str = "this is not the port that the origin means: its ad
 #[derive(Debug)]
 pub(crate) struct Machine {
     session: Session,
-    role: Role,
+    patience: Patience,
+    /// The message streams that do something.
+    streams: BTreeMap<u32, Role>,
+    asking: Option<Asking>,
     /// The clock of a proven forwarder of the origin.
     clock: Option<String>,
     /// Why a forwarder that says that it is the origin's is not believed.
     doubt: Option<&'static str>,
     out: Outbox,
-    deadline: Option<(u64, Cut)>,
+    accepted: u64,
+    /// When bytes came last, ms.
+    heard: u64,
+    /// Since then it was asked for a sign of life.
+    is_pinged: bool,
+    /// When it was refused, ms, if it has asked for nothing since.
+    refused: Option<u64>,
+    /// When it was told that its last play is over, ms.
+    closing: Option<u64>,
 }
 
 impl Machine {
     /// A connection that was accepted at `now`, monotonic ms.
-    pub(crate) fn new(now: u64) -> Self {
+    pub(crate) fn new(patience: Patience, now: u64) -> Self {
         let config = Config { chunk_size: wire::CHUNK_SIZE, limits: chunk::Limits::default() };
         Self {
             session: Session::new(config),
-            role: Role::Open,
+            patience,
+            streams: BTreeMap::new(),
+            asking: None,
             clock: None,
             doubt: None,
             out: Outbox::default(),
-            deadline: Some((now + OPEN_TIMEOUT, Cut::Idle)),
+            accepted: now,
+            heard: now,
+            is_pinged: false,
+            refused: None,
+            closing: None,
         }
     }
 
-    /// Takes from the front of `input` up to the first wish. `None`: all is taken, or the last wish has no answer yet.
+    /// Takes from the front of `input`, which came at `now`, up to the first wish. `None`: all is taken, or the last wish has no
+    /// answer yet.
     ///
     /// # Errors
     /// When the connection is to be ended; what stands in [`output`](Self::output) should reach the peer.
-    pub(crate) fn handle_input(&mut self, input: &mut &[u8], proof: Proof<'_>) -> Result<Option<Wish>, End> {
-        loop {
-            match self.role {
-                Role::Asking { .. } => return Ok(None),
-                Role::Refused => {
-                    *input = &[];
-                    return Ok(None);
-                }
-                Role::Open | Role::Publishing | Role::Playing => {}
-            }
-            let Some(event) = self.session.handle_input(input)? else { return Ok(None) };
-            if let Some(wish) = self.handle_event(event, proof) {
+    pub(crate) fn handle_input(
+        &mut self,
+        input: &mut &[u8],
+        proof: Proof<'_>,
+        now: u64,
+    ) -> Result<Option<Wish>, End> {
+        if self.closing.is_some() {
+            *input = &[];
+        }
+        if !input.is_empty() {
+            (self.heard, self.is_pinged) = (now, false);
+        }
+        while self.asking.is_none() {
+            let Some(event) = self.session.handle_input(input)? else {
+                self.note_partial_media(now);
+                break;
+            };
+            if let Some(wish) = self.handle_event(event, proof, now) {
                 return Ok(Some(wish));
             }
         }
+        Ok(None)
     }
 
     /// Takes why a message of the peer was left out since the last call.
@@ -155,7 +209,7 @@ impl Machine {
         self.session.take_left_out()
     }
 
-    fn handle_event(&mut self, event: Event, proof: Proof<'_>) -> Option<Wish> {
+    fn handle_event(&mut self, event: Event, proof: Proof<'_>, now: u64) -> Option<Wish> {
         match event {
             Event::Connected { auth, .. } => {
                 let s1 = self.session.s1().unwrap_or(&[]);
@@ -174,81 +228,160 @@ impl Machine {
                 self.clock = proven.map(|auth| auth.clock);
                 None
             }
-            Event::Publish { stream, .. } => {
-                self.role = Role::Asking { to_publish: true };
-                Some(Wish::Publish { stream, clock: self.clock.clone() })
+            Event::Publish { msid, stream } => {
+                self.ask(msid, true);
+                Some(Wish::Publish { msid, stream, clock: self.clock.clone() })
             }
-            Event::Play { msid, stream } => {
-                self.role = Role::Asking { to_publish: false };
-                Some(Wish::Play { stream, msid })
+            Event::Play { msid, stream, length } => {
+                self.ask(msid, false);
+                Some(Wish::Play { msid, stream, length })
+            }
+            Event::Refused => {
+                self.refused = Some(now);
+                None
             }
             Event::Media(message) => Some(Wish::Media(message)),
-            Event::Unpublish | Event::StopPlay => Some(Wish::Stop),
-            Event::Pause(pause) => Some(Wish::Pause(pause)),
-            Event::ReceiveAudio(on) => Some(Wish::Mute(Track::Audio, !on)),
-            Event::ReceiveVideo(on) => Some(Wish::Mute(Track::Video, !on)),
+            Event::Unpublish { msid } | Event::StopPlay { msid } => {
+                self.streams.remove(&msid);
+                Some(Wish::Stop { msid })
+            }
+            Event::Pause { msid, on } => Some(Wish::Pause { msid, on }),
+            Event::ReceiveAudio { msid, on } => Some(Wish::Mute { msid, track: Track::Audio, off: !on }),
+            Event::ReceiveVideo { msid, on } => Some(Wish::Mute { msid, track: Track::Video, off: !on }),
             Event::Pong { .. } => None,
         }
     }
 
-    /// What it published at `now` was media, and not metadata or nothing that is relayed.
-    pub(crate) fn handle_media(&mut self, now: u64) {
-        let limit = if self.is_forwarder() { FORWARDER_SILENT_TIMEOUT } else { SILENT_TIMEOUT };
-        if self.role == Role::Publishing {
-            self.deadline = Some((now + limit, Cut::Silent));
+    fn ask(&mut self, msid: u32, to_publish: bool) {
+        self.streams.remove(&msid);
+        self.refused = None;
+        self.asking = Some(Asking { msid, to_publish });
+    }
+
+    /// A part of its first media is a publisher's sign of life too.
+    fn note_partial_media(&mut self, now: u64) {
+        let waits = |role: &Role| matches!(role, Role::Publishing { awaits_since: Some(_) });
+        if self.streams.values().any(waits) && self.session.is_receiving_media() {
+            for role in self.streams.values_mut().filter(|role| waits(role)) {
+                *role = Role::Publishing { awaits_since: Some(now) };
+            }
+        }
+    }
+
+    /// What it published on `msid` was media, and not metadata or nothing that is relayed.
+    pub(crate) fn handle_media(&mut self, msid: u32) {
+        if let Some(Role::Publishing { awaits_since }) = self.streams.get_mut(&msid) {
+            *awaits_since = None;
         }
     }
 
     /// It may do what it asked for.
     pub(crate) fn accept(&mut self, now: u64) {
-        let Role::Asking { to_publish } = self.role else { return };
-        if to_publish {
+        let Some(Asking { msid, to_publish }) = self.asking.take() else { return };
+        let role = if to_publish {
             self.session.accept_publish();
-            self.deadline = Some((now + FIRST_MEDIA_TIMEOUT, Cut::Silent));
-            self.role = Role::Publishing;
+            Role::Publishing { awaits_since: Some(now) }
         } else {
             self.session.accept_play();
-            self.deadline = None;
-            self.role = Role::Playing;
-        }
+            Role::Playing
+        };
+        self.streams.insert(msid, role);
     }
 
-    /// It may not; it is told, and closed soon.
+    /// It may not, and is told. Whatever else it does goes on.
     pub(crate) fn refuse(&mut self, why: &Refusal, now: u64) {
-        let Role::Asking { to_publish } = self.role else { return };
+        let Some(Asking { to_publish, .. }) = self.asking.take() else { return };
         if to_publish {
             self.session.reject_publish(why.code, self.doubt.unwrap_or(&why.description));
         } else {
             self.session.reject_play(why.code, &why.description);
         }
-        self.deadline = Some((now + LINGER, Cut::Lingered));
-        self.role = Role::Refused;
+        self.refused = Some(now);
     }
 
-    /// It may publish or play again; `rest` is what it is owed as a player, `owed` bytes of it the rest of a message.
+    /// The player on `msid` has had all that it gets, and is told so. If its publication is over and the connection has nothing else,
+    /// it is closed: a recorder has ended.
+    pub(crate) fn end_play(&mut self, msid: u32, why: PlayEnd, now: u64) {
+        self.session.end_play(msid, why);
+        self.streams.remove(&msid);
+        self.heard = now;
+        if why == PlayEnd::Unpublished && self.streams.is_empty() {
+            self.closing = Some(now);
+        }
+    }
+
+    /// The last player is none any more: `rest` is what it is still owed, `owed` bytes of it the rest of a message.
     ///
     /// # Errors
     /// [`End::Flood`].
-    pub(crate) fn reopen(&mut self, rest: Vec<u8>, owed: usize, now: u64) -> Result<(), End> {
-        if self.role == Role::Playing {
-            self.out = Outbox { bytes: rest, sent: 0, owed };
-        }
-        self.role = Role::Open;
-        self.deadline = Some((now + OPEN_TIMEOUT, Cut::Idle));
+    pub(crate) fn owe(&mut self, rest: Vec<u8>, owed: usize) -> Result<(), End> {
+        self.out = Outbox { bytes: rest, sent: 0, owed };
         self.check_flood()
     }
 
-    /// When the connection is to be cut, ms, and why.
-    pub(crate) fn deadline(&self) -> Option<(u64, Cut)> {
-        self.deadline
+    /// When [`handle_timeout`](Self::handle_timeout) is to be called, ms.
+    pub(crate) fn deadline(&self) -> Option<u64> {
+        self.due().map(|(at, _)| at)
+    }
+
+    /// Does what is due at `now`.
+    ///
+    /// # Errors
+    /// When the connection is to be cut.
+    pub(crate) fn handle_timeout(&mut self, now: u64) -> Result<Option<Wish>, End> {
+        match self.due().filter(|(at, _)| *at <= now) {
+            None => Ok(None),
+            Some((_, Due::Cut(why))) => Err(End::Cut(why)),
+            Some((_, Due::Ping)) => {
+                #[expect(clippy::cast_possible_truncation, reason = "a ping carries 32 bits")]
+                self.session.ping(now as u32);
+                self.is_pinged = true;
+                Ok(None)
+            }
+            Some((_, Due::Unpublish(msid))) => {
+                self.session.end_publish(msid);
+                self.streams.remove(&msid);
+                Ok(Some(Wish::Stop { msid }))
+            }
+        }
+    }
+
+    fn due(&self) -> Option<(u64, Due)> {
+        if let Some(since) = self.closing {
+            return Some((since + LINGER, Due::Cut(Cut::Lingered)));
+        }
+        if !self.session.is_connected() {
+            return Some((self.accepted + OPEN_TIMEOUT, Due::Cut(Cut::Idle)));
+        }
+        if self.streams.is_empty() {
+            return Some(match self.refused {
+                Some(since) => (since + LINGER, Due::Cut(Cut::Lingered)),
+                None => (self.heard + IDLE_TIMEOUT, Due::Cut(Cut::Idle)),
+            });
+        }
+        let patience = if self.is_forwarder() { FORWARDER_PATIENCE } else { 1 };
+        let normal = self.patience.normal * patience;
+        let of = |(msid, role): (&u32, &Role)| match role {
+            Role::Playing => None,
+            Role::Publishing { awaits_since: Some(since) } => {
+                let due = if self.streams.len() == 1 { Due::Cut(Cut::Silent) } else { Due::Unpublish(*msid) };
+                Some((since + self.patience.first * patience, due))
+            }
+            Role::Publishing { awaits_since: None } if self.is_pinged => {
+                Some((self.heard + normal, Due::Cut(Cut::Silent)))
+            }
+            Role::Publishing { awaits_since: None } => Some((self.heard + normal / 2, Due::Ping)),
+        };
+        self.streams.iter().filter_map(of).min_by_key(|(at, _)| *at)
     }
 
     pub(crate) fn is_forwarder(&self) -> bool {
         self.clock.is_some()
     }
 
-    pub(crate) fn is_refused(&self) -> bool {
-        self.role == Role::Refused
+    /// Whether nothing more is to be said once the output is sent.
+    pub(crate) fn is_closing(&self) -> bool {
+        self.closing.is_some()
     }
 
     /// The session's new replies, for a player: its cursor sends them.
@@ -294,11 +427,13 @@ mod tests {
     use rtmp::client::{self, Mode};
 
     const NOBODY: Proof<'_> = Proof { secret: &[], target: None };
+    const PATIENCE: Patience = Patience { first: 20_000, normal: 5_000 };
 
     /// A client's session and the machine it talks to, without a network between them.
     struct Pair {
         client: client::Session,
         machine: Machine,
+        now: u64,
         /// Of the client, not taken by the machine yet.
         input: Vec<u8>,
         events: Vec<client::Event>,
@@ -312,7 +447,7 @@ mod tests {
 
         fn with(config: client::Config) -> Self {
             let client = client::Session::new(config).unwrap();
-            Self { client, machine: Machine::new(0), input: Vec::new(), events: Vec::new() }
+            Self { client, machine: Machine::new(PATIENCE, 0), now: 0, input: Vec::new(), events: Vec::new() }
         }
 
         /// Passes bytes to and fro until a wish or silence.
@@ -320,7 +455,7 @@ mod tests {
             loop {
                 self.input.append(self.client.output());
                 let mut input = &self.input[..];
-                let wish = self.machine.handle_input(&mut input, proof)?;
+                let wish = self.machine.handle_input(&mut input, proof, self.now)?;
                 let taken = self.input.len() - input.len();
                 self.input.drain(..taken);
                 let output = self.machine.output().to_vec();
@@ -333,6 +468,11 @@ mod tests {
                     return Ok(wish);
                 }
             }
+        }
+
+        /// What the client's session never says.
+        fn say(&mut self, bytes: &[u8]) -> Option<Wish> {
+            self.machine.handle_input(&mut &bytes[..], NOBODY, self.now).unwrap()
         }
 
         fn until_asked(mode: Mode) -> Self {
@@ -357,46 +497,180 @@ mod tests {
         assert!(started < pong);
     }
 
-    #[test]
-    fn each_state_has_its_deadline() {
-        let mut pair = Pair::new(Mode::Publish);
-        assert_eq!(pair.machine.deadline(), Some((OPEN_TIMEOUT, Cut::Idle)));
-        pair.talk(NOBODY).unwrap();
-        pair.machine.accept(100);
-        assert_eq!(pair.machine.deadline(), Some((100 + FIRST_MEDIA_TIMEOUT, Cut::Silent)));
-        pair.talk(NOBODY).unwrap();
-        let mut media = Vec::new();
-        chunk::put_full(&mut media, wire::CHUNK_SIZE, 5, 0, 8, 1, &[0xAF, 1, 2]);
-        let wish = pair.machine.handle_input(&mut &media[..], NOBODY).unwrap();
-        assert!(matches!(wish, Some(Wish::Media(_))));
-        // It may be metadata: encoders send that first, and their picture much later.
-        assert_eq!(pair.machine.deadline(), Some((100 + FIRST_MEDIA_TIMEOUT, Cut::Silent)));
-        pair.machine.handle_media(200);
-        assert_eq!(pair.machine.deadline(), Some((200 + SILENT_TIMEOUT, Cut::Silent)));
-        pair.client.finish();
-        assert!(matches!(pair.talk(NOBODY), Ok(Some(Wish::Stop))));
-        pair.machine.reopen(Vec::new(), 0, 300).unwrap();
-        assert_eq!(pair.machine.deadline(), Some((300 + OPEN_TIMEOUT, Cut::Idle)));
+    fn media(msid: u32, payload: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        chunk::put_full(&mut bytes, wire::CHUNK_SIZE, 5, 0, 8, msid, payload);
+        bytes
+    }
 
+    /// A publish or play on `msid`.
+    fn ask(kind: &str, name: &str, msid: u32) -> Vec<u8> {
+        let mut payload = vec![2, 0, kind.len() as u8];
+        payload.extend_from_slice(kind.as_bytes());
+        payload.extend_from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 5, 2, 0, name.len() as u8]);
+        payload.extend_from_slice(name.as_bytes());
+        let mut bytes = Vec::new();
+        chunk::put_full(&mut bytes, wire::CHUNK_SIZE, 3, 0, 20, msid, &payload);
+        bytes
+    }
+
+    /// The time at which the machine ends the connection if nothing more comes, looked at each second, and why.
+    fn cut_after(machine: &mut Machine, from: u64) -> (u64, Cut) {
+        for now in (from..from + 400_000).step_by(1_000) {
+            match machine.handle_timeout(now) {
+                Ok(None) => {}
+                Err(End::Cut(why)) => return (now - from, why),
+                other => panic!("{other:?}"),
+            }
+        }
+        panic!("never");
+    }
+
+    fn publishing() -> Pair {
+        let mut pair = Pair::until_asked(Mode::Publish);
+        pair.machine.accept(0);
+        pair.talk(NOBODY).unwrap();
+        pair
+    }
+
+    #[test]
+    fn who_does_not_connect_is_cut_and_who_has_connected_may_take_its_time() {
+        assert_eq!(cut_after(&mut Machine::new(PATIENCE, 0), 0), (OPEN_TIMEOUT, Cut::Idle));
+        let mut pair = publishing();
+        pair.now = 50_000;
+        pair.client.finish();
+        assert!(matches!(pair.talk(NOBODY), Ok(Some(Wish::Stop { msid: 1 }))));
+        assert_eq!(cut_after(&mut pair.machine, 50_000), (IDLE_TIMEOUT, Cut::Idle));
+    }
+
+    #[test]
+    fn a_player_has_no_deadline() {
         let mut player = Pair::until_asked(Mode::Play);
         player.machine.accept(100);
         assert_eq!(player.machine.deadline(), None);
     }
 
     #[test]
-    fn who_is_refused_is_told_and_heard_no_more() {
-        for mode in [Mode::Publish, Mode::Play] {
+    fn first_media_have_a_time_of_their_own_and_metadata_are_none() {
+        let mut pair = publishing();
+        pair.now = 15_000;
+        assert!(matches!(pair.say(&media(1, &[0xAF, 1, 2])), Some(Wish::Media(_))));
+        assert_eq!(cut_after(&mut pair.machine, 0), (PATIENCE.first, Cut::Silent));
+    }
+
+    #[test]
+    fn every_part_of_a_large_first_frame_is_a_sign_of_life() {
+        let mut pair = publishing();
+        let frame = media(1, &vec![0xAF; 50_000]);
+        for part in frame.chunks(5_000) {
+            pair.now += 15_000;
+            assert!(pair.machine.handle_timeout(pair.now).unwrap().is_none());
+            pair.say(part);
+        }
+        // It may have been none that is relayed.
+        assert_eq!(cut_after(&mut pair.machine, pair.now - 15_000), (PATIENCE.first, Cut::Silent));
+    }
+
+    #[test]
+    fn received_bytes_are_a_publishers_life_and_it_is_asked_before_it_is_cut() {
+        let mut pair = publishing();
+        pair.say(&media(1, &[0xAF, 1, 2]));
+        pair.machine.handle_media(1);
+        // The next message takes a minute.
+        for part in media(1, &vec![0xAF; 50_000]).chunks(3_500) {
+            pair.now += 4_000;
+            assert!(pair.machine.handle_timeout(pair.now).unwrap().is_none());
+            pair.say(part);
+            pair.machine.output();
+        }
+        // Nothing to send for a minute, but the client is there.
+        for _ in 0..30 {
+            pair.now += 2_500;
+            assert!(pair.machine.handle_timeout(pair.now).unwrap().is_none());
+            assert!(pair.talk(NOBODY).unwrap().is_none());
+        }
+        assert_eq!(cut_after(&mut pair.machine, pair.now), (PATIENCE.normal, Cut::Silent));
+        assert!(!pair.machine.output().is_empty(), "it was asked");
+    }
+
+    #[test]
+    fn a_forwarder_may_be_silent_for_twice_as_long() {
+        let url: rtmp::url::Url = "rtmp://127.0.0.1/live/a".parse().unwrap();
+        let claim = auth::Claim { secret: vec![7; 32], target: "edge-a".to_owned(), clock: "c".to_owned() };
+        let config = client::Config { auth: Some(claim), ..client::Config::new(Mode::Publish, url) };
+        let mut pair = Pair::with(config);
+        let proof = Proof { secret: &[7; 32], target: Some("edge-a") };
+        pair.talk(proof).unwrap();
+        pair.machine.accept(0);
+        pair.machine.handle_media(1);
+        assert_eq!(cut_after(&mut pair.machine, 0), (2 * PATIENCE.normal, Cut::Silent));
+    }
+
+    #[test]
+    fn who_is_refused_is_told_and_may_ask_for_something_else() {
+        for (mode, kind) in [(Mode::Publish, "publish"), (Mode::Play, "play")] {
             let mut pair = Pair::until_asked(mode);
             let refusal = Refusal { code: "NetStream.Publish.BadName", description: "taken".to_owned() };
             pair.machine.refuse(&refusal, 50);
-            assert_eq!(pair.machine.deadline(), Some((50 + LINGER, Cut::Lingered)));
             let told = pair.machine.output().to_vec();
             let refused = pair.client.handle_input(&mut &told[..]).unwrap_err();
             assert!(refused.to_string().contains("taken"), "{refused}");
-            let mut input = &[0xFF; 100][..];
-            assert!(pair.machine.handle_input(&mut input, NOBODY).unwrap().is_none());
-            assert!(input.is_empty());
+            // Media of one that does not listen change nothing.
+            pair.now = 1_000;
+            assert!(pair.say(&media(1, &[0xAF, 1])).is_none());
+            assert_eq!(pair.machine.deadline(), Some(50 + LINGER));
+            assert!(pair.say(&ask(kind, "b", 1)).is_some());
+            pair.machine.accept(1_000);
+            assert_ne!(pair.machine.deadline(), Some(50 + LINGER));
         }
+        let mut pair = Pair::until_asked(Mode::Publish);
+        pair.machine.refuse(&Refusal { code: "x", description: String::new() }, 0);
+        assert_eq!(cut_after(&mut pair.machine, 0), (LINGER, Cut::Lingered));
+    }
+
+    #[test]
+    fn a_refusal_on_one_message_stream_leaves_the_others() {
+        let mut pair = publishing();
+        for kind in ["publish", "play"] {
+            assert!(pair.say(&ask(kind, "b", 2)).is_some());
+            pair.machine.refuse(&Refusal { code: "x", description: String::new() }, 10);
+            assert!(
+                matches!(pair.say(&media(1, &[0xAF, 1])), Some(Wish::Media(message)) if message.msid == 1)
+            );
+            pair.machine.handle_media(1);
+            assert!(pair.machine.deadline() > Some(LINGER + 10));
+        }
+    }
+
+    #[test]
+    fn a_message_stream_without_media_ends_alone_where_another_has_some() {
+        let mut pair = publishing();
+        assert!(matches!(pair.say(&ask("publish", "b", 2)), Some(Wish::Publish { msid: 2, .. })));
+        pair.machine.accept(0);
+        pair.machine.handle_media(1);
+        pair.now = PATIENCE.first;
+        assert!(matches!(pair.say(&media(1, &[0xAF, 1])), Some(Wish::Media(_))));
+        assert!(matches!(pair.machine.handle_timeout(pair.now), Ok(Some(Wish::Stop { msid: 2 }))));
+        assert!(matches!(pair.say(&media(1, &[0xAF, 1])), Some(Wish::Media(_))));
+        assert_eq!(cut_after(&mut pair.machine, pair.now), (PATIENCE.normal, Cut::Silent));
+    }
+
+    #[test]
+    fn a_recorder_whose_publication_is_over_is_closed_and_one_that_has_its_length_is_not() {
+        let mut pair = Pair::until_asked(Mode::Play);
+        pair.machine.accept(0);
+        pair.machine.end_play(1, PlayEnd::Complete, 100);
+        assert!(!pair.machine.is_closing());
+        assert!(matches!(pair.say(&ask("play", "b", 1)), Some(Wish::Play { .. })));
+        pair.machine.accept(200);
+        assert!(matches!(pair.say(&ask("play", "c", 2)), Some(Wish::Play { .. })));
+        pair.machine.accept(200);
+        pair.machine.end_play(1, PlayEnd::Unpublished, 300);
+        assert!(!pair.machine.is_closing(), "the other one goes on");
+        pair.machine.end_play(2, PlayEnd::Unpublished, 400);
+        assert!(pair.machine.is_closing());
+        assert_eq!(pair.machine.deadline(), Some(400 + LINGER));
+        assert!(pair.say(&[0xFF; 100]).is_none(), "it is heard no more");
     }
 
     #[test]
@@ -451,7 +725,7 @@ mod tests {
         for _ in 0..CONTROL_MAX / 18 + 1 {
             chunk::put_full(&mut pings, wire::CHUNK_SIZE, 2, 0, 4, 0, &[0, 6, 0, 0, 0, 9]);
         }
-        assert!(pair.machine.handle_input(&mut &pings[..], NOBODY).unwrap().is_none());
+        assert!(pair.machine.handle_input(&mut &pings[..], NOBODY, 0).unwrap().is_none());
         assert!(matches!(pair.machine.check_flood(), Err(End::Flood)));
     }
 }

@@ -4,5 +4,6 @@ mod driver;
 pub(crate) mod end;
 pub(crate) mod handle;
 pub(crate) mod machine;
+mod outlet;
 
 pub(crate) use driver::serve;

@@ -20,8 +20,14 @@ pub(crate) struct Playing {
     pub(crate) player: Rc<Player>,
 }
 
-/// Makes `conn` a player of `key`, if there is room; `msid` is the message stream it plays on.
-pub(crate) fn play(hub: &Rc<Hub>, key: &StreamKey, msid: u32, conn: &Rc<Conn>) -> Result<Playing, Refusal> {
+/// Makes `conn` a player of `key`, if there is room; `msid` is the message stream it plays on, `length` how much of it, ms.
+pub(crate) fn play(
+    hub: &Rc<Hub>,
+    key: &StreamKey,
+    msid: u32,
+    length: Option<u64>,
+    conn: &Rc<Conn>,
+) -> Result<Playing, Refusal> {
     let (max, gop_cache) = {
         let spec = hub.spec.borrow();
         (spec.options.max_connections, spec.options.gop_cache)
@@ -45,7 +51,11 @@ pub(crate) fn play(hub: &Rc<Hub>, key: &StreamKey, msid: u32, conn: &Rc<Conn>) -
         if channel.is_publishing() { log.start(gop_cache) } else { log.end() }
     };
     channel.begin_reader(from);
-    let player = Rc::new(Player::new(Rc::clone(conn), Cursor::new(Recipient::Player, msid, from)));
+    let mut cursor = Cursor::new(Recipient::Player, msid, from);
+    if let Some(length) = length {
+        cursor.end_after(length);
+    }
+    let player = Rc::new(Player::new(Rc::clone(conn), msid, cursor));
     channel.players.borrow_mut().push(Rc::clone(&player));
     hub.players.set(hub.players.get() + 1);
     Ok(Playing { hub: Rc::clone(hub), channel, player })

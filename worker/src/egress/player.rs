@@ -3,6 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
+use rtmp::server::PlayEnd;
 use rtmp_io::socket;
 use stream::{Cursor, Flushed, Log};
 
@@ -16,15 +17,58 @@ const STUCK_AFTER: u64 = 30_000;
 /// See the [module](self).
 pub(crate) struct Player {
     pub(crate) conn: Rc<Conn>,
+    /// Message stream it plays on.
+    pub(crate) msid: u32,
     pub(crate) cursor: RefCell<Cursor>,
     /// Since when a flush has not sent everything, ms: the socket is full, or it has had its sends. Its own task flushes it
     /// when the socket can take more.
     parked: Cell<Option<u64>>,
+    /// It has had all that it gets.
+    has_all: Cell<bool>,
+    /// Why there is an end to what it gets.
+    end: Cell<PlayEnd>,
 }
 
 impl Player {
-    pub(crate) fn new(conn: Rc<Conn>, cursor: Cursor) -> Self {
-        Self { conn, cursor: RefCell::new(cursor), parked: Cell::new(None) }
+    pub(crate) fn new(conn: Rc<Conn>, msid: u32, cursor: Cursor) -> Self {
+        Self {
+            conn,
+            msid,
+            cursor: RefCell::new(cursor),
+            parked: Cell::new(None),
+            has_all: Cell::new(false),
+            end: Cell::new(PlayEnd::Complete),
+        }
+    }
+
+    /// Why it gets no more, once it has had all.
+    pub(crate) fn ended(&self) -> Option<PlayEnd> {
+        self.has_all.get().then(|| self.end.get())
+    }
+
+    /// The publication is over at this offset of its log.
+    pub(crate) fn end_at(&self, offset: u64) {
+        self.end.set(PlayEnd::Unpublished);
+        self.cursor.borrow_mut().end_at(offset);
+    }
+
+    /// Replies of the session, for the next boundary of messages; false if there are too many of them already.
+    pub(crate) fn push_control(&self, replies: &mut Vec<u8>) -> bool {
+        let mut cursor = self.cursor.borrow_mut();
+        let accepted = cursor.push_control(replies);
+        self.note(&cursor);
+        accepted
+    }
+
+    /// Bytes that go out before all others.
+    pub(crate) fn owe(&self, bytes: Vec<u8>) {
+        let mut cursor = self.cursor.borrow_mut();
+        cursor.owe(bytes);
+        self.note(&cursor);
+    }
+
+    fn note(&self, cursor: &Cursor) {
+        self.conn.outlet.note(self.msid, cursor.is_half_sent(), cursor.has_control());
     }
 
     pub(crate) fn is_parked(&self) -> bool {
@@ -33,25 +77,40 @@ impl Player {
 
     /// Sends what there is. A failing socket cuts the connection.
     pub(crate) fn flush(&self, log: &Log, counters: &Counters, now: u64) {
+        if self.conn.outlet.is_taken(self.msid) {
+            // It waits for the other, whose own time runs.
+            self.park(true, now);
+            return;
+        }
         let mut cursor = self.cursor.borrow_mut();
         let before = cursor.bytes_sent();
         let flushed = cursor.flush(log, &mut |slices| socket::try_send(&self.conn.socket, slices));
         let taken = cursor.bytes_sent() - before;
         counters.bytes_out.set(counters.bytes_out.get() + taken);
         counters.skips.set(counters.skips.get() + cursor.take_skips());
+        self.note(&cursor);
         match flushed {
             Ok(Flushed::CaughtUp) => self.parked.set(None),
-            Ok(Flushed::Blocked) => {
-                let newly = self.parked.get().is_none();
-                if newly || taken > 0 {
-                    self.parked.set(Some(now));
-                }
-                if newly {
-                    // Its task must wait for the socket from now on.
+            Ok(Flushed::Blocked) => self.park(taken > 0, now),
+            Ok(Flushed::Ended) => {
+                self.parked.set(None);
+                if !self.has_all.replace(true) {
+                    // Its task ends the play.
                     self.conn.wake();
                 }
             }
             Err(_) => self.conn.cut(Cut::Lost),
+        }
+    }
+
+    /// From now on its own task waits for the socket; `has_moved` is a sign of life.
+    fn park(&self, has_moved: bool, now: u64) {
+        let newly = self.parked.get().is_none();
+        if newly || has_moved {
+            self.parked.set(Some(now));
+        }
+        if newly {
+            self.conn.wake();
         }
     }
 

@@ -12,7 +12,16 @@ use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
 const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
 const ORIGIN_KEYS: &[&str] = &["host", "port", "listen", "worker"];
 const EDGE_KEYS: &[&str] = &["host", "ports", "listen", "worker"];
-const WORKER_KEYS: &[&str] = &["max_connections", "max_streams", "gop_cache", "latency", "queue_length"];
+const WORKER_KEYS: &[&str] = &[
+    "max_connections",
+    "max_streams",
+    "gop_cache",
+    "latency",
+    "queue_length",
+    "publish_firstpkt_timeout",
+    "publish_normal_timeout",
+    "end_of_stream",
+];
 const ENCODER_KEYS: &[&str] = &["source", "stream"];
 
 const TEST_CARD: &str = "test-card";
@@ -406,12 +415,39 @@ impl<'t> Checks<'t> {
             }
             None => Some(defaults.queue_length),
         };
+        let mut timeout = |key, default, help: &str| match section.value(key) {
+            Some(node) => {
+                self.text_as(node, "1s to 3600s", help, |span| WorkerOptions::PUBLISH_TIMEOUTS.contains(span))
+            }
+            None => Some(default),
+        };
+        let publish_firstpkt_timeout = timeout(
+            "publish_firstpkt_timeout",
+            defaults.publish_firstpkt_timeout,
+            "from a publish to its first media, such as `publish_firstpkt_timeout: 20s`",
+        );
+        let publish_normal_timeout = timeout(
+            "publish_normal_timeout",
+            defaults.publish_normal_timeout,
+            "how long a publisher may send nothing, such as `publish_normal_timeout: 5s`",
+        );
+        let end_of_stream = match section.value("end_of_stream") {
+            Some(node) => {
+                let help =
+                    "with keep, players wait for the next publication; with close, they are told, and closed";
+                self.text_as(node, "keep or close", help, |_| true)
+            }
+            None => Some(defaults.end_of_stream),
+        };
         Some(WorkerOptions {
             max_connections: max_connections?,
             max_streams: max_streams?,
             gop_cache: gop_cache?,
             latency: latency?,
             queue_length: queue_length?,
+            publish_firstpkt_timeout: publish_firstpkt_timeout?,
+            publish_normal_timeout: publish_normal_timeout?,
+            end_of_stream: end_of_stream?,
         })
     }
 

@@ -112,6 +112,11 @@ impl Reader {
         self.left_out.take()
     }
 
+    /// Whether a message of audio or video is under way: its header has come, and not yet its last byte.
+    pub fn is_receiving_media(&self) -> bool {
+        self.streams.iter().any(|stream| stream.in_message && !stream.is_left_out && is_media(stream.type_id))
+    }
+
     /// Bytes allocated for partial messages and header state.
     #[cfg(test)]
     pub(crate) fn allocated(&self) -> usize {
@@ -183,9 +188,7 @@ impl Reader {
                     stream.msid = msid;
                 }
                 let (limit, is_fatal) = match stream.type_id {
-                    message_type::AUDIO | message_type::VIDEO | message_type::AGGREGATE => {
-                        (self.limits.message, false)
-                    }
+                    type_id if is_media(type_id) => (self.limits.message, false),
                     message_type::DATA | message_type::DATA_AMF3 => (self.limits.data, false),
                     _ => (self.limits.command, true),
                 };
@@ -284,6 +287,10 @@ impl Reader {
         }
         Ok(None)
     }
+}
+
+fn is_media(type_id: u8) -> bool {
+    matches!(type_id, message_type::AUDIO | message_type::VIDEO | message_type::AGGREGATE)
 }
 
 impl Stream {

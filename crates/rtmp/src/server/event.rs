@@ -8,8 +8,9 @@ use crate::handshake::HandshakeError;
 /// is below 2 KiB.
 pub const MAX_BEFORE_CONNECT: u64 = 64 << 10;
 
-/// Message streams open at a time on a connection. Clients use one.
-pub const MAX_STREAMS: u32 = 16;
+/// Message streams of a connection that publish or play at a time. Players use one; encoders that send several bitrates over
+/// one connection, one for each.
+pub const MAX_ACTIVE: usize = 32;
 
 /// Bytes of replies that may wait for the caller. A client that asks without end is cut off here.
 pub const MAX_OUTPUT: usize = 256 << 10;
@@ -40,7 +41,7 @@ pub enum Event {
     Publish {
         /// Message stream id.
         msid: u32,
-        /// What is to be published.
+        /// What is to be published. What the message stream did until now is over.
         stream: StreamKey,
     },
     /// To be answered by [`accept_play`](super::Session::accept_play) or [`reject_play`](super::Session::reject_play) before
@@ -48,26 +49,60 @@ pub enum Event {
     Play {
         /// Message stream id.
         msid: u32,
-        /// What is to be played.
+        /// What is to be played. What the message stream did until now is over.
         stream: StreamKey,
+        /// How much of it, ms of its time; `None`: all there is.
+        length: Option<u64>,
     },
-    /// Audio, video, data (type 15 already turned into 18) or an aggregate of the accepted publisher.
+    /// A publish or play was refused already, and told: its name is none, or too many streams are active.
+    Refused,
+    /// Audio, video, data (type 15 already turned into 18) or an aggregate; its message stream is one that publishes.
     Media(Message),
-    /// The publisher ended its stream (FCUnpublish, deleteStream, closeStream); it may publish or play again.
-    Unpublish,
-    /// The player ended its stream; it may publish or play again.
-    StopPlay,
-    /// The player paused or resumed; it has been answered.
-    Pause(bool),
-    /// The player turned audio on or off.
-    ReceiveAudio(bool),
-    /// The player turned video on or off.
-    ReceiveVideo(bool),
+    /// A publisher ended its stream (publish(false), FCUnpublish, deleteStream, closeStream); it may publish or play again.
+    Unpublish {
+        /// Message stream id.
+        msid: u32,
+    },
+    /// A player ended its stream (play(false), deleteStream, closeStream); it may publish or play again.
+    StopPlay {
+        /// Message stream id.
+        msid: u32,
+    },
+    /// A player paused or resumed; it has been answered.
+    Pause {
+        /// Message stream id.
+        msid: u32,
+        /// Paused, or resumed.
+        on: bool,
+    },
+    /// A player turned audio on or off.
+    ReceiveAudio {
+        /// Message stream id.
+        msid: u32,
+        /// On, or off.
+        on: bool,
+    },
+    /// A player turned video on or off.
+    ReceiveVideo {
+        /// Message stream id.
+        msid: u32,
+        /// On, or off.
+        on: bool,
+    },
     /// Answer to [`Session::ping`](super::Session::ping).
     Pong {
         /// The value sent with the ping.
         timestamp: u32,
     },
+}
+
+/// Why a player gets no more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlayEnd {
+    /// It has had as much as it asked for.
+    Complete,
+    /// The publication is over.
+    Unpublished,
 }
 
 /// The client broke the protocol or a limit. The output may hold a last reply; flush it if possible, then close.
@@ -85,13 +120,7 @@ pub enum Error {
     /// A connection connects once.
     #[error("connect was sent twice")]
     ConnectTwice,
-    /// See [`MAX_STREAMS`].
-    #[error("more than {MAX_STREAMS} message streams")]
-    TooManyStreams,
-    /// One stream at a time: `publish` or `play` while one is active.
-    #[error("publish or play while another stream is active")]
-    StreamActive,
-    /// See [`KeyError`].
+    /// The app of its `connect` is none; see [`KeyError`].
     #[error(transparent)]
     Key(#[from] KeyError),
     /// See [`MAX_OUTPUT`].

@@ -1,5 +1,6 @@
 //! What the server says.
 
+use super::PlayEnd;
 use crate::amf0::Value;
 use crate::link::{Output, object, user_control};
 use crate::message_type;
@@ -82,13 +83,39 @@ pub(super) fn publish_stopped(output: &mut Output, msid: u32, transaction: f64) 
     on_status(output, msid, "status", CODE, DESCRIPTION);
 }
 
+/// The answer to publish(false).
+pub(super) fn unpublished(output: &mut Output, msid: u32) {
+    on_status(output, msid, "status", "NetStream.Unpublish.Success", "Stopped publishing stream.");
+}
+
 /// Without `NetStream.Data.Start`: FFmpeg would take it for a data track ahead of the video.
-pub(super) fn play_started(output: &mut Output, msid: u32) {
+pub(super) fn play_started(output: &mut Output, msid: u32, resets: bool) {
     output.control(message_type::WINDOW_ACK_SIZE, &PLAYER_WINDOW.to_be_bytes());
     output.user_control(user_control::STREAM_BEGIN, msid);
-    on_status(output, msid, "status", "NetStream.Play.Reset", "Playing and resetting stream.");
+    if resets {
+        on_status(output, msid, "status", "NetStream.Play.Reset", "Playing and resetting stream.");
+    }
     on_status(output, msid, "status", "NetStream.Play.Start", "Started playing stream.");
     output.data(msid, &["|RtmpSampleAccess".into(), true.into(), true.into()]);
+}
+
+/// FFmpeg and librtmp end at the status, GStreamer at the end of the stream.
+pub(super) fn play_ended(output: &mut Output, msid: u32, why: PlayEnd) {
+    match why {
+        PlayEnd::Complete => {
+            let info = object([("level", "status".into()), ("code", "NetStream.Play.Complete".into())]);
+            output.data(msid, &["onPlayStatus".into(), info]);
+        }
+        PlayEnd::Unpublished => {
+            on_status(output, msid, "status", "NetStream.Play.UnpublishNotify", "The publication is over.");
+        }
+    }
+    output.user_control(user_control::STREAM_EOF, msid);
+    play_stopped(output, msid);
+}
+
+pub(super) fn play_stopped(output: &mut Output, msid: u32) {
+    on_status(output, msid, "status", "NetStream.Play.Stop", "Stopped playing stream.");
 }
 
 pub(super) fn paused(output: &mut Output, msid: u32, pause: bool) {

@@ -1,9 +1,11 @@
 //! The state machine of an accepted connection. The commands themselves are handled in `command`.
 
 mod command;
+mod streams;
 
+use self::streams::{Activity, Streams};
 use super::reply;
-use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT};
+use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT, PlayEnd};
 use crate::chunk::{Message, ReadError};
 use crate::handshake::Handshaking;
 use crate::link::{self, Command, Link, user_control};
@@ -12,23 +14,25 @@ use crate::message_type;
 /// One accepted connection: handshake, `connect`, `createStream`, `publish` or `play`. Plain data.
 ///
 /// ```text
-/// Handshake ──C2──▶ AwaitConnect ──connect──▶ Connected { Idle }
+/// Handshake ──C2──▶ AwaitConnect ──connect──▶ Connected
 ///
-/// Idle ──publish──▶ PublishAsked ──accept──▶ Publishing ──FCUnpublish, deleteStream, closeStream──▶ Idle
-/// Idle ──play─────▶ PlayAsked ─────accept──▶ Playing ─────deleteStream, closeStream───────────────▶ Idle
+/// each message stream of a connection, up to MAX_ACTIVE of them beside Idle:
+///
+/// Idle ──publish──▶ PublishAsked ──accept──▶ Publishing ──publish(false), FCUnpublish, deleteStream, closeStream──▶ Idle
+/// Idle ──play─────▶ PlayAsked ─────accept──▶ Playing ─────play(false), deleteStream, closeStream─────────────────▶ Idle
 ///                   *Asked ────────reject──▶ Idle
+/// any  ──publish, play──▶ *Asked: what it did until then is over
 /// ```
 ///
-/// Commands that do not fit the state are ignored where senders are known to send them, and an [`Error`] otherwise.
-/// Media is an event while Publishing and dropped in every other state.
+/// Commands that do not fit the state are ignored, or refused on their message stream; the others go on. Media is an event
+/// where its stream is Publishing, and dropped else.
 #[derive(Debug)]
 pub struct Session {
     link: Link,
     state: State,
     s1: Option<Box<[u8]>>,
     chunk_size: u32,
-    /// Open message streams: bit n is id n + 1.
-    streams: u32,
+    streams: Streams,
     /// FCPublish came: its sender expects onFCPublish.
     fc_publish: bool,
 }
@@ -37,28 +41,7 @@ pub struct Session {
 enum State {
     Handshake(Box<Handshaking>),
     AwaitConnect,
-    Connected { app: Box<str>, activity: Activity },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Activity {
-    Idle,
-    PublishAsked { msid: u32 },
-    Publishing { msid: u32 },
-    PlayAsked { msid: u32 },
-    Playing { msid: u32 },
-}
-
-impl Activity {
-    fn msid(self) -> Option<u32> {
-        match self {
-            Self::Idle => None,
-            Self::PublishAsked { msid }
-            | Self::Publishing { msid }
-            | Self::PlayAsked { msid }
-            | Self::Playing { msid } => Some(msid),
-        }
-    }
+    Connected { app: Box<str> },
 }
 
 impl Session {
@@ -69,7 +52,7 @@ impl Session {
             state: State::Handshake(Box::new(Handshaking::server())),
             s1: None,
             chunk_size: config.chunk_size.clamp(1, i32::MAX as u32),
-            streams: 0,
+            streams: Streams::default(),
             fc_publish: false,
         }
     }
@@ -132,50 +115,81 @@ impl Session {
         matches!(self.state, State::Connected { .. })
     }
 
+    /// Whether a message of audio or video is under way: its first bytes have come, and not yet its last.
+    pub fn is_receiving_media(&self) -> bool {
+        self.link.is_receiving_media()
+    }
+
     /// Answers [`Event::Publish`]; without one it does nothing.
     pub fn accept_publish(&mut self) {
-        if let Some(Activity::PublishAsked { msid }) = self.activity() {
-            self.answered(Activity::Publishing { msid });
-            reply::publish_started(&mut self.link.output, msid, self.fc_publish);
+        if let Some(asked) = self.streams.asked()
+            && asked.activity == Activity::PublishAsked
+        {
+            asked.activity = Activity::Publishing;
+            let msid = asked.msid;
+            self.streams.note_published(msid);
+            self.s1 = None;
+            reply::publish_started(&mut self.link.output, msid, std::mem::take(&mut self.fc_publish));
         }
     }
 
-    /// Answers [`Event::Publish`] with an `onStatus` of level error, as `NetStream.Publish.BadName`. The caller closes the
-    /// connection when the output is flushed.
+    /// Answers [`Event::Publish`] with an `onStatus` of level error, as `NetStream.Publish.BadName`. The connection may go on.
     pub fn reject_publish(&mut self, code: &str, description: &str) {
-        if let Some(Activity::PublishAsked { msid }) = self.activity() {
-            self.answered(Activity::Idle);
-            reply::on_status(&mut self.link.output, msid, "error", code, description);
+        if let Some(asked) = self.streams.asked()
+            && asked.activity == Activity::PublishAsked
+        {
+            self.reject(code, description);
         }
     }
 
     /// Answers [`Event::Play`]; without one it does nothing. Media for the player may follow in the output.
     pub fn accept_play(&mut self) {
-        if let Some(Activity::PlayAsked { msid }) = self.activity() {
-            self.answered(Activity::Playing { msid });
-            reply::play_started(&mut self.link.output, msid);
+        if let Some(asked) = self.streams.asked()
+            && let Activity::PlayAsked { resets } = asked.activity
+        {
+            asked.activity = Activity::Playing;
+            let msid = asked.msid;
+            self.s1 = None;
+            reply::play_started(&mut self.link.output, msid, resets);
         }
     }
 
-    /// Answers [`Event::Play`] with an `onStatus` of level error, as `NetStream.Play.StreamNotFound`. The caller closes
-    /// the connection when the output is flushed.
+    /// Answers [`Event::Play`] with an `onStatus` of level error, as `NetStream.Play.StreamNotFound`. The connection may go
+    /// on.
     pub fn reject_play(&mut self, code: &str, description: &str) {
-        if let Some(Activity::PlayAsked { msid }) = self.activity() {
-            self.answered(Activity::Idle);
-            reply::on_status(&mut self.link.output, msid, "error", code, description);
+        if let Some(asked) = self.streams.asked()
+            && matches!(asked.activity, Activity::PlayAsked { .. })
+        {
+            self.reject(code, description);
         }
     }
 
-    /// An `onStatus` on the active stream, or on the connection when none is active. Nothing is sent before `connect`.
-    pub fn status(&mut self, level: &str, code: &str, description: &str) {
-        if let Some(activity) = self.activity() {
+    fn reject(&mut self, code: &str, description: &str) {
+        let Some(msid) = self.streams.asked().map(|asked| asked.msid) else { return };
+        self.streams.stop(msid);
+        self.s1 = None;
+        reply::on_status(&mut self.link.output, msid, "error", code, description);
+    }
+
+    /// Ends what is published on `msid`, which has sent nothing for too long, and says so; the others go on.
+    pub fn end_publish(&mut self, msid: u32) {
+        if self.streams.find(msid) == Some(Activity::Publishing) {
+            self.streams.stop(msid);
             reply::on_status(
                 &mut self.link.output,
-                activity.msid().unwrap_or_default(),
-                level,
-                code,
-                description,
+                msid,
+                "error",
+                "NetStream.Publish.Idle",
+                "Nothing was sent.",
             );
+        }
+    }
+
+    /// Tells the player on `msid` that nothing more comes, and why.
+    pub fn end_play(&mut self, msid: u32, why: PlayEnd) {
+        if self.streams.find(msid) == Some(Activity::Playing) {
+            self.streams.stop(msid);
+            reply::play_ended(&mut self.link.output, msid, why);
         }
     }
 
@@ -190,28 +204,10 @@ impl Session {
     #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         let app = match &self.state {
-            State::Connected { app, .. } => app.len(),
+            State::Connected { app } => app.len(),
             State::Handshake(_) | State::AwaitConnect => 0,
         };
-        app + self.s1.as_ref().map_or(0, |s1| s1.len()) + self.link.held()
-    }
-
-    fn activity(&self) -> Option<Activity> {
-        match self.state {
-            State::Connected { activity, .. } => Some(activity),
-            State::Handshake(_) | State::AwaitConnect => None,
-        }
-    }
-
-    fn set_activity(&mut self, to: Activity) {
-        if let State::Connected { activity, .. } = &mut self.state {
-            *activity = to;
-        }
-    }
-
-    fn answered(&mut self, to: Activity) {
-        self.set_activity(to);
-        self.s1 = None;
+        app + self.streams.held() + self.s1.as_ref().map_or(0, |s1| s1.len()) + self.link.held()
     }
 
     /// `true` when the handshake is complete.
@@ -250,11 +246,10 @@ impl Session {
             | message_type::VIDEO
             | message_type::DATA
             | message_type::DATA_AMF3
-            | message_type::AGGREGATE => {
-                // Any message stream: senders differ, and a connection publishes one stream at a time.
-                let publishing = matches!(self.activity(), Some(Activity::Publishing { .. }));
-                Ok(publishing.then(|| Event::Media(link::without_amf3(message))))
-            }
+            | message_type::AGGREGATE => Ok(self
+                .streams
+                .publishing(message.msid)
+                .map(|msid| Event::Media(Message { msid, ..link::without_amf3(message) }))),
             message_type::USER_CONTROL => Ok(match link::user_control(&message) {
                 Some((user_control::PONG, timestamp)) => Some(Event::Pong { timestamp }),
                 _ => None,

@@ -296,7 +296,7 @@ proptest! {
             server::Event::Publish { msid: 1, stream },
             server::Event::Media(media(4, 7, &[0x17; 70_000])),
             server::Event::Media(media(4, 47, b"\x27\x01")),
-            server::Event::Unpublish,
+            server::Event::Unpublish { msid: 1 },
         ];
         prop_assert_eq!(&both.server_events[..], &expected[..]);
         let gone = Event::Status {
@@ -329,7 +329,7 @@ proptest! {
         prop_assert!(both.client_events.contains(&Event::Started));
         both.client.finish();
         both.run(step);
-        prop_assert_eq!(both.server_events.last(), Some(&server::Event::StopPlay));
+        prop_assert_eq!(both.server_events.last(), Some(&server::Event::StopPlay { msid: 1 }));
     }
 }
 

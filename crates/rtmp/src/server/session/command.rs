@@ -5,83 +5,75 @@ use crate::amf0::Value;
 use crate::link::Command;
 use crate::server::key::{MAX_KEY, check_text, without_params};
 use crate::server::reply::{self, Asked};
-use crate::server::{Auth, Error, Event, KeyError, MAX_STREAMS, StreamKey};
+use crate::server::{Auth, Error, Event, KeyError, MAX_ACTIVE, StreamKey};
 
 /// Longest `srsctlTarget` and `srsctlTag` that are looked at, bytes. The tag has 64.
 const MAX_AUTH: usize = 256;
 
+/// The shortest length of a play that is taken for milliseconds.
+const SHORTEST: f64 = 1_000.0;
+
 impl Session {
     pub(super) fn handle_command(&mut self, msid: u32, command: &Command) -> Result<Option<Event>, Error> {
-        let Some(activity) = self.activity() else {
+        if !self.is_connected() {
             return if command.name == "connect" { self.handle_connect(command).map(Some) } else { Ok(None) };
-        };
+        }
         let transaction = command.transaction;
         let output = &mut self.link.output;
         match &*command.name {
             "connect" => return Err(Error::ConnectTwice),
-            "createStream" => {
-                let free = (!self.streams).trailing_zeros();
-                if free >= MAX_STREAMS {
-                    return Err(Error::TooManyStreams);
-                }
-                self.streams |= 1 << free;
-                reply::result(output, transaction, f64::from(free + 1).into());
-            }
-            "publish" => return self.handle_publish(msid, command).map(Some),
-            "play" => return self.handle_play(msid, command).map(Some),
+            "createStream" => reply::result(output, transaction, f64::from(self.streams.create()).into()),
+            "publish" => return Ok(self.handle_publish(msid, command)),
+            "play" => return Ok(self.handle_play(msid, command)),
             "releaseStream" => reply::result(output, transaction, Value::Undefined),
             "FCPublish" => {
                 self.fc_publish = true;
                 reply::result(output, transaction, Value::Undefined);
             }
-            "FCUnpublish" => match activity {
-                Activity::PublishAsked { msid } | Activity::Publishing { msid } => {
-                    reply::publish_stopped(output, msid, transaction);
-                    return Ok(self.stop());
-                }
-                _ => reply::result(output, transaction, Value::Undefined),
-            },
-            "deleteStream" => {
-                let named = command.value(1).and_then(Value::as_number).map(|id| id as u32);
-                if let Some(bit) = named.and_then(|id| id.checked_sub(1)).filter(|&bit| bit < MAX_STREAMS) {
-                    self.streams &= !(1 << bit);
-                }
-                if named.is_none() || named == activity.msid() {
-                    return Ok(self.stop());
+            "FCUnpublish" => {
+                let key = self.key(command.value(1)).ok();
+                let output = &mut self.link.output;
+                match self.streams.publisher_of(key.as_ref()) {
+                    Some(msid) => {
+                        reply::publish_stopped(output, msid, transaction);
+                        return Ok(self.stop(msid));
+                    }
+                    None => reply::result(output, transaction, Value::Undefined),
                 }
             }
+            "deleteStream" => {
+                let named = command.value(1).and_then(Value::as_number).map(|id| id as u32);
+                let msid = named.or_else(|| self.streams.active(msid));
+                return Ok(msid.and_then(|msid| {
+                    self.streams.delete(msid);
+                    self.stop(msid)
+                }));
+            }
             // Its stream is the one of the message; some clients put 0 there.
-            "closeStream" if msid == 0 || Some(msid) == activity.msid() => return Ok(self.stop()),
+            "closeStream" => return Ok(self.streams.active(msid).and_then(|msid| self.stop(msid))),
             "getStreamLength" => reply::result(output, transaction, 0.0.into()),
             "pause" | "pauseRaw" | "pauseraw" => {
-                if let Activity::Playing { msid } = activity {
-                    let pause = command.value(1).and_then(Value::as_bool).unwrap_or(true);
-                    reply::paused(output, msid, pause);
-                    return Ok(Some(Event::Pause(pause)));
+                if let Some(msid) = self.streams.playing(msid) {
+                    let on = command.value(1).and_then(Value::as_bool).unwrap_or(true);
+                    reply::paused(output, msid, on);
+                    return Ok(Some(Event::Pause { msid, on }));
                 }
             }
             "seek" => {
-                if let Activity::Playing { msid } = activity {
-                    reply::on_status(
-                        output,
-                        msid,
-                        "status",
-                        "NetStream.Seek.Notify",
-                        "A live stream cannot seek.",
-                    );
+                if let Some(msid) = self.streams.playing(msid) {
+                    const DESCRIPTION: &str = "A live stream cannot seek.";
+                    reply::on_status(output, msid, "status", "NetStream.Seek.Notify", DESCRIPTION);
                 }
             }
             "receiveAudio" | "receiveVideo" => {
                 let on = command.value(1).and_then(Value::as_bool).unwrap_or(true);
-                let audio = command.name == "receiveAudio";
-                return Ok(matches!(activity, Activity::Playing { .. }).then_some(if audio {
-                    Event::ReceiveAudio(on)
-                } else {
-                    Event::ReceiveVideo(on)
+                return Ok(self.streams.playing(msid).map(|msid| match &*command.name {
+                    "receiveAudio" => Event::ReceiveAudio { msid, on },
+                    _ => Event::ReceiveVideo { msid, on },
                 }));
             }
             // Answers, and calls that have none.
-            "closeStream" | "play2" | "_result" | "_error" | "onStatus" | "close" => {}
+            "play2" | "_result" | "_error" | "onStatus" | "close" => {}
             // FCSubscribe, _checkbw and whatever else waits for an answer before it goes on.
             _ => reply::result(output, transaction, Value::Null),
         }
@@ -120,50 +112,96 @@ impl Session {
                 .any(|name| property(name).is_some()),
         };
         reply::connected(&mut self.link.output, &asked, self.chunk_size);
-        self.state = State::Connected { app: app.into(), activity: Activity::Idle };
+        self.state = State::Connected { app: app.into() };
         Ok(Event::Connected { app: app.to_owned(), auth })
     }
 
-    fn handle_publish(&mut self, msid: u32, command: &Command) -> Result<Event, Error> {
-        let (msid, stream) = self.asked_stream(msid, command, "NetStream.Publish.BadName")?;
-        self.set_activity(Activity::PublishAsked { msid });
-        Ok(Event::Publish { msid, stream })
-    }
-
-    fn handle_play(&mut self, msid: u32, command: &Command) -> Result<Event, Error> {
-        let (msid, stream) = self.asked_stream(msid, command, "NetStream.Play.StreamNotFound")?;
-        self.set_activity(Activity::PlayAsked { msid });
-        Ok(Event::Play { msid, stream })
-    }
-
-    /// The stream a publish or play names; when it names none, the client is told with `code`.
-    fn asked_stream(&mut self, msid: u32, command: &Command, code: &str) -> Result<(u32, StreamKey), Error> {
-        let State::Connected { app, activity: Activity::Idle } = &self.state else {
-            return Err(Error::StreamActive);
-        };
-        // Some clients put 0 into the header; they mean the stream they made.
-        let msid = if msid != 0 { msid } else { self.streams.checked_ilog2().unwrap_or_default() + 1 };
-        let name = command.value(1).and_then(Value::as_str).unwrap_or_default();
-        match StreamKey::parse(app, name) {
-            Ok(stream) => Ok((msid, stream)),
-            Err(error) => {
-                reply::on_status(&mut self.link.output, msid, "error", code, &error.to_string());
-                Err(error.into())
+    fn handle_publish(&mut self, msid: u32, command: &Command) -> Option<Event> {
+        let msid = self.streams.meant(msid);
+        if names_nothing(command.value(1), self.streams.find(msid)) {
+            if self.streams.find(msid) == Some(Activity::Publishing) {
+                reply::unpublished(&mut self.link.output, msid);
             }
+            return self.stop(msid);
         }
+        let stream = self.asked_stream(msid, command, "NetStream.Publish.BadName");
+        Some(match stream {
+            Some(stream) => {
+                self.streams.ask(msid, Activity::PublishAsked, stream.clone());
+                Event::Publish { msid, stream }
+            }
+            None => Event::Refused,
+        })
     }
 
-    /// Ends the active stream, if there is one.
-    fn stop(&mut self) -> Option<Event> {
-        let event = match self.activity()? {
-            Activity::Idle => None,
-            Activity::PublishAsked { .. } | Activity::Publishing { .. } => Some(Event::Unpublish),
-            Activity::PlayAsked { .. } | Activity::Playing { .. } => Some(Event::StopPlay),
-        };
-        self.set_activity(Activity::Idle);
-        self.fc_publish = false;
-        event
+    fn handle_play(&mut self, msid: u32, command: &Command) -> Option<Event> {
+        let msid = self.streams.meant(msid);
+        if names_nothing(command.value(1), self.streams.find(msid)) {
+            if self.streams.find(msid) == Some(Activity::Playing) {
+                reply::play_stopped(&mut self.link.output, msid);
+            }
+            return self.stop(msid);
+        }
+        let number = |index| command.value(index).and_then(Value::as_number);
+        let length = length(number(2), number(3));
+        let resets = command.value(4).and_then(Value::as_bool).unwrap_or(true);
+        let stream = self.asked_stream(msid, command, "NetStream.Play.StreamNotFound");
+        Some(match stream {
+            Some(stream) => {
+                self.streams.ask(msid, Activity::PlayAsked { resets }, stream.clone());
+                Event::Play { msid, stream, length }
+            }
+            None => Event::Refused,
+        })
     }
+
+    /// The stream a publish or play names. When it names none, or too many are active, the client is told with `code` on its
+    /// message stream, which does what it did before.
+    fn asked_stream(&mut self, msid: u32, command: &Command, code: &str) -> Option<StreamKey> {
+        let description = match self.key(command.value(1)) {
+            Ok(_) if self.streams.find(msid).is_none() && !self.streams.has_room() => {
+                format!("{MAX_ACTIVE} streams are active on this connection, the limit")
+            }
+            Ok(key) => return Some(key),
+            Err(error) => error.to_string(),
+        };
+        reply::on_status(&mut self.link.output, msid, "error", code, &description);
+        None
+    }
+
+    /// The stream that a command names.
+    fn key(&self, name: Option<&Value>) -> Result<StreamKey, KeyError> {
+        let State::Connected { app } = &self.state else { return Err(KeyError::Incomplete) };
+        StreamKey::parse(app, name.and_then(Value::as_str).unwrap_or_default())
+    }
+
+    /// Ends what `msid` does, if anything.
+    fn stop(&mut self, msid: u32) -> Option<Event> {
+        Some(match self.streams.stop(msid)? {
+            Activity::PublishAsked | Activity::Publishing => Event::Unpublish { msid },
+            Activity::PlayAsked { .. } | Activity::Playing => Event::StopPlay { msid },
+        })
+    }
+}
+
+/// Whether a publish or play ends what its message stream does: its name is `false` or null, or empty where the stream is
+/// active. Else an empty name may stand behind an app that holds the whole address.
+fn names_nothing(name: Option<&Value>, activity: Option<Activity>) -> bool {
+    match name {
+        Some(Value::Boolean(false) | Value::Null | Value::Undefined) => true,
+        Some(Value::String(name)) => name.is_empty() && activity.is_some(),
+        _ => false,
+    }
+}
+
+/// How much a play asks for, ms. `start` chooses between live and recorded, and all is live here; but it tells the unit. The
+/// specification has seconds (RTMP 1.0, section 7.2.2.1), and most clients send milliseconds: FFmpeg -2000 for -2, librtmp
+/// a length of 10 000 for 10 s. So a length is in seconds if `start` is the specification's -1 or -2, or if it is too short
+/// to be meant in milliseconds.
+fn length(start: Option<f64>, length: Option<f64>) -> Option<u64> {
+    let length = length.filter(|length| length.is_finite() && *length > 0.0)?;
+    let is_seconds = start.is_some_and(|start| start == -1.0 || start == -2.0) || length < SHORTEST;
+    Some(if is_seconds { length * 1_000.0 } else { length } as u64)
 }
 
 /// The application a tcUrl names: its path.

@@ -46,7 +46,7 @@ fn ffmpeg_publishes() {
     assert_eq!(events[0], Event::Connected { app: "live".into(), auth: None });
     assert_eq!(events[1], Event::Publish { msid: 1, stream: key("live/s") });
     assert_eq!(events[2..6].iter().filter(|event| matches!(event, Event::Media(_))).count(), 4);
-    assert_eq!(events[6..], [Event::Unpublish]);
+    assert_eq!(events[6..], [Event::Unpublish { msid: 1 }]);
     assert_eq!(
         pair.heard()[3..],
         [
@@ -79,7 +79,7 @@ fn ffmpeg_plays() {
         user_control(3, b"\0\0\0\x01\0\0\x0b\xb8"),
     ];
     let events = pair.events(&bytes.concat());
-    assert_eq!(events[1..], [Event::Play { msid: 1, stream: key("live/livestream") }]);
+    assert_eq!(events[1..], [Event::Play { msid: 1, stream: key("live/livestream"), length: None }]);
     assert_eq!(pair.heard()[5..7], ["0: _result 2 null 1", "0: _result 3 null 0"]);
 }
 
@@ -118,7 +118,7 @@ fn obs_publishes_with_its_chunk_size_before_connect_and_everything_on_one_chunk_
     });
     let times = times.collect::<Vec<_>>();
     assert_eq!(times, [(DATA, 0), (AUDIO, 0), (VIDEO, 0), (VIDEO, 33), (VIDEO, 66)]);
-    assert_eq!(events.last(), Some(&Event::Unpublish));
+    assert_eq!(events.last(), Some(&Event::Unpublish { msid: 1 }));
 }
 
 #[test]
@@ -134,7 +134,7 @@ fn rtmpdump_plays_with_a_compressed_header_on_a_fresh_chunk_stream() {
         b"\x42\0\0\x01\0\0\x0a\x04\0\x03\0\0\0\x01\0\0\x0b\xb8".to_vec(),
     ];
     let events = pair.events(&bytes.concat());
-    assert_eq!(events[1..], [Event::Play { msid: 1, stream: key("live/livestream") }]);
+    assert_eq!(events[1..], [Event::Play { msid: 1, stream: key("live/livestream"), length: None }]);
     assert_eq!(pair.heard()[5..7], ["0: _result 2 null 1", "0: _result 3 null null"]);
 }
 
@@ -163,7 +163,10 @@ fn gstreamer_publishes_and_plays_with_transaction_0() {
         command(4, 1, "play", 0.0, &[NULL, "s".into(), (-2.0).into()]),
         user_control(3, b"\0\0\0\x01\0\0\x75\x30"),
     ];
-    assert_eq!(pair.events(&bytes.concat())[1..], [Event::Play { msid: 1, stream: key("live/s") }]);
+    assert_eq!(
+        pair.events(&bytes.concat())[1..],
+        [Event::Play { msid: 1, stream: key("live/s"), length: None }]
+    );
 }
 
 #[test]

@@ -70,27 +70,40 @@ fn a_second_connect_is_an_error() {
 }
 
 #[test]
-fn a_second_publish_or_play_is_an_error() {
-    for first in ["publish", "play"] {
-        for second in ["publish", "play"] {
-            let mut pair = Pair::active(first);
-            let again = command(8, 1, second, 0.0, &[NULL, "other".into()]);
-            assert_eq!(pair.error(&again), Error::StreamActive);
-        }
+fn a_name_that_is_none_is_refused_on_its_stream_and_the_connection_goes_on() {
+    for name in ["", "/", "?x", "a\u{7}b", "a\u{fffd}", &"x".repeat(300)] {
+        let mut pair = Pair::connected();
+        assert_eq!(pair.events(&command(8, 1, "publish", 0.0, &[NULL, name.into()])), [Event::Refused]);
+        assert_eq!(pair.heard(), ["1: onStatus 0 null error/NetStream.Publish.BadName"]);
+        let next = pair.events(&command(8, 1, "publish", 0.0, &[NULL, "other".into()]));
+        assert_eq!(next, [Event::Publish { msid: 1, stream: key("live/other") }]);
     }
+    let mut pair = Pair::connected();
+    assert_eq!(pair.events(&command(8, 1, "play", 0.0, &[NULL, 7.0.into()])), [Event::Refused]);
+    assert_eq!(pair.heard(), ["1: onStatus 0 null error/NetStream.Play.StreamNotFound"]);
 }
 
 #[test]
-fn a_name_that_is_none_is_refused_with_a_status() {
-    for name in ["", "/", "?x", "a\u{7}b", &"x".repeat(300)] {
-        let mut pair = Pair::connected();
-        let error = pair.error(&command(8, 1, "publish", 0.0, &[NULL, name.into()]));
-        assert!(matches!(error, Error::Key(_)), "{error}");
-        assert_eq!(pair.heard(), ["1: onStatus 0 null error/NetStream.Publish.BadName"]);
-    }
+fn more_streams_than_a_connection_may_have_are_refused_and_the_others_go_on() {
     let mut pair = Pair::connected();
-    pair.error(&command(8, 1, "play", 0.0, &[NULL, 7.0.into()]));
-    assert_eq!(pair.heard(), ["1: onStatus 0 null error/NetStream.Play.StreamNotFound"]);
+    let ask = |msid: u32, kind| command(8, 1, kind, 0.0, &[NULL, (&*format!("s{msid}")).into()]);
+    let on = |msid: u32, kind| {
+        let mut bytes = ask(msid, kind);
+        bytes[8..12].copy_from_slice(&msid.to_le_bytes());
+        bytes
+    };
+    for msid in 1..=MAX_ACTIVE as u32 {
+        assert!(!matches!(pair.events(&on(msid, "play"))[..], [Event::Refused]));
+    }
+    pair.heard();
+    for (kind, code) in [("publish", "Publish.BadName"), ("play", "Play.StreamNotFound")] {
+        assert_eq!(pair.events(&on(99, kind)), [Event::Refused]);
+        assert_eq!(pair.heard(), [format!("99: onStatus 0 null error/NetStream.{code}")]);
+    }
+    // One that is active may do something else.
+    assert!(matches!(pair.events(&on(5, "publish"))[..], [Event::Publish { msid: 5, .. }]));
+    assert_eq!(pair.events(&command(8, 7, "closeStream", 0.0, &[NULL])), [Event::StopPlay { msid: 7 }]);
+    assert!(matches!(pair.events(&on(99, "play"))[..], [Event::Play { msid: 99, .. }]));
 }
 
 #[test]

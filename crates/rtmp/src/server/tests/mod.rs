@@ -3,6 +3,7 @@
 mod clients;
 mod hostile;
 mod peer;
+mod reuse;
 
 use super::*;
 use crate::amf0::Value;
@@ -189,14 +190,14 @@ fn the_claim_of_a_forwarder_is_passed_on_with_the_nonce_it_signed() {
 }
 
 #[test]
-fn create_stream_gives_the_lowest_free_id_and_at_most_16() {
+fn create_stream_gives_new_ids_without_end_and_the_newest_again_once_it_is_deleted() {
     let mut pair = Pair::connected();
     let create = command(3, 0, "createStream", 7.0, &[NULL]);
     assert_eq!(pair.answer(&create), ["0: _result 7 null 1"]);
     assert_eq!(pair.answer(&create), ["0: _result 7 null 2"]);
-    assert_eq!(pair.answer(&command(3, 0, "deleteStream", 0.0, &[NULL, 1.0.into()])), [""; 0]);
-    assert_eq!(pair.answer(&create), ["0: _result 7 null 1"]);
-    assert_eq!(pair.error(&create.repeat(15)), Error::TooManyStreams);
+    assert_eq!(pair.answer(&command(3, 0, "deleteStream", 0.0, &[NULL, 2.0.into()])), [""; 0]);
+    assert_eq!(pair.answer(&create), ["0: _result 7 null 2"]);
+    assert_eq!(pair.answer(&create.repeat(100)).last().unwrap(), "0: _result 7 null 102");
 }
 
 #[test]
@@ -214,7 +215,7 @@ fn publish_and_play_never_get_a_result() {
 fn a_player_gets_begin_reset_start_and_sample_access_but_no_data_start() {
     let mut pair = Pair::connected();
     let events = pair.events(&command(8, 3, "play", 4.0, &[NULL, "livestream".into(), (-2000.0).into()]));
-    assert_eq!(events, [Event::Play { msid: 3, stream: key("live/livestream") }]);
+    assert_eq!(events, [Event::Play { msid: 3, stream: key("live/livestream"), length: None }]);
     assert_eq!(
         pair.heard(),
         [
@@ -253,7 +254,8 @@ fn answers_to_questions_nobody_asked_do_nothing() {
     assert_eq!(pair.heard(), [""; 0]);
     let mut session = Session::new(Config::default());
     session.ping(1);
-    session.status("status", "x", "y");
+    session.end_play(1, PlayEnd::Complete);
+    session.end_publish(1);
     assert!(session.output().is_empty());
 }
 
@@ -265,8 +267,9 @@ fn media_of_any_chunk_stream_and_message_stream_is_an_event_while_publishing() {
         let (bytes, event) = media(csid, type_id, 40, &payload);
         assert_eq!(pair.events(&bytes), [event]);
     }
+    // It is of the only one that publishes.
     let other_stream = message(6, VIDEO, 5, 0, b"\x17\x01");
-    assert_eq!(pair.events(&other_stream).len(), 1);
+    assert_eq!(pair.events(&other_stream), [media(6, VIDEO, 0, b"\x17\x01").1]);
 }
 
 #[test]
@@ -297,15 +300,18 @@ fn media_before_publish_and_from_players_is_dropped() {
 }
 
 #[test]
-fn a_publisher_may_end_its_stream_in_three_ways_and_publish_again() {
+fn a_publisher_may_end_its_stream_in_many_ways_and_publish_again() {
     let endings = [
         command(3, 0, "FCUnpublish", 6.0, &[NULL, "livestream".into()]),
         command(3, 0, "deleteStream", 7.0, &[NULL, 1.0.into()]),
         command(3, 1, "closeStream", 0.0, &[NULL]),
+        command(3, 0, "closeStream", 0.0, &[NULL]),
+        command(8, 1, "publish", 0.0, &[NULL, false.into()]),
+        command(8, 1, "publish", 0.0, &[NULL, NULL]),
     ];
     for ending in endings {
         let mut pair = Pair::active("publish");
-        assert_eq!(pair.events(&ending), [Event::Unpublish]);
+        assert_eq!(pair.events(&ending), [Event::Unpublish { msid: 1 }]);
         assert_eq!(pair.events(&ending), [], "only once");
         assert_eq!(pair.events(&media(6, VIDEO, 0, b"\x17\x01").0), []);
         let again = pair.events(&command(8, 1, "publish", 0.0, &[NULL, "other".into()]));
@@ -341,25 +347,21 @@ fn a_player_may_pause_seek_and_turn_tracks_off() {
     let mut pair = Pair::active("play");
     assert_eq!(
         pair.events(&command(8, 1, "pause", 0.0, &[NULL, true.into(), 0.0.into()])),
-        [Event::Pause(true)]
+        [Event::Pause { msid: 1, on: true }]
     );
     assert_eq!(pair.heard(), ["1: onStatus 0 null status/NetStream.Pause.Notify", "UserControl 1 1"]);
-    assert_eq!(pair.events(&command(8, 1, "pauseraw", 0.0, &[NULL, false.into()])), [Event::Pause(false)]);
+    assert_eq!(
+        pair.events(&command(8, 1, "pauseraw", 0.0, &[NULL, false.into()])),
+        [Event::Pause { msid: 1, on: false }]
+    );
     assert_eq!(pair.heard(), ["1: onStatus 0 null status/NetStream.Unpause.Notify", "UserControl 0 1"]);
     let seek = command(8, 1, "seek", 0.0, &[NULL, 1000.0.into()]);
     assert_eq!(pair.answer(&seek), ["1: onStatus 0 null status/NetStream.Seek.Notify"]);
     let receive = |name, on: bool| command(8, 1, name, 0.0, &[NULL, on.into()]);
-    assert_eq!(pair.events(&receive("receiveAudio", false)), [Event::ReceiveAudio(false)]);
-    assert_eq!(pair.events(&receive("receiveVideo", true)), [Event::ReceiveVideo(true)]);
-    assert_eq!(pair.events(&command(8, 1, "closeStream", 0.0, &[NULL])), [Event::StopPlay]);
+    assert_eq!(pair.events(&receive("receiveAudio", false)), [Event::ReceiveAudio { msid: 1, on: false }]);
+    assert_eq!(pair.events(&receive("receiveVideo", true)), [Event::ReceiveVideo { msid: 1, on: true }]);
+    assert_eq!(pair.events(&command(8, 1, "closeStream", 0.0, &[NULL])), [Event::StopPlay { msid: 1 }]);
     assert_eq!(pair.answer(&command(8, 1, "pause", 0.0, &[NULL, true.into()])), [""; 0]);
-}
-
-#[test]
-fn a_status_goes_to_the_active_stream() {
-    let mut pair = Pair::active("play");
-    pair.session.status("status", "NetStream.Play.UnpublishNotify", "gone");
-    assert_eq!(pair.heard(), ["1: onStatus 0 null status/NetStream.Play.UnpublishNotify"]);
 }
 
 #[test]

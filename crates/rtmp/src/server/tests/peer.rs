@@ -92,7 +92,7 @@ fn rml_rtmp_publishes() {
     for result in peers.client.stop_publishing().unwrap() {
         peers.run(result);
     }
-    assert_eq!(peers.server_events.last(), Some(&Event::Unpublish));
+    assert_eq!(peers.server_events.last(), Some(&Event::Unpublish { msid: 1 }));
 }
 
 #[test]
@@ -118,5 +118,5 @@ fn rml_rtmp_plays() {
     for result in peers.client.stop_playback().unwrap() {
         peers.run(result);
     }
-    assert_eq!(peers.server_events.last(), Some(&Event::StopPlay));
+    assert_eq!(peers.server_events.last(), Some(&Event::StopPlay { msid: 1 }));
 }
