@@ -233,11 +233,8 @@ impl Log {
             self.last_video = time;
         }
         // Slices of one picture may each be a message of their own: it begins with the first.
-        let goes_on = self.is_in_keyframe && self.last_video == time && self.key.is_some();
-        if key && !goes_on {
-            self.key = Some(self.live_point(time));
-            self.keyless = false;
-        }
+        let goes_on = self.is_in_keyframe && self.last_video == time;
+        let here = key.then(|| self.live_point(time));
         if track == Track::Video {
             self.last_video = time;
             self.has_video = true;
@@ -255,6 +252,12 @@ impl Log {
         let payload = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         self.entries.push_back(Entry { offset, time, payload, track, key });
         self.messages += 1;
+        if let Some(here) = here
+            && !(goes_on && self.key.as_ref().is_some_and(|key| self.offers(key)))
+        {
+            self.key = Some(here);
+            self.keyless = false;
+        }
         self.trim();
     }
 
@@ -636,6 +639,15 @@ mod tests {
         let second = log.end();
         video(&mut log, 80, true);
         assert_eq!(log.join(true).unwrap().offset, second);
+    }
+
+    #[test]
+    fn keyframes_at_one_time_without_end_are_joined_all_the_same() {
+        let mut log = log();
+        for _ in 0..3 * GOP_MESSAGES {
+            video(&mut log, 40, true);
+            assert!(log.join(true).is_some());
+        }
     }
 
     #[test]
