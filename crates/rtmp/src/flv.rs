@@ -1,7 +1,7 @@
 //! FLV files: the same tags RTMP carries (FLV 10.1, annex E.2 to E.4).
 
 use crate::line::{Lane, Line};
-use crate::media::{self, Kind};
+use crate::media;
 use crate::message_type;
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -120,17 +120,7 @@ impl Timeline {
     /// Milliseconds from the first frame of audio or video to `tag`, without what is no time of the recording; 0 for one that is older or
     /// stands before it.
     pub fn time(&mut self, tag: &Tag) -> u32 {
-        let lane = match media::classify(tag.type_id, &tag.payload).kind {
-            Kind::Audio => Some(Lane::Audio),
-            Kind::Video | Kind::Keyframe => Some(Lane::Video),
-            Kind::VideoHeader
-            | Kind::VideoMetadata
-            | Kind::AudioHeader
-            | Kind::DataHeader
-            | Kind::Data
-            | Kind::Metadata
-            | Kind::Ignore => None,
-        };
+        let lane = Lane::of(media::classify(tag.type_id, &tag.payload).kind);
         if lane.is_some() {
             self.line.get_or_insert_with(|| Line::new(GAP, GAP, tag.timestamp, 0, 0));
         }

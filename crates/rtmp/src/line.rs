@@ -5,6 +5,8 @@
 //! be interleaved by seconds, so each lane has its own offset: it goes on with it as long as its own timestamps do. Where they do not, it
 //! takes the offset of the other lane if that fits, so that both are in step again; else it opens a new one.
 
+use crate::media::Kind;
+
 /// A lane whose next timestamp is at most this much later goes on, ms, whatever its arrival says.
 const CONTINUES: i64 = 1_000;
 /// Frames out of order step back by at most this much, ms: decoding times never do within a source, but some send the times of
@@ -25,6 +27,24 @@ pub enum Lane {
     Video,
     /// Frames of audio.
     Audio,
+}
+
+impl Lane {
+    /// The lane of a message, if it is a frame. What is none may carry any timestamp.
+    #[must_use]
+    pub fn of(kind: Kind) -> Option<Self> {
+        match kind {
+            Kind::Keyframe | Kind::Video => Some(Self::Video),
+            Kind::Audio => Some(Self::Audio),
+            Kind::VideoHeader
+            | Kind::VideoMetadata
+            | Kind::AudioHeader
+            | Kind::DataHeader
+            | Kind::Data
+            | Kind::Metadata
+            | Kind::Ignore => None,
+        }
+    }
 }
 
 /// See the [module](self). Plain data; `now` is milliseconds on any clock that the caller keeps to, and never goes back.

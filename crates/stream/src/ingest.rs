@@ -48,21 +48,6 @@ pub(crate) struct Ingest {
     metadata_at: u64,
 }
 
-/// The lane of a frame. What is none may carry any timestamp.
-fn lane(kind: Kind) -> Option<Lane> {
-    match kind {
-        Kind::Keyframe | Kind::Video => Some(Lane::Video),
-        Kind::Audio => Some(Lane::Audio),
-        Kind::VideoHeader
-        | Kind::VideoMetadata
-        | Kind::AudioHeader
-        | Kind::DataHeader
-        | Kind::Data
-        | Kind::Metadata
-        | Kind::Ignore => None,
-    }
-}
-
 /// Where a message belongs in the log.
 struct Placed {
     time: u64,
@@ -167,7 +152,7 @@ impl Ingest {
         }
         let have = self.have[track.index()];
         let last = if have.is_some() { None } else { log.last(track) };
-        let time = self.clock.map(lane(kind), timestamp, last, now);
+        let time = self.clock.map(Lane::of(kind), timestamp, last, now);
         let repeats = have.is_some_and(|have| time <= have);
         if let Some(resumes) = resumes {
             let goes_on = match self.continuity {
