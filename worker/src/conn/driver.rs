@@ -207,11 +207,12 @@ impl Driver {
 
     /// Flushes those of the players that are `meant`; first the one that is in the middle of a message.
     fn flush(&self, is_meant: impl Fn(&Player) -> bool) {
-        let (first, others): (Vec<_>, Vec<_>) = self
-            .players()
-            .filter(|playing| is_meant(&playing.player))
-            .partition(|playing| playing.player.cursor.borrow().is_half_sent());
-        first.into_iter().chain(others).for_each(Playing::flush);
+        let half_sent = self.players().find(|playing| playing.player.cursor.borrow().is_half_sent());
+        let half_sent = half_sent.map(|playing| playing.player.msid);
+        let is_first = |playing: &&Playing| Some(playing.player.msid) == half_sent;
+        let meant = || self.players().filter(|playing| is_meant(&playing.player));
+        meant().filter(is_first).for_each(Playing::flush);
+        meant().filter(|playing| !is_first(playing)).for_each(Playing::flush);
     }
 
     /// Reads once and acts on all of it; true if there may be much more.
