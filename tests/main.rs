@@ -10,6 +10,7 @@ mod crash;
 mod crowded;
 mod health;
 mod hostile;
+mod join;
 mod relay;
 mod sessions;
 mod slow_players;

@@ -129,12 +129,13 @@ pub struct WorkerOptions {
     /// descriptor for each edge port. For one more, the one that ended first drops its media; when all are published, a publish is
     /// refused, unless one of them has to make room. 1 to 1000, default 64.
     pub max_streams: u32,
-    /// A joining player starts with the newest whole group of pictures at once; off, it waits for the next keyframe
-    /// and starts closer to live. Default true.
+    /// A joining player starts with the newest whole group of pictures at once; off, its video waits for the next
+    /// keyframe, 5 s at most, and it is closer to live. Default true.
     pub gop_cache: bool,
     /// How long media may wait so that one send carries more of it: less costs more of the core. Default `auto`.
     pub latency: Latency,
-    /// Media kept for players that are slower than the stream; one further behind skips to the newest keyframe. Longer costs
+    /// Media kept for players that are slower than the stream, beside the newest group of pictures, which is kept for those who join;
+    /// one further behind skips to the newest keyframe. Longer costs
     /// memory, once for all players; shorter makes a player with a short hiccup lose more. 1 s to 120 s, default 30 s.
     pub queue_length: Span,
     /// From a publish to its first media, or the next part of it: then the name is free again. Too short cuts encoders that

@@ -49,8 +49,8 @@ pub enum Flushed {
 /// Where a reader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Position {
-    /// Waits for the first keyframe at or after this offset.
-    Waiting(u64),
+    /// Waits for something to start with, not before `from`, having had everything before `reached`.
+    Waiting { from: u64, reached: u64 },
     /// Next shared byte, between two messages, and next barrier.
     At { offset: u64, barrier: u64 },
     /// Paused by its own wish, having read up to this offset.
@@ -65,6 +65,10 @@ pub struct State {
     place: Position,
     /// Stream time that this reader knows as 0.
     base: Option<u64>,
+    /// Stream time before which audio and data are left out, and at which video before it is shown.
+    start: u64,
+    /// Offset before which it has had everything that it gets, where that is not its place: it is shown the picture again.
+    had: u64,
     /// Private bytes, and how many of them are sent. Behind them comes what is held.
     private: Vec<u8>,
     sent: usize,
@@ -73,9 +77,10 @@ pub struct State {
     control: Vec<u8>,
     /// Tracks this reader has turned off (receiveAudio, receiveVideo).
     muted: Tracks,
-    /// Video is left out until the next keyframe: the reader joined without one.
-    holds_video: bool,
-    /// Tracks whose next message has to carry its absolute time.
+    /// Video is left out until the next keyframe, or until this stream time: the reader joined without one.
+    holds_video: Option<u64>,
+    /// Tracks whose next message has to carry its absolute time: of those that are held or muted each, while there are messages on
+    /// them.
     unseeded: Tracks,
     /// Private bytes go out before all that others write to the socket: they may begin inside a message, and have replies.
     goes_first: bool,
@@ -109,20 +114,22 @@ enum Step {
 }
 
 impl Cursor {
-    /// A cursor that starts at the newest keyframe at or after `offset`, or waits for one; it sends on message stream `msid`.
+    /// A cursor that starts not before `offset`, with what there is or else what comes first; it sends on message stream `msid`.
     #[must_use]
     pub fn new(recipient: Recipient, msid: u32, offset: u64) -> Self {
         let state = State {
             recipient,
             msid,
-            place: Position::Waiting(offset),
+            place: Position::Waiting { from: offset, reached: 0 },
             base: (recipient == Recipient::Forwarder).then_some(0),
+            start: 0,
+            had: 0,
             private: Vec::new(),
             sent: 0,
             held: None,
             control: Vec::new(),
             muted: Tracks::default(),
-            holds_video: false,
+            holds_video: None,
             unseeded: Tracks::default(),
             goes_first: false,
             is_shared: false,
@@ -150,25 +157,34 @@ impl Cursor {
 
     /// Stops reading; what is half sent is still finished.
     pub fn pause(&mut self) {
-        self.state.place = Position::Paused(self.offset());
+        let reached = match self.state.place {
+            Position::Waiting { from, reached } => from.max(reached),
+            Position::At { offset, .. } | Position::Paused(offset) => offset.max(self.state.had),
+        };
+        self.state.place = Position::Paused(reached);
     }
 
-    /// Goes on at a keyframe later than the position it paused at, so that time never runs backwards.
-    pub fn resume(&mut self) {
-        if let Position::Paused(offset) = self.state.place {
-            self.state.place = Position::Waiting(offset);
+    /// Goes on behind what it has had, with what a player gets that starts at `from` now: so time never runs backwards.
+    pub fn resume(&mut self, from: u64) {
+        if let Position::Paused(reached) = self.state.place {
+            self.state.place = Position::Waiting { from, reached };
         }
     }
 
-    /// Turns a track off or on; on again, the reader starts again at the next keyframe.
-    pub fn mute(&mut self, track: Track, off: bool) {
+    /// Turns a track off or on. Audio goes on with its next message. Video goes on with what a player gets that starts at `from` now.
+    pub fn mute(&mut self, track: Track, off: bool, from: u64) {
         let was = self.state.muted.has(track);
         self.state.muted.set(track, off);
+        // What is left out breaks its line of differences.
+        if was || off {
+            self.state.unseeded.set(track, true);
+        }
         if let Position::At { offset, .. } = self.state.place
             && was
             && !off
+            && track == Track::Video
         {
-            self.state.place = Position::Waiting(offset);
+            self.state.place = Position::Waiting { from, reached: offset.max(self.state.had) };
         }
     }
 
@@ -206,24 +222,26 @@ impl Cursor {
         self.bytes_sent
     }
 
-    /// The log offset up to which everything has been handed over or is owed next.
+    /// The log offset up to which everything has been handed over or is owed next; of one that waits, where it may begin.
     #[must_use]
     pub fn offset(&self) -> u64 {
         match self.state.place {
-            Position::Waiting(offset) | Position::At { offset, .. } | Position::Paused(offset) => offset,
+            Position::Waiting { from: offset, .. }
+            | Position::At { offset, .. }
+            | Position::Paused(offset) => offset,
         }
     }
 
     /// Whether it waits for something to start with.
     #[must_use]
     pub fn is_waiting(&self) -> bool {
-        matches!(self.state.place, Position::Waiting(_))
+        matches!(self.state.place, Position::Waiting { .. })
     }
 
     /// Whether video is left out until there is a keyframe to start it with.
     #[must_use]
     pub fn lacks_video(&self) -> bool {
-        self.state.holds_video
+        self.state.holds_video.is_some()
     }
 
     /// Takes the number of skips since the last call.
@@ -299,9 +317,9 @@ impl Cursor {
             let (offset, barrier) = match self.state.place {
                 Position::Paused(_) if self.state.end.is_some() => return Ok(Flushed::Ended),
                 Position::Paused(_) => return Ok(Flushed::CaughtUp),
-                Position::Waiting(from) => match log.key_after(from) {
+                Position::Waiting { from, reached } => match log.join_after(from, reached) {
                     Some(point) => {
-                        self.join(&point, log.framing());
+                        self.join(&point, log, reached);
                         continue;
                     }
                     None if self.state.end.is_some() => return Ok(Flushed::Ended),
@@ -312,6 +330,9 @@ impl Cursor {
             if offset < log.floor() {
                 self.skip(offset, log);
                 continue;
+            }
+            if self.state.holds_video.is_some_and(|until| log.is_keyless_after(until)) {
+                self.state.holds_video = None;
             }
             let mut limit = log.end();
             if let Some(next) = log.barrier_at(barrier) {
@@ -330,15 +351,6 @@ impl Cursor {
             }
             if offset == limit {
                 return Ok(Flushed::CaughtUp);
-            }
-            if self.state.holds_video
-                && let Some(key) = log.key_from(offset)
-            {
-                if key.offset == offset {
-                    self.take_up_video(key, log.framing());
-                    continue;
-                }
-                limit = limit.min(key.offset);
             }
             if !self.gets_all() {
                 match self.step(log, offset, limit) {
@@ -421,9 +433,10 @@ impl Cursor {
     /// Too far behind: on to the newest keyframe, forward only.
     fn skip(&mut self, offset: u64, log: &Log) {
         self.skips += 1;
-        match log.key_after(offset) {
-            Some(point) => self.join(&point, log.framing()),
-            None => self.state.place = Position::Waiting(log.end()),
+        let reached = offset.max(self.state.had);
+        match log.join_after(offset, reached) {
+            Some(point) => self.join(&point, log, reached),
+            None => self.state.place = Position::Waiting { from: log.end(), reached },
         }
     }
 
@@ -441,7 +454,7 @@ impl Cursor {
     /// Whether the shared bytes are right for this reader as they are.
     fn gets_all(&self) -> bool {
         let state = &self.state;
-        !state.is_shared && !state.holds_video && state.muted.is_empty() && state.unseeded.is_empty()
+        !state.is_shared && state.unseeded.is_empty()
     }
 
     /// What comes next at `offset`, before `limit`.
@@ -459,37 +472,40 @@ impl Cursor {
     }
 
     /// Whether the reader does not get this message: it does not want it, or it would be before the start of its time. Video
-    /// would be missed by a decoder.
+    /// would be missed by a decoder, and a header by all that comes behind it.
     fn leaves_out(&self, entry: &Entry) -> bool {
         let state = &self.state;
         let is_video = entry.track == Track::Video;
-        state.muted.has(entry.track)
-            || (state.holds_video && is_video)
-            || (state.unseeded.has(entry.track) && !is_video && self.is_before_start(entry))
+        let is_before_start = state.unseeded.has(entry.track) && !is_video && entry.time < state.start;
+        let is_held = state.holds_video.is_some() && is_video && !entry.key;
+        !entry.header && (state.muted.has(entry.track) || is_held || is_before_start)
     }
 
-    fn is_before_start(&self, entry: &Entry) -> bool {
-        self.state.base.is_some_and(|base| entry.time < base)
-    }
-
-    /// Owes the message at `entry` with its absolute time, from which the next delta on its track counts. Video before the start of
+    /// Owes the message at `entry` with its absolute time, from which the next delta on its track counts. What is before the start of
     /// the reader's time is shown at that start.
     fn seed(&mut self, log: &Log, entry: &Entry, barrier: u64) {
         let (framing, track, msid) = (log.framing(), entry.track, self.state.msid);
-        let time = self.timestamp(entry.time);
+        let time = self.timestamp(entry.time.max(self.state.start));
         let end = log.boundary(entry.offset + 1);
         let replaced = framing.absolute(&mut self.state.private, track, time, msid, entry.payload as usize);
         match replaced {
             Some(replaced) => self.hold(log, entry.offset + replaced as u64, end),
             None => framing.message(&mut self.state.private, track, time, msid, &log.payload(entry)),
         }
-        self.state.unseeded.set(track, self.is_before_start(entry));
+        let state = &mut self.state;
+        if entry.key && !state.muted.has(Track::Video) {
+            state.holds_video = None;
+        }
+        let is_held = track == Track::Video && state.holds_video.is_some();
+        state.unseeded.set(track, entry.time < state.start || is_held || state.muted.has(track));
         self.state.place = Position::At { offset: end, barrier };
     }
 
     /// Does what the barrier at `offset` says; the next one is `barrier`.
     fn pass(&mut self, kind: &BarrierKind, log: &Log, offset: u64, barrier: u64) {
+        let is_player = self.state.recipient == Recipient::Player;
         match kind {
+            BarrierKind::Publication => self.state.holds_video = is_player.then(|| log.key_wait()),
             BarrierKind::Seed(track) => self.state.unseeded.set(*track, true),
             BarrierKind::Metadata(payload) => self.put_metadata(log.framing(), payload),
             BarrierKind::DataHeader if self.state.recipient == Recipient::Forwarder => {
@@ -508,15 +524,20 @@ impl Cursor {
 
     /// Moves to `point` and gives the reader the metadata and headers in force there. A header carries the time from which its
     /// track's first delta counts; where there is none, or that time is before the start of this reader's, the track's first
-    /// message carries its own.
-    fn join(&mut self, point: &JoinPoint, framing: Framing) {
+    /// message carries its own. The reader has had everything before `reached`.
+    fn join(&mut self, point: &JoinPoint, log: &Log, reached: u64) {
+        let framing = log.framing();
         let earliest = point.time.saturating_sub(START_BEFORE);
         let start = [Track::Video, Track::Audio]
             .iter()
             .filter_map(|track| point.seed_time(*track))
-            .filter(|time| *time >= earliest)
+            .filter(|time| *time >= earliest && !point.is_cut && !point.is_unseeded)
             .fold(point.time, u64::min);
-        self.state.base.get_or_insert(start);
+        let base = *self.state.base.get_or_insert(start);
+        // What was shown at a later time is not followed by an earlier one.
+        let start = if point.is_cut { point.time.max(base) } else { base };
+        self.state.start = self.state.start.max(start);
+        self.state.had = if point.offset < reached { log.end() } else { reached };
         self.state.unseeded = Tracks::default();
         if let Some(metadata) = &point.headers.metadata {
             self.put_metadata(framing, metadata);
@@ -525,22 +546,25 @@ impl Cursor {
         for track in [Track::Audio, Track::Video, Track::Data] {
             self.put_headers(framing, track, point);
         }
-        self.state.holds_video = point.holds_video;
-        self.state.place = Position::At { offset: point.offset, barrier: point.next_barrier };
-    }
-
-    /// Goes on with video at the keyframe `point`, where it is: of what is in force there only video was left out.
-    fn take_up_video(&mut self, point: &JoinPoint, framing: Framing) {
-        self.put_headers(framing, Track::Video, point);
-        self.state.holds_video = false;
+        let state = &mut self.state;
+        // A forwarder's target decides itself what it waits for.
+        let holds_video = point.holds_video && state.recipient == Recipient::Player;
+        state.holds_video = holds_video.then(|| log.key_wait());
+        for track in Track::ALL {
+            let is_left_out = state.muted.has(track) || (holds_video && track == Track::Video);
+            if is_left_out && point.seed_time(track).is_some() {
+                state.unseeded.set(track, true);
+            }
+        }
+        state.place = Position::At { offset: point.offset, barrier: point.next_barrier };
     }
 
     fn put_headers(&mut self, framing: Framing, track: Track, point: &JoinPoint) {
-        let base = self.state.base.unwrap_or(0);
-        let seed = point.seed_time(track);
+        let (seed, start) = (point.seed_time(track), self.state.start);
         // Data may be old, and a forwarder that sends it again must not make it younger.
         let otherwise = if track == Track::Data { point.last(track) } else { point.time };
-        let time = self.timestamp(seed.unwrap_or(otherwise).max(base));
+        let time = seed.filter(|_| !point.is_unseeded).unwrap_or(otherwise);
+        let time = self.timestamp(time.max(start));
         let is_forwarder = self.state.recipient == Recipient::Forwarder;
         let mut has_some = false;
         for packet in point.headers.of(track) {
@@ -552,7 +576,8 @@ impl Cursor {
                 framing.message(out, track, time, msid, &packet.payload);
             }
         }
-        self.state.unseeded.set(track, seed.is_some_and(|seed| !has_some || seed < base));
+        let is_unseeded = |seed| point.is_unseeded || !has_some || seed < start;
+        self.state.unseeded.set(track, seed.is_some_and(is_unseeded));
     }
 
     /// Metadata always carries time 0, as from SRS: ffmpeg takes any other for the start of a text stream.
@@ -791,7 +816,7 @@ mod tests {
         for at in 0..6 {
             source.run(200 + at * 7, 207 + at * 7);
             let mut cursor = Cursor::new(Recipient::Player, 3, 0);
-            let point = source.log.join(true).unwrap();
+            let point = source.log.join_after(source.log.start(true), 0).unwrap();
             let (wire, _) = flush_all(&mut cursor, &source.log);
             let seen = decode(&wire);
             assert_eq!(seen[0].0, DATA);
@@ -827,11 +852,7 @@ mod tests {
         let mut source = Source::new();
         let mut cursor = Cursor::new(Recipient::Player, 1, 0);
         let (wire, flushed) = flush_all(&mut cursor, &source.log);
-        assert!(
-            wire.is_empty()
-                && flushed == Flushed::CaughtUp
-                && matches!(cursor.state.place, Position::Waiting(_))
-        );
+        assert!(wire.is_empty() && flushed == Flushed::CaughtUp && cursor.is_waiting());
         source.run(0, 4);
         let (wire, _) = flush_all(&mut cursor, &source.log);
         assert_eq!(media(&decode(&wire)).len(), 4);
@@ -870,44 +891,113 @@ mod tests {
     }
 
     #[test]
-    fn a_paused_player_goes_on_at_a_later_keyframe() {
-        let mut source = Source::new();
-        source.run(0, 60);
-        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
-        let (mut wire, _) = flush_all(&mut cursor, &source.log);
-        cursor.pause();
-        source.run(60, 90);
-        assert!(flush_all(&mut cursor, &source.log).0.is_empty());
-        cursor.resume();
-        assert!(flush_all(&mut cursor, &source.log).0.is_empty(), "no keyframe since");
-        source.run(90, 110);
-        wire.extend(flush_all(&mut cursor, &source.log).0);
-        let times: Vec<_> = media(&decode(&wire)).iter().map(|m| m.0).collect();
-        assert!(times.is_sorted());
-        assert_eq!(times.len(), 10 + 10);
+    fn a_paused_player_goes_on_at_once_with_the_picture_of_now() {
+        for gop_cache in [true, false] {
+            let mut source = Source::new();
+            source.run(0, 60);
+            let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+            let (mut wire, _) = flush_all(&mut cursor, &source.log);
+            cursor.pause();
+            source.run(60, 80);
+            assert!(flush_all(&mut cursor, &source.log).0.is_empty());
+            cursor.resume(source.log.start(gop_cache));
+            let before = media(&decode(&wire)).len();
+            wire.extend(flush_all(&mut cursor, &source.log).0);
+            source.run(80, 90);
+            wire.extend(flush_all(&mut cursor, &source.log).0);
+            let seen = decode(&wire);
+            assert!(media(&seen).is_sorted_by_key(|(time, _)| *time));
+            let got = media(&seen).split_off(before);
+            if gop_cache {
+                // The group since 50 again, all of it at the time of now; sound from now on.
+                assert_eq!(got[0].1, source.sent[50].2);
+                assert!(got.iter().take(15).all(|(time, _)| *time == got[0].0), "{}", got[0].0);
+                assert_eq!(got.len(), 15 + 10);
+            } else {
+                assert_eq!(got.len(), 5, "sound, and video from the next keyframe on");
+            }
+            // It had joined at 50, with the audio before that.
+            assert_eq!(got.last().unwrap().0, (89 - 48) * 20);
+        }
     }
 
     #[test]
-    fn a_reader_that_joins_while_video_pauses_gets_audio_and_no_video_before_a_keyframe() {
+    fn video_that_is_held_starts_without_a_keyframe_after_a_while() {
+        let mut source = Source::new();
+        source.log.reset(0);
+        source.send(Track::Audio, 0, 60);
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+        let mut wire = flush_all(&mut cursor, &source.log).0;
+        for i in 1..400 {
+            let track = if i % 2 == 0 { Track::Video } else { Track::Audio };
+            let time = i * 20;
+            source.log.append(track, time, false, &[if i % 2 == 0 { 0x27 } else { 0xAF }, 1, i as u8]);
+            wire.extend(flush_all(&mut cursor, &source.log).0);
+        }
+        let seen = decode(&wire);
+        let audio = seen.iter().filter(|m| m.0 == rtmp::message_type::AUDIO && m.2[1] == 1).count();
+        assert_eq!(audio, 201, "no sound waits for it");
+        let first = seen.iter().find(|m| m.0 == VIDEO && m.2[1] == 1).unwrap();
+        // The first picture came at 40.
+        assert!((5_040..=5_120).contains(&first.1), "{}", first.1);
+        assert!(!cursor.lacks_video());
+    }
+
+    #[test]
+    fn a_header_passes_while_video_is_held_and_audio_is_muted() {
+        let mut source = Source::new();
+        source.log.reset(0);
+        source.log.append(Track::Audio, 0, false, &[0xAF, 1, 0]);
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+        cursor.mute(Track::Audio, true, 0);
+        let mut wire = flush_all(&mut cursor, &source.log).0;
+        source.log.append_header(Track::Video, 10, &[0x17, 0, 7]);
+        source.log.append(Track::Video, 10, false, &[0x27, 1, 7]);
+        source.log.append_header(Track::Audio, 20, &[0xAF, 0, 7]);
+        source.log.append(Track::Audio, 20, false, &[0xAF, 1, 7]);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        cursor.mute(Track::Audio, false, source.log.end());
+        source.log.append(Track::Video, 50, true, &[0x17, 1, 8]);
+        source.log.append(Track::Audio, 60, false, &[0xAF, 1, 8]);
+        wire.extend(flush_all(&mut cursor, &source.log).0);
+        let seen: Vec<_> = decode(&wire).into_iter().filter(|m| m.0 != DATA).map(|m| (m.1, m.2)).collect();
+        let want =
+            [(10, vec![0x17, 0, 7]), (20, vec![0xAF, 0, 7]), (50, vec![0x17, 1, 8]), (60, vec![0xAF, 1, 8])];
+        assert_eq!(seen, want);
+    }
+
+    #[test]
+    fn a_reader_of_a_new_publication_gets_its_sound_at_once_and_its_video_from_a_keyframe_on() {
         let mut source = Source::new();
         source.run(0, 20);
-        // 4 s of audio; then video goes on within its group, before the next keyframe comes.
-        (0..200).for_each(|i| source.send(Track::Audio, 400 + i * 20, 60));
-        let at = source.sent.len();
-        let mut cursor = Cursor::new(Recipient::Player, 1, source.log.end());
-        let (mut wire, flushed) = flush_all(&mut cursor, &source.log);
-        assert_eq!(flushed, Flushed::CaughtUp);
-        source.run(220, 240);
-        wire.extend(flush_all(&mut cursor, &source.log).0);
-        assert_eq!(media(&decode(&wire)).len(), 10, "the audio of the last 20 messages");
-        source.run(240, 280);
-        wire.extend(flush_all(&mut cursor, &source.log).0);
-        let key = (at..).find(|n| source.sent[*n].1 == Track::Video && source.sent[*n].2[0] == 0x17).unwrap();
-        let seen = decode(&wire);
-        let video: Vec<_> = seen.iter().filter(|m| m.0 == VIDEO && m.2[1] == 1).collect();
-        assert!(video[0].2 == source.sent[key].2, "the first video is the keyframe");
-        assert_eq!(video.len(), source.sent[key..].iter().filter(|m| m.1 == Track::Video).count());
-        assert!(media(&seen).is_sorted_by_key(|(time, _)| *time));
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+        flush_all(&mut cursor, &source.log);
+        source.log.reset(1_000);
+        for i in 0..10 {
+            source.log.append(Track::Video, 1_000 + i * 40, i == 5, &[0x27, 1, i as u8]);
+            source.log.append(Track::Audio, 1_000 + i * 40, false, &[0xAF, 1, i as u8]);
+        }
+        let seen = decode(&flush_all(&mut cursor, &source.log).0);
+        let video: Vec<_> = seen.iter().filter(|m| m.0 == VIDEO).map(|m| m.2[2]).collect();
+        assert_eq!(video, [5, 6, 7, 8, 9]);
+        assert_eq!(seen.len(), 5 + 10);
+    }
+
+    #[test]
+    fn a_picture_that_stands_still_is_shown_at_the_start_of_near_live_sound() {
+        let mut source = Source::new();
+        source.send(Track::Video, 0, 60);
+        source.send(Track::Video, 40, 60);
+        (0..1_000).for_each(|i| source.send(Track::Audio, 40 + i * 20, 60));
+        for recipient in [Recipient::Player, Recipient::Forwarder] {
+            let mut cursor = Cursor::new(recipient, 1, source.log.start(true));
+            let seen = media(&decode(&flush_all(&mut cursor, &source.log).0));
+            let start = if recipient == Recipient::Player { 0 } else { 20_020 - 2_000 };
+            assert_eq!(seen[0], (start, source.sent[0].2.clone()));
+            assert_eq!(seen[1], (start, source.sent[1].2.clone()));
+            assert_eq!(seen[2].0, start);
+            assert_eq!(seen.len(), 2 + 101);
+        }
     }
 
     #[test]
@@ -915,14 +1005,14 @@ mod tests {
         let mut source = Source::new();
         source.run(0, 20);
         let mut cursor = Cursor::new(Recipient::Player, 1, 0);
-        cursor.mute(Track::Audio, true);
+        cursor.mute(Track::Audio, true, 0);
         let (mut wire, _) = flush_all(&mut cursor, &source.log);
         assert_eq!(media(&decode(&wire)).len(), 10);
-        cursor.mute(Track::Audio, false);
+        cursor.mute(Track::Audio, false, source.log.start(true));
         source.run(20, 60);
         wire.extend(flush_all(&mut cursor, &source.log).0);
         let got = media(&decode(&wire));
-        assert_eq!(got.len(), 10 + 10);
+        assert_eq!(got.len(), 10 + 40, "audio goes on at once");
         assert_eq!(got.last().unwrap().0, 59 * 20);
     }
 }

@@ -7,13 +7,10 @@ use rtmp::media::{self, Class, Kind};
 
 use crate::clock::{Clock, Start};
 use crate::headers::{HEADER_MAX, Headers};
-use crate::log::{JoinPoint, Log};
+use crate::log::{JoinPoint, KEY_WAIT, Log};
 use crate::stats::Stats;
 use crate::track::Track;
 
-/// Video before the first keyframe of a publication is left out for at most this long, ms: a source that never marks
-/// keyframes is still relayed.
-const KEY_WAIT: u64 = 10_000;
 /// Metadata changes at most this often in stream time, ms: each change costs every reader a send, and memory until the
 /// slowest has it.
 const METADATA_EVERY: u64 = 1_000;
@@ -40,8 +37,8 @@ pub(crate) struct Ingest {
     has_stored: bool,
     /// Up to where each track was when a forwarder reconnected: what it repeats is left out.
     have: [Option<u64>; 3],
-    /// Until when video waits for a keyframe, ms.
-    key_wait: Option<u64>,
+    /// Until when data is in front of the publication's first keyframe, ms.
+    preamble: Option<u64>,
     /// Metadata that is not in force yet: it came before the first message of the publication, or too soon behind other.
     next_metadata: Option<Bytes>,
     /// Stream time of the last change of metadata, ms.
@@ -63,7 +60,7 @@ impl Ingest {
             set_aside: None,
             has_stored: false,
             have: [None; 3],
-            key_wait: None,
+            preamble: None,
             next_metadata: None,
             metadata_at: 0,
         }
@@ -120,7 +117,10 @@ impl Ingest {
         }
         stats.count_received(track, message.payload.len(), codec);
         let Placed { time, is_repeated } = self.place(track, kind, (message.timestamp, &payload), now, log);
-        if !is_repeated && !self.waits_for_key(kind, now, log) {
+        if kind == Kind::Keyframe || self.preamble.is_some_and(|until| now > until) {
+            self.preamble = None;
+        }
+        if !is_repeated {
             // Only before a message: else whoever publishes metadata alone, again and again, would be kept for ever.
             self.put_metadata_in_force(log);
             self.has_stored = true;
@@ -166,7 +166,7 @@ impl Ingest {
             } else {
                 self.have = [None; 3];
                 log.reset(time);
-                self.key_wait = Some(now + KEY_WAIT);
+                self.preamble = Some(now + KEY_WAIT);
             }
         }
         if !repeats {
@@ -175,17 +175,6 @@ impl Ingest {
         // What was in force a while ago is sent again, and is not any more.
         let is_older = track == Track::Data && have.is_some_and(|have| time < have);
         Placed { time, is_repeated: repeats && (is_older || log.headers().have(kind, track, payload)) }
-    }
-
-    /// Whether it is video in front of the publication's first keyframe.
-    fn waits_for_key(&mut self, kind: Kind, now: u64, log: &mut Log) -> bool {
-        if kind == Kind::Keyframe {
-            self.key_wait = None;
-        } else if self.key_wait.is_some_and(|until| now > until) {
-            self.key_wait = None;
-            log.give_up_on_keys();
-        }
-        kind == Kind::Video && self.key_wait.is_some()
     }
 
     fn take_metadata(&mut self, payload: &Bytes, log: &mut Log) {
@@ -223,21 +212,25 @@ impl Ingest {
         let time = time.max(log.last(track).unwrap_or(0));
         let scope = log.headers().scope(kind, track, sent);
         let is_known = scope.as_ref().is_some_and(|scope| log.headers().knows(scope));
-        let is_preamble = track == Track::Data && self.key_wait.is_some();
+        let is_preamble = track == Track::Data && self.preamble.is_some();
         let is_kept =
             (scope.is_some() && !log.headers().holds(track, payload)) || (scope.is_none() && is_preamble);
         if is_kept && payload.len() <= HEADER_MAX {
             log.update_headers(|headers| headers.keep(track, scope.clone(), payload, is_preamble));
         }
+        let is_header = matches!(kind, Kind::AudioHeader | Kind::VideoHeader | Kind::VideoMetadata);
+        let is_configuration = is_header || scope.is_some();
         // The next server is told once: it keeps what comes later under the same name.
         let is_announced =
             kind == Kind::DataHeader && !is_known && scope.is_some_and(|scope| log.headers().knows(&scope));
         if is_announced {
             log.append_data_header(time, payload);
+        } else if is_configuration {
+            log.append_header(track, time, payload);
         } else {
             log.append(track, time, kind == Kind::Keyframe, payload);
         }
-        if self.key_wait.is_none() && log.headers().has_preamble() {
+        if self.preamble.is_none() && log.headers().has_preamble() {
             log.update_headers(Headers::end_preamble);
         }
     }

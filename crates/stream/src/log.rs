@@ -20,16 +20,25 @@ use crate::track::Track;
 
 /// Bytes kept for slow readers whatever their time: 30 s at 17 Mbit/s.
 const QUEUE_BYTES: u64 = 64 * 1024 * 1024;
-/// A group of pictures beyond this is not offered to joining readers, bytes: it would be a flood, not a start.
+/// A group of pictures up to this is kept, however long ago it began, and offered to joining readers, bytes. The other half of
+/// [`QUEUE_BYTES`] is time for those who start with it.
 const GOP_BYTES: u64 = 32 * 1024 * 1024;
 /// See [`GOP_BYTES`]; messages.
-const GOP_MESSAGES: u64 = 5_000;
+const GOP_MESSAGES: u64 = 60_000;
 /// Messages kept for slow readers whatever their size: 120 s at 1000 a second. Tiny ones cost more to find than to keep.
 const QUEUE_MESSAGES: usize = 120_000;
 /// A track silent for this long is seeded again, ms, so that no delta comes near the 24-bit limit.
 const SEED_LIFE: u64 = 10_000;
-/// Without video for this long readers start at the live edge, ms.
-const AUDIO_ONLY_AFTER: u64 = 3_000;
+/// Without a keyframe for this long, ms, video starts without one: a picture that mends itself is better than none.
+pub(crate) const KEY_WAIT: u64 = 5_000;
+/// How far before the newest message a reader starts that does not start with a keyframe, ms. So old may the beginning of a
+/// publication be for one that waited for it.
+const NEAR_LIVE: u64 = 2_000;
+/// See [`NEAR_LIVE`]; messages.
+const NEAR_LIVE_MESSAGES: usize = 2_000;
+/// A group of pictures in which there is no video for this long, ms, is a picture that stands still: who joins sees it at once, but
+/// hears what is near live.
+const STILL_AFTER: u64 = 1_000;
 
 /// Up to where a track is known to a reader.
 #[derive(Clone, Copy, Debug, Default)]
@@ -53,6 +62,10 @@ pub(crate) struct JoinPoint {
     pub(crate) headers: Rc<Headers>,
     /// Whether video is left out until the next keyframe.
     pub(crate) holds_video: bool,
+    /// Whether audio before its time is left out, and video shown at it.
+    pub(crate) is_cut: bool,
+    /// Whether each track's first message has to carry its own time.
+    pub(crate) is_unseeded: bool,
     tracks: [Reached; 3],
     /// Messages appended before it.
     messages: u64,
@@ -88,6 +101,8 @@ pub(crate) enum BarrierKind {
     Metadata(Bytes),
     /// The message behind the barrier is data of which a server must be told to keep it.
     DataHeader,
+    /// A publication that does not go on with the last one: its video starts with a keyframe.
+    Publication,
 }
 
 /// One message of the log.
@@ -103,6 +118,8 @@ pub struct Entry {
     pub track: Track,
     /// Whether decoding can start here.
     pub key: bool,
+    /// Whether it is what a decoder needs before all others, no frame.
+    pub header: bool,
 }
 
 /// What a reader gets that joins now.
@@ -124,7 +141,7 @@ pub enum Offer {
 #[derive(Debug)]
 pub struct Log {
     framing: Framing,
-    /// Media kept for slow readers, ms; a longer group of pictures is not offered to joining ones.
+    /// Media kept for slow readers, ms, beside the newest group of pictures.
     queue_length: u64,
     storage: Storage,
     entries: VecDeque<Entry>,
@@ -135,19 +152,27 @@ pub struct Log {
     first_barrier: u64,
     /// The newest keyframe.
     key: Option<JoinPoint>,
+    /// Where the publication begins.
+    begin: Option<JoinPoint>,
     headers: Rc<Headers>,
+    /// Offset behind the message, or the barrier, with which they last changed.
+    headers_end: u64,
+    /// Whether the message that changed them is still to be appended.
+    headers_changed: bool,
     tracks: [Reached; 3],
     /// Messages appended since ever.
     messages: u64,
     newest: u64,
-    /// Time of the last video message, or of the first message of the publication.
+    /// Time of the last picture.
     last_video: u64,
-    /// Whether the publication has had video.
+    /// Whether the publication has had a picture.
     has_video: bool,
     /// Whether the last video message was of a keyframe.
     is_in_keyframe: bool,
-    /// See [`Log::give_up_on_keys`].
-    keyless: bool,
+    /// Time of the last keyframe, or of the first picture of the publication.
+    last_key: u64,
+    /// Whether there was no picture for [`STILL_AFTER`] in the newest group.
+    stood_still: bool,
     /// Whether something is appended now: else there is no live edge to join at.
     is_live: bool,
     /// Cursors behind this offset have fallen out of the queue.
@@ -169,14 +194,18 @@ impl Log {
             barrier_bytes: 0,
             first_barrier: 0,
             key: None,
+            begin: None,
             headers: Rc::default(),
+            headers_end: 0,
+            headers_changed: false,
             tracks: [Reached::default(); 3],
             messages: 0,
             newest: 0,
             last_video: 0,
             has_video: false,
             is_in_keyframe: false,
-            keyless: false,
+            last_key: 0,
+            stood_still: false,
             is_live: false,
             floor: 0,
             needed: 0,
@@ -195,19 +224,30 @@ impl Log {
         self.entries.is_empty()
     }
 
-    /// Offset where a reader that comes now begins: its join point, else the end, where it waits for one.
+    /// Offset where a player that comes now begins: at the newest keyframe, else near the end. Without `gop_cache` at the end, but for
+    /// a picture that stands still.
     #[must_use]
     pub fn start(&self, gop_cache: bool) -> u64 {
-        self.join(gop_cache).map_or_else(|| self.end(), |point| point.offset)
+        let key = self.offered().filter(|key| gop_cache || self.is_still(key));
+        let near = || gop_cache.then(|| self.live_edge(0)).flatten();
+        key.map(|key| key.offset).or_else(|| near().map(|point| point.offset)).unwrap_or_else(|| self.end())
+    }
+
+    /// The same for a forwarder: it passes on all of a publication that has only begun, and if it `is_first`, not a later connection,
+    /// also of one that began with more than its connecting took.
+    #[must_use]
+    pub fn start_of_forward(&self, is_first: bool) -> u64 {
+        let begin = self.begun().filter(|begin| is_first || self.is_near_live(begin.time));
+        begin.map_or_else(|| self.start(true), |begin| begin.offset)
     }
 
     /// What a reader gets that joins now, with `gop_cache`.
     #[must_use]
     pub fn offer(&self) -> Offer {
-        match self.join(true) {
+        match self.join_after(self.start(true), 0) {
             None => Offer::Nothing,
             Some(_) if !self.has_video => Offer::NoVideo,
-            Some(_) if self.keyless => Offer::Keyless,
+            Some(_) if self.is_keyless() => Offer::Keyless,
             Some(point) if point.holds_video => Offer::NoKeyframe,
             Some(_) => Offer::Keyframe,
         }
@@ -225,21 +265,53 @@ impl Log {
         (self.messages - (self.entries.len() - index) as u64, time)
     }
 
-    /// Appends a message. `time` must not be before that of the last one on the track.
+    /// Appends a frame or data. `time` must not be before that of the last message on the track.
     pub fn append(&mut self, track: Track, time: u64, key: bool, payload: &[u8]) {
-        self.is_live = true;
         self.seed(track, time);
-        if self.messages == 0 {
-            self.last_video = time;
-        }
         // Slices of one picture may each be a message of their own: it begins with the first.
         let goes_on = self.is_in_keyframe && self.last_video == time;
         let here = key.then(|| self.live_point(time));
         if track == Track::Video {
+            if !self.has_video && !key {
+                self.last_key = time;
+            }
+            self.stood_still |= !key && self.has_video && time.saturating_sub(self.last_video) >= STILL_AFTER;
             self.last_video = time;
             self.has_video = true;
             self.is_in_keyframe = key;
         }
+        self.put(track, time, payload, |entry| entry.key = key);
+        if let Some(here) = here
+            && !(goes_on && self.offered().is_some())
+        {
+            self.key = Some(here);
+            self.last_key = time;
+            self.stood_still = false;
+        }
+        self.trim();
+    }
+
+    /// Appends a header; the same goes for its `time`.
+    pub(crate) fn append_header(&mut self, track: Track, time: u64, payload: &[u8]) {
+        self.seed(track, time);
+        self.put(track, time, payload, |entry| entry.header = true);
+        self.trim();
+    }
+
+    /// A message comes on `track`: where the track is new or was silent, every reader is seeded there.
+    fn seed(&mut self, track: Track, time: u64) {
+        self.is_live = true;
+        self.newest = self.newest.max(time);
+        for reached in &mut self.tracks {
+            reached.seeded &= self.newest - reached.last <= SEED_LIFE;
+        }
+        if !self.tracks[track.index()].seeded {
+            self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Seed(track) });
+            self.tracks[track.index()] = Reached { last: time, seeded: true };
+        }
+    }
+
+    fn put(&mut self, track: Track, time: u64, payload: &[u8], mark: impl FnOnce(&mut Entry)) {
         let reached = &mut self.tracks[track.index()];
         // Seeds are renewed after 10 s, so a delta is far below the 24 bits it has.
         let delta = u32::try_from(time.saturating_sub(reached.last)).unwrap_or(0);
@@ -250,22 +322,21 @@ impl Log {
             .storage
             .append(framing.stored_len(payload.len()), |out| framing.store(out, track, delta, payload));
         let payload = u32::try_from(payload.len()).unwrap_or(u32::MAX);
-        self.entries.push_back(Entry { offset, time, payload, track, key });
+        let mut entry = Entry { offset, time, payload, track, key: false, header: false };
+        mark(&mut entry);
+        self.entries.push_back(entry);
         self.messages += 1;
-        if let Some(here) = here
-            && !(goes_on && self.key.as_ref().is_some_and(|key| self.offers(key)))
-        {
-            self.key = Some(here);
-            self.keyless = false;
+        if std::mem::take(&mut self.headers_changed) {
+            self.headers_end = self.end();
         }
-        self.trim();
     }
 
     /// Appends data of which forwarders tell the server to keep it.
     pub(crate) fn append_data_header(&mut self, time: u64, payload: &[u8]) {
         self.seed(Track::Data, time);
         self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::DataHeader });
-        self.append(Track::Data, time, false, payload);
+        self.put(Track::Data, time, payload, |entry| entry.header = true);
+        self.trim();
     }
 
     /// New metadata is in force from here on, for every reader.
@@ -274,6 +345,8 @@ impl Log {
         self.barrier_bytes += payload.len() as u64;
         self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Metadata(payload) });
         self.tracks[Track::Data.index()].seeded = false;
+        self.headers_end = self.end();
+        self.headers_changed = false;
     }
 
     pub(crate) fn framing(&self) -> Framing {
@@ -301,20 +374,38 @@ impl Log {
         &self.headers
     }
 
+    /// Whether something has been appended since the publication began: else there is no live edge.
+    #[cfg(test)]
+    pub(crate) fn is_live(&self) -> bool {
+        self.is_live
+    }
+
     /// Changes the headers in force; what is already in the log is not affected.
     pub(crate) fn update_headers(&mut self, change: impl FnOnce(&mut Headers)) {
         change(Rc::make_mut(&mut self.headers));
+        self.headers_changed = true;
     }
 
-    /// A new publication that does not go on where the last one ended: no header, no join point and no seed of the old one counts.
+    /// A new publication that does not go on where the last one ended: no header, no join point and no seed of the old one counts,
+    /// and readers that are there wait for a keyframe.
     pub(crate) fn reset(&mut self, time: u64) {
         self.key = None;
         self.headers = Rc::default();
+        self.headers_changed = false;
         for reached in &mut self.tracks {
             reached.seeded = false;
         }
-        self.last_video = time;
-        (self.has_video, self.is_in_keyframe, self.keyless) = (false, false, false);
+        (self.has_video, self.is_in_keyframe) = (false, false);
+        (self.is_live, self.stood_still) = (false, false);
+        let end = self.end();
+        let is_told = self
+            .barriers
+            .back()
+            .is_some_and(|last| last.offset == end && matches!(last.kind, BarrierKind::Publication));
+        if !is_told && self.messages > 0 {
+            self.barriers.push_back(Barrier { offset: end, kind: BarrierKind::Publication });
+        }
+        self.begin = Some(JoinPoint { holds_video: true, ..self.live_point(time) });
     }
 
     /// Takes away the keyframe that joining readers start at; it may be [put back](Self::put_key_back).
@@ -339,9 +430,29 @@ impl Log {
         self.trim();
     }
 
-    /// The source marks no keyframe: until there is one, readers start at the live edge.
-    pub(crate) fn give_up_on_keys(&mut self) {
-        self.keyless = self.key.is_none();
+    /// Where a reader starts that has had everything before `reached` and wants nothing before `from`; `None` where there is nothing
+    /// to start with. A keyframe before `reached` shows it the picture again: what it hears goes on behind the newest message.
+    ///
+    /// * One that waited for the publication starts where it begins.
+    /// * Else it starts at the newest keyframe, whatever its age; where the picture stands still, audio starts near live.
+    /// * Else it starts near live, without video before the next keyframe.
+    pub(crate) fn join_after(&self, from: u64, reached: u64) -> Option<JoinPoint> {
+        let waited_for = |begin: &&JoinPoint| {
+            let at = from.max(reached);
+            begin.offset == at || (begin.offset > at && self.is_near_live(begin.time))
+        };
+        let begin = self.begun().filter(waited_for);
+        let key = self.offered().filter(|key| key.offset >= from && (key.offset >= reached || self.is_live));
+        let key = key.map(|key| {
+            if key.offset < reached {
+                JoinPoint { time: self.newest + 1, is_cut: true, ..key.clone() }
+            } else if self.is_still(key) {
+                JoinPoint { time: self.newest - NEAR_LIVE, is_cut: true, ..key.clone() }
+            } else {
+                key.clone()
+            }
+        });
+        begin.cloned().or(key).or_else(|| self.live_edge(from.max(reached)))
     }
 
     /// No cursor is behind `needed`, nor will one begin there without [`begin_at`](Self::begin_at): what lies before it goes as soon
@@ -355,20 +466,20 @@ impl Log {
         self.needed = self.needed.min(offset);
     }
 
-    /// Where a reader that comes now starts, or `None`: then it waits for [`key_after`](Self::key_after) the end.
-    pub(crate) fn join(&self, gop_cache: bool) -> Option<JoinPoint> {
-        self.key.as_ref().filter(|key| gop_cache && self.offers(key)).cloned().or_else(|| self.live_edge())
+    /// Whether video starts without a keyframe: there has been none for a while, or its group has grown too large to start with.
+    pub(crate) fn is_keyless(&self) -> bool {
+        self.has_video && self.offered().is_none() && self.newest.saturating_sub(self.last_key) > KEY_WAIT
     }
 
-    /// The newest keyframe at or after `offset`; without video, the live edge.
-    pub(crate) fn key_after(&self, offset: u64) -> Option<JoinPoint> {
-        let key = self.key.as_ref().filter(|key| key.offset >= offset && self.offers(key));
-        key.cloned().or_else(|| self.live_edge())
+    /// Whether there has been no keyframe for a while for a reader that waits for one until `until`, in stream time.
+    pub(crate) fn is_keyless_after(&self, until: u64) -> bool {
+        let is_over = self.newest > until && self.newest.saturating_sub(self.last_key) > KEY_WAIT;
+        self.is_keyless() || (self.has_video && is_over)
     }
 
-    /// The newest keyframe, if it is not before `offset`.
-    pub(crate) fn key_from(&self, offset: u64) -> Option<&JoinPoint> {
-        self.key.as_ref().filter(|key| key.offset >= offset)
+    /// Until when, in stream time, a reader that is here now waits for a keyframe, ms.
+    pub(crate) fn key_wait(&self) -> u64 {
+        self.newest + KEY_WAIT
     }
 
     /// The barrier with number `number`, if it exists yet. Barriers that have been dropped are given as `None` too: cursors that had not
@@ -410,36 +521,48 @@ impl Log {
         self.storage.send(from, to, send)
     }
 
-    /// Whether readers start where there is no keyframe: without video for a while, or without keyframes at all.
-    fn is_live_edge(&self) -> bool {
-        self.is_live && (self.keyless || self.newest.saturating_sub(self.last_video) > AUDIO_ONLY_AFTER)
+    /// Near the end, not before `from`, and not before the last change of headers.
+    fn live_edge(&self, from: u64) -> Option<JoinPoint> {
+        if !self.is_live {
+            return None;
+        }
+        let since = self.newest.saturating_sub(NEAR_LIVE);
+        let begin = self.begin.as_ref().map_or(0, |begin| begin.offset);
+        let from = from.max(begin).max(self.headers_end);
+        let near = self.entries.iter().rev().take(NEAR_LIVE_MESSAGES);
+        let near = near.take_while(|entry| entry.offset >= from && entry.time >= since);
+        let first = near.fold(None, |first: Option<(u64, u64)>, entry| {
+            Some((entry.offset, first.map_or(entry.time, |(_, time)| time.min(entry.time))))
+        });
+        let end = JoinPoint { holds_video: !self.is_keyless(), ..self.live_point(self.newest) };
+        let Some((offset, time)) = first else { return Some(end) };
+        let before = self.barriers.partition_point(|barrier| barrier.offset < offset);
+        let next_barrier = self.first_barrier + before as u64;
+        Some(JoinPoint { offset, time, next_barrier, is_unseeded: true, ..end })
     }
 
-    /// The next message, on `track` at `time`, has a time from which its delta counts.
-    fn seed(&mut self, track: Track, time: u64) {
-        self.newest = self.newest.max(time);
-        for reached in &mut self.tracks {
-            reached.seeded &= self.newest - reached.last <= SEED_LIFE;
-        }
-        if !self.tracks[track.index()].seeded {
-            self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Seed(track) });
-            self.tracks[track.index()] = Reached { last: time, seeded: true };
-        }
-    }
-
-    fn live_edge(&self) -> Option<JoinPoint> {
-        self.is_live_edge().then(|| JoinPoint {
-            // Video that goes on after a pause does so in the middle of a group.
-            holds_video: self.has_video && !self.keyless,
-            ..self.live_point(self.newest)
+    /// The newest keyframe, if its group is one to start with.
+    fn offered(&self) -> Option<&JoinPoint> {
+        self.key.as_ref().filter(|key| {
+            key.offset >= self.floor
+                && self.end() - key.offset <= GOP_BYTES
+                && self.messages - key.messages <= GOP_MESSAGES
         })
     }
 
-    fn offers(&self, key: &JoinPoint) -> bool {
-        key.offset >= self.floor
-            && self.end() - key.offset <= GOP_BYTES
-            && self.messages - key.messages <= GOP_MESSAGES
-            && self.newest.saturating_sub(key.time) <= self.queue_length
+    /// Whether the picture has stood still since `key`, and that began before what is near live.
+    fn is_still(&self, key: &JoinPoint) -> bool {
+        let stands_still = self.stood_still || self.newest.saturating_sub(self.last_video) >= STILL_AFTER;
+        stands_still && self.newest.saturating_sub(key.time) > 2 * NEAR_LIVE
+    }
+
+    /// The beginning of the publication, if something has come and all of it is still there.
+    fn begun(&self) -> Option<&JoinPoint> {
+        self.begin.as_ref().filter(|begin| (self.floor..self.end()).contains(&begin.offset))
+    }
+
+    fn is_near_live(&self, time: u64) -> bool {
+        self.newest.saturating_sub(time) <= NEAR_LIVE
     }
 
     fn live_point(&self, time: u64) -> JoinPoint {
@@ -449,21 +572,25 @@ impl Log {
             next_barrier: self.first_barrier + self.barriers.len() as u64,
             headers: Rc::clone(&self.headers),
             holds_video: false,
+            is_cut: false,
+            is_unseeded: false,
             tracks: self.tracks,
             messages: self.messages,
         }
     }
 
-    /// Drops what no reader needs, and what is older than the queue in time or beyond it in bytes, those of metadata counted.
+    /// Drops what no reader needs, and what is older than the queue in time, but for the group of pictures to start with, or beyond it
+    /// in bytes, those of metadata counted.
     fn trim(&mut self) {
         // Readers join at the newest keyframe.
         let needed = self.key.as_ref().map_or(0, |key| key.offset.min(self.needed));
         let oldest_time = self.newest.saturating_sub(self.queue_length);
+        let group = self.offered().map_or(u64::MAX, |key| key.offset);
         self.drop_before_floor();
         while let Some(entry) = self.entries.front() {
             let held = self.end() - entry.offset + self.barrier_bytes;
-            let fits =
-                self.entries.len() <= QUEUE_MESSAGES && entry.time >= oldest_time && held <= QUEUE_BYTES;
+            let is_wanted = entry.time >= oldest_time || entry.offset >= group;
+            let fits = self.entries.len() <= QUEUE_MESSAGES && is_wanted && held <= QUEUE_BYTES;
             // The message before the first that is needed stays: it says up to which time a reader is.
             let is_needed = self.entries.get(1).is_none_or(|next| next.offset >= needed);
             if self.entries.len() <= 1 || (fits && is_needed) {
@@ -531,7 +658,7 @@ mod tests {
         for i in 1..=300 {
             video(&mut log, i * 40, false);
         }
-        assert!(log.join(true).unwrap().seed_time(Track::Audio).is_none_or(|t| t == 10));
+        assert!(log.key.as_ref().unwrap().seed_time(Track::Audio).is_none_or(|t| t == 10));
         audio(&mut log, 11_990);
         let barrier = log.barrier_at(2).unwrap();
         assert!(matches!(barrier.kind, BarrierKind::Seed(Track::Audio)));
@@ -563,9 +690,9 @@ mod tests {
         append(&mut log, 120..121);
         // The group from 100 on, and the message before it.
         assert_eq!(log.entries.front().map(|entry| entry.time), Some(99 * 40));
-        assert_eq!(log.join(true).unwrap().time, 100 * 40);
+        assert_eq!(joined(&log).time, 100 * 40);
 
-        let slow = log.join(true).unwrap().offset;
+        let slow = joined(&log).offset;
         log.begin_at(slow);
         append(&mut log, 121..400);
         assert_eq!(log.entries_from(slow).next().map(|entry| entry.time), Some(100 * 40));
@@ -589,7 +716,7 @@ mod tests {
         let mut log = log();
         assert_eq!(log.position(0), (0, None));
         for i in 0..2_000 {
-            video(&mut log, i * 40, i == 0);
+            video(&mut log, i * 40, i % 50 == 0);
         }
         let kept: Vec<_> = log.entries_from(0).copied().collect();
         assert!(kept.len() < 2_000, "the queue is shorter");
@@ -612,13 +739,17 @@ mod tests {
         video(&mut log, 0, true);
         video(&mut log, 40, false);
         log.update_headers(|h| header(h, b"\x17\x00new"));
-        let point = log.join(true).unwrap();
+        let point = log.join_after(log.start(true), 0).unwrap();
         assert_eq!(point.offset, 0);
         let payloads: Vec<_> = point.headers.of(Track::Video).map(|packet| &packet.payload).collect();
         assert_eq!(payloads, [&b"\x17\x00old"[..]]);
-        assert!(log.join(false).is_none());
+        assert_eq!(log.start(false), log.end());
         video(&mut log, 80, true);
-        assert_eq!(log.key_after(1).unwrap().time, 80);
+        assert_eq!(log.join_after(1, 0).unwrap().time, 80);
+    }
+
+    fn joined(log: &Log) -> JoinPoint {
+        log.join_after(log.start(true), 0).unwrap()
     }
 
     #[test]
@@ -631,14 +762,14 @@ mod tests {
                 if slice == 1 {
                     audio(&mut log, picture * 40);
                 }
-                assert_eq!(log.join(true).unwrap().offset, first);
+                assert_eq!(joined(&log).offset, first);
             }
         }
         // Keyframes at one time with pictures between them are as many.
         video(&mut log, 80, false);
         let second = log.end();
         video(&mut log, 80, true);
-        assert_eq!(log.join(true).unwrap().offset, second);
+        assert_eq!(joined(&log).offset, second);
     }
 
     #[test]
@@ -646,31 +777,85 @@ mod tests {
         let mut log = log();
         for _ in 0..3 * GOP_MESSAGES {
             video(&mut log, 40, true);
-            assert!(log.join(true).is_some());
+            assert_eq!(log.offer(), Offer::Keyframe);
         }
     }
 
     #[test]
-    fn a_group_of_pictures_without_end_is_not_offered() {
+    fn a_group_of_pictures_is_kept_and_offered_up_to_its_bounds_however_old_it_is() {
         let mut log = log();
         video(&mut log, 0, true);
         for i in 1..GOP_MESSAGES {
-            video(&mut log, i, false);
+            video(&mut log, i * 40, false);
         }
-        assert!(log.join(true).is_some());
-        video(&mut log, GOP_MESSAGES, false);
-        assert!(log.join(true).is_none());
+        assert_eq!((joined(&log).offset, log.floor()), (0, 0));
+        video(&mut log, GOP_MESSAGES * 40, false);
+        assert!(joined(&log).offset > log.floor(), "near live");
+        let oldest = log.entries[0].time;
+        assert!(log.newest - oldest <= QUEUE_LENGTH, "then it is dropped as all that is old");
     }
 
     #[test]
-    fn without_video_readers_start_at_the_live_edge() {
+    fn a_source_of_one_keyframe_is_joined_without_one_once_its_group_is_too_large() {
+        let mut log = log();
+        let frame = vec![0x27; 100_000];
+        log.append(Track::Video, 0, true, &frame);
+        let fits = GOP_BYTES / 100_100;
+        (1..fits).for_each(|i| log.append(Track::Video, i * 40, false, &frame));
+        assert_eq!(log.offer(), Offer::Keyframe);
+        (fits..fits + 10).for_each(|i| log.append(Track::Video, i * 40, false, &frame));
+        assert_eq!(log.offer(), Offer::Keyless);
+        assert!(!joined(&log).holds_video && log.newest - joined(&log).time <= NEAR_LIVE);
+    }
+
+    #[test]
+    fn without_video_readers_start_near_live() {
         let mut log = log();
         for i in 0..150 {
             audio(&mut log, i * 23);
         }
-        assert_eq!(log.join(true).unwrap().offset, log.end());
+        let point = joined(&log);
+        assert!((1_400..=1_450).contains(&point.time) && point.holds_video, "{}", point.time);
+        assert_eq!(log.join_after(log.start(false), 0).unwrap().offset, log.end());
         video(&mut log, 3_500, true);
-        assert_eq!(log.join(true).unwrap().time, 3_500);
+        assert_eq!(joined(&log).time, 3_500);
+    }
+
+    #[test]
+    fn near_live_is_not_before_the_last_header() {
+        let mut log = log();
+        for i in 0..50 {
+            audio(&mut log, i * 23);
+        }
+        log.update_headers(|headers| headers.metadata = None);
+        log.append_header(Track::Audio, 1_150, &[0xAF, 0, 1]);
+        let end = log.end();
+        audio(&mut log, 1_173);
+        assert_eq!(joined(&log).offset, end);
+    }
+
+    #[test]
+    fn who_waits_starts_where_the_publication_begins() {
+        let mut log = log();
+        audio(&mut log, 5);
+        let from = log.end();
+        log.reset(1_000);
+        assert!(log.join_after(from, 0).is_none(), "nothing has come");
+        log.append_header(Track::Audio, 1_000, &[0xAF, 0, 1]);
+        audio(&mut log, 1_020);
+        let begin = log.join_after(from, 0).unwrap();
+        assert_eq!((begin.offset, begin.time, begin.holds_video), (from, 1_000, true));
+        assert_eq!(log.start_of_forward(false), from);
+        // Whoever comes late to it gets the keyframe.
+        video(&mut log, 1_040, true);
+        for i in 0..200 {
+            audio(&mut log, 1_040 + i * 20);
+        }
+        assert_eq!(log.join_after(from - 1, 0).unwrap().time, 1_040);
+        assert_eq!(log.start_of_forward(false), log.key.as_ref().unwrap().offset);
+        // A beginning faster than its time is still the beginning for who waited there.
+        assert_eq!(log.join_after(from, 0).unwrap().time, 1_000);
+        assert_eq!(log.start_of_forward(true), from);
     }
 
     #[test]
@@ -680,9 +865,9 @@ mod tests {
             audio(&mut log, i * 23);
         }
         log.pause();
-        assert!(log.join(true).is_none() && log.key_after(0).is_none());
+        assert!(log.join_after(0, 0).is_none());
         audio(&mut log, 3_500);
-        assert!(log.join(true).is_some());
+        assert!(log.join_after(0, 0).is_some());
     }
 
     #[test]
@@ -715,7 +900,7 @@ mod tests {
         }
         assert!(log.barriers.len() < 1_200);
         log.clear();
-        assert_eq!((log.barriers.len(), log.barrier_bytes), (0, 0));
+        assert_eq!((log.barriers.len(), log.barrier_bytes), (1, 0), "the next publication is another");
     }
 
     #[test]
@@ -725,45 +910,54 @@ mod tests {
         let end = log.end();
         log.clear();
         assert_eq!((log.storage.held(), log.end(), log.floor(), log.newest()), (0, end, end, 5));
-        assert!(log.join(true).is_none());
+        assert!(log.join_after(0, 0).is_none());
         video(&mut log, 45, true);
-        assert_eq!(log.join(true).unwrap().offset, end);
+        assert_eq!(joined(&log).offset, end);
     }
 
     #[test]
-    fn without_video_for_a_while_a_keyframe_that_is_there_is_offered_all_the_same() {
+    fn a_picture_that_stands_still_is_joined_at_once_and_near_live() {
         let mut log = log();
         video(&mut log, 0, true);
+        video(&mut log, 40, false);
         for i in 0..300 {
             audio(&mut log, i * 20);
         }
-        assert_eq!(log.join(true).unwrap().offset, 0);
-        let live = log.join(false).unwrap();
-        assert!(live.offset == log.end() && live.holds_video);
+        for gop_cache in [true, false] {
+            let point = log.join_after(log.start(gop_cache), 0).unwrap();
+            assert_eq!((point.offset, point.time, point.is_cut), (0, log.newest - NEAR_LIVE, true));
+        }
+        // One more picture, and it stands still again.
+        video(&mut log, 6_000, false);
+        assert!(joined(&log).is_cut);
+        video(&mut log, 6_040, true);
+        assert!(!joined(&log).is_cut);
     }
 
     #[test]
-    fn a_source_without_keyframes_is_joined_at_the_live_edge() {
+    fn a_source_without_keyframes_is_joined_without_one_after_a_while() {
         let mut log = log();
-        video(&mut log, 0, false);
-        assert!(log.join(true).is_none());
-        log.give_up_on_keys();
-        let live = log.join(true).unwrap();
-        assert!(live.offset == log.end() && !live.holds_video);
-        video(&mut log, 40, true);
-        assert_eq!(log.join(true).unwrap().time, 40);
+        log.reset(0);
+        (0..=KEY_WAIT / 40).for_each(|i| video(&mut log, i * 40, false));
+        assert!(joined(&log).holds_video);
+        assert_eq!(log.offer(), Offer::NoKeyframe);
+        video(&mut log, KEY_WAIT + 40, false);
+        assert!(!joined(&log).holds_video);
+        video(&mut log, KEY_WAIT + 80, true);
+        assert_eq!(joined(&log).time, KEY_WAIT + 80);
     }
 
     #[test]
     fn an_offer_says_what_the_source_has_for_whoever_joins() {
         let mut log = log();
         assert_eq!(log.offer(), Offer::Nothing);
-        (0..=200).for_each(|i| audio(&mut log, i * 20));
+        audio(&mut log, 0);
         assert_eq!(log.offer(), Offer::NoVideo);
-        video(&mut log, 4_000, false);
-        log.give_up_on_keys();
+        video(&mut log, 20, false);
+        assert_eq!(log.offer(), Offer::NoKeyframe);
+        video(&mut log, 20 + KEY_WAIT + 1, false);
         assert_eq!(log.offer(), Offer::Keyless);
-        video(&mut log, 4_040, true);
+        video(&mut log, 40 + KEY_WAIT, true);
         assert_eq!(log.offer(), Offer::Keyframe);
     }
 

@@ -324,9 +324,11 @@ impl Driver {
                 }
             }
             Wish::Stop { msid } => self.leave(msid)?,
-            Wish::Pause { msid, on: true } => self.with_cursor(msid, Cursor::pause),
-            Wish::Pause { msid, on: false } => self.with_cursor(msid, Cursor::resume),
-            Wish::Mute { msid, track, off } => self.with_cursor(msid, |cursor| cursor.mute(track, off)),
+            Wish::Pause { msid, on: true } => self.with_cursor(msid, |cursor, _| cursor.pause()),
+            Wish::Pause { msid, on: false } => self.with_cursor(msid, |cursor, from| cursor.resume(from)),
+            Wish::Mute { msid, track, off } => {
+                self.with_cursor(msid, |cursor, from| cursor.mute(track, off, from));
+            }
         }
         Ok(())
     }
@@ -383,9 +385,11 @@ impl Driver {
         self.players().for_each(|playing| playing.player.cursor.borrow_mut().share(is_shared));
     }
 
-    fn with_cursor(&mut self, msid: u32, change: impl FnOnce(&mut Cursor)) {
+    /// Gives `change` the player's cursor, and where a player begins that comes now.
+    fn with_cursor(&mut self, msid: u32, change: impl FnOnce(&mut Cursor, u64)) {
         if let Some(Activity::Playing(playing)) = self.streams.get(&msid) {
-            change(&mut playing.player.cursor.borrow_mut());
+            let from = playing.begin();
+            change(&mut playing.player.cursor.borrow_mut(), from);
             self.is_changed = true;
         }
     }

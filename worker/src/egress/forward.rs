@@ -128,8 +128,8 @@ async fn forward(
         info!(stream = %channel.key, target = %status.target.id, "forwarding");
     }
     status.phase.replace(Phase::Connected(Liveness::new()));
-    // Metadata, headers and the current GOP, whatever players of the origin get.
-    let from = channel.log().start(true);
+    // All of a publication that has only begun, else metadata, headers and the current GOP, whatever players of the origin get.
+    let from = channel.log().start_of_forward(!status.failed.get());
     channel.begin_reader(from);
     status.offset.set(Some(from));
     let mut forwarding = Forwarding {

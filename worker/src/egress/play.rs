@@ -28,10 +28,7 @@ pub(crate) fn play(
     length: Option<u64>,
     conn: &Rc<Conn>,
 ) -> Result<Playing, Refusal> {
-    let (max, gop_cache) = {
-        let spec = hub.spec.borrow();
-        (spec.options.max_connections, spec.options.gop_cache)
-    };
+    let max = hub.spec.borrow().options.max_connections;
     if hub.players.get() >= max {
         hub.tally.count(Limit::Players, hub.now());
         return Err(Refusal {
@@ -46,12 +43,7 @@ pub(crate) fn play(
             description: format!("{NAMES_MAX} streams are in use, the limit"),
         }
     })?;
-    let from = {
-        let log = channel.log();
-        if channel.is_publishing() { log.start(gop_cache) } else { log.end() }
-    };
-    channel.begin_reader(from);
-    let mut cursor = Cursor::new(Recipient::Player, msid, from);
+    let mut cursor = Cursor::new(Recipient::Player, msid, begin(hub, &channel));
     if let Some(length) = length {
         cursor.end_after(length);
     }
@@ -61,7 +53,22 @@ pub(crate) fn play(
     Ok(Playing { hub: Rc::clone(hub), channel, player })
 }
 
+/// Where a player begins that comes now; what lies behind it is kept for it.
+fn begin(hub: &Hub, channel: &Channel) -> u64 {
+    let from = {
+        let log = channel.log();
+        if channel.is_publishing() { log.start(hub.spec.borrow().options.gop_cache) } else { log.end() }
+    };
+    channel.begin_reader(from);
+    from
+}
+
 impl Playing {
+    /// Where the player begins if it begins anew; what lies behind it is kept for it.
+    pub(crate) fn begin(&self) -> u64 {
+        begin(&self.hub, &self.channel)
+    }
+
     /// Sends what there is.
     pub(crate) fn flush(&self) {
         self.player.flush(&self.channel.log(), &self.hub.counters, self.hub.now());

@@ -1,11 +1,12 @@
-//! One log and several cursors: resets, mutes, pauses, short writes, skips, moves.
+//! One log and several cursors: resets, mutes, pauses, short writes, skips, moves; sources of many keyframes, of few and of none, and
+//! of audio alone.
 
 use bytes::Bytes;
 use rtmp::media::Kind;
 use rtmp::{chunk, message_type};
 
-use crate::cursor::{Cursor, Recipient, State};
-use crate::log::Log;
+use crate::cursor::{Cursor, Flushed, Recipient, State};
+use crate::log::{KEY_WAIT, Log};
 use crate::testing::{CHUNK, Chance, decode, flush_all, flush_with, seeds};
 use crate::track::Track;
 
@@ -18,6 +19,10 @@ struct Sent {
     time: u64,
     track: Track,
     key: bool,
+    /// Number of its publication.
+    publication: u64,
+    /// Whether a reader that waits for a keyframe waits no longer.
+    keyless: bool,
 }
 
 struct Client {
@@ -25,6 +30,10 @@ struct Client {
     wire: Vec<u8>,
     /// Whether it gets all there is from its start on: it never muted, paused or skipped.
     is_plain: bool,
+    is_paused: bool,
+    is_forwarder: bool,
+    /// The log's newest time when it was first seen without video.
+    without_video: Option<u64>,
 }
 
 struct World {
@@ -34,9 +43,11 @@ struct World {
     sent: Vec<Sent>,
     /// Up to where all media was dropped.
     cleared: u64,
-    has_key: bool,
-    /// Whether video without a keyframe may have been joined.
-    gave_up: bool,
+    publication: u64,
+    /// One video message in so many is a keyframe; none with 0.
+    keys: u64,
+    /// Of ten messages so many are video.
+    video: u64,
     clients: Vec<Client>,
 }
 
@@ -51,6 +62,15 @@ fn each_reader_gets_what_it_shall_in_order_and_with_exact_times() {
     }
 }
 
+impl Client {
+    /// One that has skipped starts anew.
+    fn note_skips(&mut self) {
+        if self.cursor.take_skips() > 0 {
+            (self.is_plain, self.without_video) = (false, None);
+        }
+    }
+}
+
 impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
@@ -58,7 +78,9 @@ impl World {
         let mut log = Log::new(CHUNK, QUEUE_LENGTH);
         log.reset(time);
         let (sent, clients) = (Vec::new(), Vec::new());
-        Self { chance, log, time, sent, cleared: 0, has_key: false, gave_up: false, clients }
+        let (keys, video) =
+            ([12, 12, 200, 0][chance.below(4) as usize], [5, 5, 5, 0][chance.below(4) as usize]);
+        Self { chance, log, time, sent, cleared: 0, publication: 0, keys, video, clients }
     }
 
     fn step(&mut self) {
@@ -69,20 +91,14 @@ impl World {
             (61, _) => {
                 self.time += self.chance.below(20_000);
                 self.log.reset(self.time);
-                self.has_key = false;
+                self.begin();
             }
-            (62, _) => match self.chance.below(4) {
-                0 => {
-                    self.log.clear();
-                    self.cleared = self.log.end();
-                    self.has_key = false;
-                }
-                1 | 2 => self.log.pause(),
-                _ => {
-                    self.log.give_up_on_keys();
-                    self.gave_up = true;
-                }
-            },
+            (62, _) if self.chance.once_in(3) => {
+                self.log.clear();
+                self.cleared = self.log.end();
+                self.begin();
+            }
+            (62, _) => self.log.pause(),
             (63, _) => self.configure(Kind::VideoHeader, Track::Video, 0x17),
             (64, _) => self.configure(Kind::AudioHeader, Track::Audio, 0xAF),
             (65..=69, _) if self.clients.len() < 6 => {
@@ -90,7 +106,14 @@ impl World {
                 let recipient = if self.chance.once_in(4) { Recipient::Forwarder } else { Recipient::Player };
                 let cursor = Cursor::new(recipient, 1, from);
                 self.log.begin_at(from);
-                self.clients.push(Client { cursor, wire: Vec::new(), is_plain: true });
+                self.clients.push(Client {
+                    cursor,
+                    wire: Vec::new(),
+                    is_plain: true,
+                    is_paused: false,
+                    is_forwarder: recipient == Recipient::Forwarder,
+                    without_video: None,
+                });
             }
             (77..=79, _) => {
                 let offsets = self.clients.iter().map(|client| client.cursor.offset());
@@ -100,10 +123,20 @@ impl World {
             (70, Some(client)) => {
                 let track = Track::ALL[self.chance.below(2) as usize];
                 let off = self.chance.once_in(2);
-                self.change(client, |cursor| cursor.mute(track, off));
+                let from = self.log.start(self.chance.once_in(2));
+                self.log.begin_at(from);
+                self.change(client, |cursor| cursor.mute(track, off, from));
             }
-            (71, Some(client)) => self.change(client, Cursor::pause),
-            (72, Some(client)) => self.change(client, Cursor::resume),
+            (71, Some(client)) => {
+                self.change(client, Cursor::pause);
+                self.clients[client].is_paused = true;
+            }
+            (72, Some(client)) => {
+                let from = self.log.start(self.chance.once_in(2));
+                self.log.begin_at(from);
+                self.change(client, |cursor| cursor.resume(from));
+                self.clients[client].is_paused = false;
+            }
             (73, Some(client)) => {
                 let mut ping = Vec::new();
                 let event = [0, 6, 0, 0, 0, 9];
@@ -122,6 +155,12 @@ impl World {
         self.log.update_headers(|headers| headers.keep(track, scope, &payload, false));
     }
 
+    /// Another publication: whoever waits for a keyframe does so anew.
+    fn begin(&mut self) {
+        self.publication += 1;
+        self.clients.iter_mut().for_each(|client| client.without_video = None);
+    }
+
     fn append(&mut self) {
         let chance = &mut self.chance;
         self.time += match chance.below(40) {
@@ -130,12 +169,11 @@ impl World {
             _ => chance.below(60),
         };
         let track = match chance.below(10) {
-            0..=4 => Track::Video,
-            5..=8 => Track::Audio,
+            n if n < self.video => Track::Video,
+            0..=8 => Track::Audio,
             _ => Track::Data,
         };
-        let key = track == Track::Video && (chance.once_in(12) || !self.has_key);
-        self.has_key |= key;
+        let key = track == Track::Video && self.keys > 0 && chance.once_in(self.keys);
         let most = if chance.once_in(10) { 5_000 } else { 300 };
         let mut payload = vec![0xEE; 20 + chance.below(most) as usize];
         payload[..2].copy_from_slice(&[0x27, 1]);
@@ -144,7 +182,8 @@ impl World {
         let time = (self.time - chance.below(400)).max(self.log.last(track).unwrap_or(0));
         let offset = self.log.end();
         self.log.append(track, time, key, &payload);
-        self.sent.push(Sent { offset, time, track, key });
+        let keyless = self.log.is_keyless_after(0);
+        self.sent.push(Sent { offset, time, track, key, publication: self.publication, keyless });
         self.check_nothing_is_dropped_too_soon();
     }
 
@@ -164,12 +203,13 @@ impl World {
         let client = &mut self.clients[client];
         change(&mut client.cursor);
         client.is_plain = false;
+        client.without_video = None;
     }
 
     /// The cursor goes on from its state alone, as text.
     fn carry_over(&mut self, client: usize) {
         let client = &mut self.clients[client];
-        client.is_plain &= client.cursor.take_skips() == 0;
+        client.note_skips();
         let text = serde_json::to_string(client.cursor.state()).unwrap();
         let state: State = serde_json::from_str(&text).unwrap();
         assert_eq!(&state, client.cursor.state());
@@ -183,7 +223,7 @@ impl World {
         let chance = &mut self.chance;
         let (is_whole, mut sends) = (chance.once_in(3), 1 + chance.below(3));
         let client = &mut self.clients[client];
-        let (bytes, _) = flush_with(&mut client.cursor, &self.log, &mut || {
+        let (bytes, flushed) = flush_with(&mut client.cursor, &self.log, &mut || {
             if is_whole {
                 return usize::MAX;
             }
@@ -192,6 +232,16 @@ impl World {
             if takes { 1 + chance.below(2_000) as usize } else { 0 }
         });
         client.wire.extend(bytes);
+        client.note_skips();
+        if flushed == Flushed::CaughtUp && self.log.is_live() && !client.is_paused {
+            assert!(!client.cursor.is_waiting(), "there is something to get");
+            if client.cursor.lacks_video() {
+                let since = *client.without_video.get_or_insert_with(|| self.log.newest());
+                assert!(!self.log.is_keyless_after(since + KEY_WAIT), "without video since {since}");
+            } else {
+                client.without_video = None;
+            }
+        }
     }
 
     fn check(mut self, seed: u64) {
@@ -210,47 +260,54 @@ impl World {
             .iter()
             .filter_map(|(_, time, payload)| Some((number(payload)?, *time)))
             .collect();
-        // The latest of all is not before the start of the reader's time.
-        let Some((latest, at)) = got.iter().max_by_key(|(id, _)| self.sent[*id].time) else { return };
-        let base = (self.sent[*latest].time as u32).wrapping_sub(*at);
+        let Some(&(first, at)) = got.first() else { return };
+        // What is shown later than it was sent has a smaller difference.
+        let difference = |id: usize, at: u32| (self.sent[id].time as u32).wrapping_sub(at);
+        let near = difference(first, at);
+        let differences = got.iter().map(|(id, at)| difference(*id, *at).wrapping_sub(near).cast_signed());
+        let base = near.wrapping_add(differences.max().unwrap_or(0).cast_unsigned());
+        let mut last = [None; 3];
         for (id, time) in &got {
-            let Sent { time: sent, track, .. } = self.sent[*id];
+            let Sent { time: sent, track, key, .. } = self.sent[*id];
             let exact = (sent as u32).wrapping_sub(base);
             // What a decoder cannot miss is shown at the start, if it belongs before it.
-            let is_first = track == Track::Video && *time == 0 && exact.cast_signed() < 0;
+            let is_shown_late = track == Track::Video && time.wrapping_sub(exact).cast_signed() > 0;
             assert!(
-                *time == exact || is_first,
+                *time == exact || is_shown_late,
                 "{who}: message {id}, {track:?}, sent at {sent}, came as {time}"
             );
-        }
-        for pair in got.windows(2) {
-            assert!(pair[0].0 < pair[1].0, "{who}: {} before {}", pair[0].0, pair[1].0);
+            // The picture may be shown again to whoever goes on after a pause.
+            if let Some((before, was)) = last[track as usize].replace((*id, *time)) {
+                assert!(before < *id || (key && !client.is_plain), "{who}: {before} before {id}");
+                assert!(time.wrapping_sub(was).cast_signed() >= 0, "{who}: {was} before {time}");
+            }
         }
         let video = got.iter().find(|(id, _)| self.sent[*id].track == Track::Video);
-        if let Some((id, _)) = video
-            && !self.gave_up
-        {
-            assert!(self.sent[*id].key, "{who}: video starts with message {id}, no keyframe");
+        if let Some((id, _)) = video {
+            let may_start = self.sent[*id].key || self.sent[*id..].iter().any(|sent| sent.keyless);
+            assert!(client.is_forwarder || may_start, "{who}: video starts with message {id}, no keyframe");
         }
         if client.is_plain {
-            self.check_nothing_is_missing(who, &got, base);
+            self.check_nothing_is_missing(who, &got, base.wrapping_add(at));
         }
     }
 
-    /// From its start on a plain reader gets everything, but video before the first keyframe, and what would be before the start
-    /// of its time.
-    fn check_nothing_is_missing(&self, who: &str, got: &[(usize, u32)], base: u32) {
+    /// From its start on a plain reader gets everything, but video before the first keyframe of a publication, and what would be before
+    /// the time it starts at.
+    fn check_nothing_is_missing(&self, who: &str, got: &[(usize, u32)], start: u32) {
         let first = got[0].0;
         let mut next = got.iter().map(|(id, _)| *id).peekable();
-        let (mut has_video, mut has) = (false, [false; 3]);
+        let (mut has_video, mut has, mut publication) = (false, [false; 3], 0);
         for (id, sent) in self.sent.iter().enumerate().skip(first) {
+            if sent.publication != publication {
+                (publication, has_video) = (sent.publication, false);
+            }
             if next.next_if_eq(&id).is_some() {
                 has_video |= sent.track == Track::Video;
                 has[sent.track.index()] = true;
                 continue;
             }
-            let is_before_start = (sent.time as u32).wrapping_sub(base).cast_signed() < 0;
-            // One that comes late waits for the newest.
+            let is_before_start = (sent.time as u32).wrapping_sub(start).cast_signed() < 0;
             let waits_for_key = sent.track == Track::Video && !has_video;
             assert!(
                 waits_for_key || (is_before_start && !has[sent.track.index()]),

@@ -1,4 +1,5 @@
-//! Encoder → stream of the origin → forwarder that reconnects → stream of the edge → players.
+//! Encoder → stream of the origin → forwarder that reconnects → stream of the edge → players. The encoder sends many keyframes, few or
+//! none, from the first message on or after some sound, or sound alone.
 
 use std::collections::HashMap;
 
@@ -18,17 +19,28 @@ struct Reading {
     cursor: Cursor,
     client: chunk::Reader,
     got: Vec<(u64, u32)>,
+    /// It was slower than the queue is long.
+    has_skipped: bool,
 }
 
 impl Reading {
     fn new(recipient: Recipient, stream: &Stream) -> Self {
-        let from = stream.log().start(true);
-        Self { cursor: Cursor::new(recipient, 1, from), client: client(wire::CHUNK_SIZE), got: Vec::new() }
+        let from = match recipient {
+            Recipient::Forwarder => stream.log().start_of_forward(false),
+            Recipient::Player => stream.log().start(true),
+        };
+        Self {
+            cursor: Cursor::new(recipient, 1, from),
+            client: client(wire::CHUNK_SIZE),
+            got: Vec::new(),
+            has_skipped: false,
+        }
     }
 
     /// Reads on; the messages.
     fn read(&mut self, stream: &Stream, take: &mut dyn FnMut() -> usize) -> Vec<Message> {
         let (bytes, _) = flush_with(&mut self.cursor, stream.log(), take);
+        self.has_skipped |= self.cursor.take_skips() > 0;
         let (mut input, mut messages) = (&bytes[..], Vec::new());
         while let Some(message) = self.client.read(&mut input).unwrap() {
             self.got.extend(number(&message.payload).map(|number| (number, message.timestamp)));
@@ -73,6 +85,14 @@ struct World {
     frames: u64,
     /// Of each frame.
     is_video: Vec<bool>,
+    /// Of each frame, its publication.
+    publication_of: Vec<u64>,
+    /// One picture in so many is a keyframe; none with 0.
+    keys: u64,
+    /// Messages of each publication before its first picture.
+    sound_first: u64,
+    sent_of_publication: u64,
+    publications: u64,
     needs_key: bool,
     forwarder: Option<(Reading, PublicationId)>,
     /// A reader that never leaves, of each process of the origin.
@@ -107,6 +127,8 @@ impl World {
         let origin = Stream::new(wire::CHUNK_SIZE, QUEUE_LENGTH, 0);
         let edge = Stream::new(wire::CHUNK_SIZE, QUEUE_LENGTH, 0);
         let encoder = chance.next() as u32;
+        let keys = [20, 20, 300, 0][chance.below(4) as usize];
+        let sound_first = [0, 0, 30, u64::MAX][chance.below(4) as usize];
         Self {
             at_origin: vec![Reading::new(Recipient::Forwarder, &origin)],
             at_edge: Reading::new(Recipient::Forwarder, &edge),
@@ -121,6 +143,11 @@ impl World {
             last_audio: encoder,
             frames: 0,
             is_video: Vec::new(),
+            publication_of: Vec::new(),
+            keys,
+            sound_first,
+            sent_of_publication: 0,
+            publications: 0,
             needs_key: true,
             forwarder: None,
             players: Vec::new(),
@@ -179,7 +206,9 @@ impl World {
         }
         self.last_audio = self.encoder;
         self.publication = Some(publication);
-        self.needs_key = true;
+        self.needs_key = self.keys > 0;
+        self.sent_of_publication = 0;
+        self.publications += 1;
         for (type_id, first) in [(message_type::VIDEO, 0x17), (message_type::AUDIO, 0xAF)] {
             let payload = Bytes::from(vec![first, 0, 0, 0, 0, 1]);
             self.origin.take(publication, &message(type_id, self.encoder, payload), self.now);
@@ -187,9 +216,12 @@ impl World {
     }
 
     fn send_frame(&mut self, publication: PublicationId) {
-        let is_video = self.needs_key || self.chance.once_in(2);
-        let key = is_video && (self.needs_key || self.chance.once_in(20));
-        self.needs_key = false;
+        let has_pictures = self.sent_of_publication >= self.sound_first;
+        let is_video = has_pictures && (self.needs_key || self.chance.once_in(2));
+        let key = is_video && (self.needs_key || (self.keys > 0 && self.chance.once_in(self.keys)));
+        self.needs_key &= !has_pictures;
+        self.sent_of_publication += 1;
+        self.publication_of.push(self.publications);
         let mut payload = vec![0xEE; 30];
         payload[0] = match (is_video, key) {
             (true, true) => 0x17,
@@ -333,15 +365,34 @@ impl World {
             let who = format!("seed {seed}, player {number}");
             check_order(&who, &player.got);
             let Some(&(first, first_time)) = player.got.first() else { continue };
-            let base = edge[&first].wrapping_sub(first_time);
+            // What is shown later than it was sent, at the start of the reader's time, has a smaller difference.
+            let near = edge[&first].wrapping_sub(first_time);
+            let difference = |(frame, time): &(u64, u32)| edge[frame].wrapping_sub(*time).wrapping_sub(near);
+            let differences = player.got.iter().map(|got| difference(got).cast_signed());
+            let base = near.wrapping_add(differences.max().unwrap_or(0).cast_unsigned());
             for (frame, time) in &player.got {
-                assert_eq!(*time, edge[frame].wrapping_sub(base), "{who}: frame {frame}");
+                let late = time.wrapping_sub(edge[frame].wrapping_sub(base)).cast_signed();
+                let is_shown_at_start = self.is_video[*frame as usize] && *time == 0 && late > 0;
+                assert!(late == 0 || is_shown_at_start, "{who}: frame {frame} {late} ms late");
             }
             let got: Vec<u64> = player.got.iter().map(|(frame, _)| *frame).collect();
             let mut there: Vec<u64> =
                 self.at_edge.got.iter().map(|(frame, _)| *frame).filter(|frame| *frame >= first).collect();
-            // Audio that would be before the start of its time.
-            there.retain(|frame| edge[frame].wrapping_sub(base).cast_signed() >= 0);
+            // Audio that would be before the start of its time is left out.
+            there.retain(|frame| {
+                self.is_video[*frame as usize] || edge[frame].wrapping_sub(base).cast_signed() >= 0
+            });
+            // Video waits for a keyframe at the beginning of a publication; where there are few, also behind a long break.
+            let mut first_video: HashMap<u64, u64> = HashMap::new();
+            for frame in got.iter().filter(|frame| self.is_video[**frame as usize]) {
+                first_video.entry(self.publication_of[*frame as usize]).or_insert(*frame);
+            }
+            there.retain(|frame| {
+                let first = first_video.get(&self.publication_of[*frame as usize]);
+                let is_due = first.is_some_and(|first| frame >= first) && self.keys == 20;
+                let is_due = !player.has_skipped && (!self.is_video[*frame as usize] || is_due);
+                is_due || got.binary_search(frame).is_ok()
+            });
             assert_eq!(got, there, "{who} against what the edge had");
         }
     }
