@@ -172,10 +172,20 @@ impl Subject {
         }
     }
 
-    /// That it does not run, and which clusters do.
+    /// That it does not run, which clusters do, and who has its ports: its file may name the cluster anew since, it may run as
+    /// another user, or with another state directory.
     pub(crate) fn not_running(&self) -> String {
         let others = self.roots.running().into_iter().map(|name| how_to_name(&self.roots.cluster(&name)));
-        format!("cluster {} is not running{}", self.name(), others.collect::<String>())
+        let mut said = format!("cluster {} is not running{}", self.name(), others.collect::<String>());
+        for holder in self.holders() {
+            said.push_str(&format!("\nits port {holder}"));
+        }
+        said
+    }
+
+    /// The workers of any cluster that have its ports, as far as its file can be read.
+    pub(crate) fn holders(&self) -> Vec<orphans::Holder> {
+        self.cluster().map(|cluster| orphans::holders(&cluster)).unwrap_or_default()
     }
 
     /// The cluster `name` of `file`, unless two clusters happen to have that name: it is known from another file with

@@ -12,6 +12,7 @@ mod health;
 mod hostile;
 mod join;
 mod relay;
+mod removed;
 mod sessions;
 mod slow_players;
 mod startup;

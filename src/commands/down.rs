@@ -39,7 +39,8 @@ pub(crate) async fn run(global: &Global, Args { path, purge, yes }: Args) -> Res
         Err(ClientError::NotRunning { .. }) => false,
         Err(error) => return Err(error.into()),
     };
-    if !asked {
+    // What no supervisor knows of may be left, too.
+    if !asked || orphans::living(subject.dirs()) > 0 {
         let report = orphans::down(subject.dirs(), complain).await.map_err(|error| match error {
             OrphansError::Supervised { .. } => Failure::new(code::LOCKED, error),
             error => Failure::failed(error),
@@ -49,7 +50,12 @@ pub(crate) async fn run(global: &Global, Args { path, purge, yes }: Args) -> Res
             return Err(Failure::failed(format!("not all is stopped:{left}")));
         }
         if report.stopped.is_empty() {
-            complain(&subject.not_running());
+            let said = subject.not_running();
+            if subject.holders().is_empty() {
+                complain(&said);
+            } else {
+                return Err(Failure::failed(format!("{said}\nnothing is stopped: {NOT_OURS}")));
+            }
         }
     }
     if purge {
@@ -80,6 +86,9 @@ fn ask(subject: &Subject) -> Result<(), Failure> {
     let is_yes = read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES");
     if is_yes { Ok(()) } else { Err(Failure::failed(format!("cluster {name} is left as it is"))) }
 }
+
+/// What to do about a port that a worker of another cluster, user or place has.
+const NOT_OURS: &str = "stop that cluster by its own name, as its user, with its --state-dir";
 
 fn left_alone(id: &UnitId, why: &str, lock: &Path) -> String {
     format!("\n  {id}: left alone: {why}; who holds its lock tells: fuser -v {}", lock.display())

@@ -49,7 +49,10 @@ fn no_status(subject: &Subject, json: bool, error: ClientError) -> Result<ExitCo
     let mut remnants = Vec::new();
     let (state, failure) = match error {
         ClientError::NotRunning { .. } => match orphans::living(subject.dirs()) {
-            0 => ("not-running", Failure::new(code::NOT_READY, subject.not_running())),
+            0 => {
+                let code = if subject.holders().is_empty() { code::NOT_READY } else { code::CANNOT_TELL };
+                ("not-running", Failure::new(code, subject.not_running()))
+            }
             living => {
                 let failure = format!(
                     "cluster {}: no supervisor runs, but {living} processes that a killed one left do; \

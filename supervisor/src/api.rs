@@ -21,6 +21,8 @@ use hyper::body::Frame;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
+use crate::door::Door;
+
 /// Upper bound of a request, bytes: a cluster file at its own limit, escaped.
 const MAX_REQUEST: usize = 8 << 20;
 /// Progress lines that wait for a slow client.
@@ -89,11 +91,7 @@ impl Reply {
 }
 
 /// Serves the API until `stop`, and then the answers that are under way.
-pub(crate) async fn serve(
-    listener: tokio::net::UnixListener,
-    commands: mpsc::Sender<Asked>,
-    stop: oneshot::Receiver<()>,
-) {
+pub(crate) async fn serve(door: Door, commands: mpsc::Sender<Asked>, stop: oneshot::Receiver<()>) {
     let router = axum::Router::new()
         .route(api::STATUS, get(status))
         .route(api::APPLY, post(apply))
@@ -106,7 +104,7 @@ pub(crate) async fn serve(
         let _ = stop.await;
     };
     let service = router.into_make_service_with_connect_info::<Peer>();
-    if let Err(error) = axum::serve(listener, service).with_graceful_shutdown(stopped).await {
+    if let Err(error) = axum::serve(door, service).with_graceful_shutdown(stopped).await {
         tracing::error!(%error, "control API ended");
     }
 }
@@ -127,10 +125,9 @@ async fn refuse_old(request: axum::extract::Request, next: Next) -> Response {
 #[derive(Clone, Copy, Debug)]
 struct Peer(Option<u32>);
 
-impl Connected<IncomingStream<'_, tokio::net::UnixListener>> for Peer {
-    fn connect_info(stream: IncomingStream<'_, tokio::net::UnixListener>) -> Self {
-        let pid = stream.io().peer_cred().ok().and_then(|peer| peer.pid());
-        Self(pid.and_then(|pid| u32::try_from(pid).ok()))
+impl Connected<IncomingStream<'_, Door>> for Peer {
+    fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
+        Self(stream.io().peer())
     }
 }
 

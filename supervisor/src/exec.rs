@@ -8,3 +8,4 @@ pub mod orphans;
 pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod record;
+pub(crate) mod strays;

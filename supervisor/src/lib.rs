@@ -33,6 +33,7 @@
 
 mod api;
 mod client;
+mod door;
 mod exec;
 mod host;
 mod machine;

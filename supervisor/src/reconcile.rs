@@ -16,4 +16,5 @@ mod start;
 mod steps;
 mod stop;
 mod streams;
+mod surroundings;
 mod view;

@@ -237,7 +237,7 @@ async fn a_process_gets_the_descriptors_of_the_table_and_no_other() {
     assert_eq!(numbers[..3], [0, 1, 2]);
     assert_eq!(
         numbers.len(),
-        9,
+        10,
         "listener, control, lock, config, secret and the directory that is read: {numbers:?}"
     );
     let limit: u64 = limit.strip_prefix("Some(").unwrap().strip_suffix(')').unwrap().parse().unwrap();

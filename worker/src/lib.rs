@@ -47,7 +47,7 @@ use crate::port::Port;
 /// # Errors
 /// See [`RunError`].
 pub fn run(config: &Path) -> Result<(), RunError> {
-    let Inherited { listener, control, lock, config: lent, secret: kept } = Inherited::take()?;
+    let Inherited { listener, control, lock, config: lent, secret: kept, socket } = Inherited::take()?;
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
     let spec = WorkerSpec::from_file(&lent.as_ref().map_or_else(|| config.to_owned(), fds::path_of))?;
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
@@ -55,7 +55,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;
         let listener = Rc::new(listener);
-        let seat = Seat { id: spec.id.clone(), role: spec.role, control, lock };
+        let seat = Seat { id: spec.id.clone(), role: spec.role, control, socket, lock };
         let hub = Hub::new(spec, secret);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener) });
         let mut tasks = JoinSet::new();

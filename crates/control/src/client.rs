@@ -33,10 +33,12 @@ pub enum AskError {
 }
 
 impl AskError {
-    /// Whether the control socket is not where it should be: that says nothing of the process.
+    /// Whether nobody is at the path: the socket was removed, or is another's that listens no more. That says nothing of the
+    /// process.
     #[must_use]
     pub fn is_missing(&self) -> bool {
-        matches!(self, Self::Packet(PacketError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound)
+        use std::io::ErrorKind::{ConnectionRefused, NotADirectory, NotFound};
+        matches!(self, Self::Packet(PacketError::Io(error)) if matches!(error.kind(), NotFound | ConnectionRefused | NotADirectory))
     }
 }
 
@@ -96,8 +98,21 @@ impl Connection {
         fd: Option<BorrowedFd<'_>>,
         limit: Duration,
     ) -> Result<Answer, AskError> {
+        self.ask_with(request, fd.as_slice(), limit).await
+    }
+
+    /// As [`Connection::ask`], with several descriptors beside the request.
+    ///
+    /// # Errors
+    /// See [`Connection::ask`].
+    pub async fn ask_with(
+        &mut self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<Answer, AskError> {
         tokio::time::timeout(limit, async {
-            self.send(request, fd).await?;
+            self.0.send(request, fds).await?;
             let mut answer = Answer::default();
             loop {
                 let packet = self.receive().await?;

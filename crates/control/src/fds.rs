@@ -1,7 +1,7 @@
 //! The descriptors that a process is started with, by name.
 //!
 //! The supervisor lends them at whatever numbers they have and says in [`VARIABLE`] which is which:
-//! `SRSCTL_FDS=listener:9,control:12,lock:14,config:15,secret:16`. Besides them a process has 0 (/dev/null) and 1 and 2 (its log, opened with
+//! `SRSCTL_FDS=listener:9,control:12,socket:13,lock:14,config:15,secret:16`. Besides them a process has 0 (/dev/null) and 1 and 2 (its log, opened with
 //! `O_APPEND`), and nothing else is open. The process takes them first of all, before a runtime or a thread exists, and
 //! makes sure that each is what its name says.
 #![expect(unsafe_code, reason = "inherited descriptors are numbers; the environment asks for a promise")]
@@ -37,10 +37,13 @@ pub enum Name {
     Config,
     /// The secret between origin and edges, in memory.
     Secret,
+    /// The control socket's file: see [`crate::unix::hold`].
+    Socket,
 }
 
 impl Name {
-    const ALL: [Self; 5] = [Self::Listener, Self::Control, Self::Lock, Self::Config, Self::Secret];
+    const ALL: [Self; 6] =
+        [Self::Listener, Self::Control, Self::Lock, Self::Config, Self::Secret, Self::Socket];
 
     /// As it stands in [`VARIABLE`].
     #[must_use]
@@ -51,6 +54,7 @@ impl Name {
             Self::Lock => "lock",
             Self::Config => "config",
             Self::Secret => "secret",
+            Self::Socket => "socket",
         }
     }
 }
@@ -137,6 +141,8 @@ pub struct Inherited {
     pub config: Option<File>,
     /// The secret; none of an older supervisor, and of an encoder. Whoever keeps it open keeps it for the next supervisor too.
     pub secret: Option<File>,
+    /// What keeps the control socket in reach; none of an older supervisor.
+    pub socket: Option<OwnedFd>,
 }
 
 /// The name of the file in memory that holds the secret, as /proc shows it.
@@ -200,7 +206,7 @@ impl Inherited {
 
     fn claim(value: &str) -> Result<Self, FdsError> {
         let (mut listener, mut control, mut lock) = (None, None, None);
-        let (mut config, mut secret) = (None, None);
+        let (mut config, mut secret, mut socket) = (None, None, None);
         for (name, number) in parse(value)? {
             let fail = |wrong| FdsError::Wrong { name, number, wrong };
             let fd = own(number).map_err(fail)?;
@@ -213,6 +219,7 @@ impl Inherited {
                 Name::Lock => lock = Some(locked(fd).map_err(fail)?),
                 Name::Config => config = Some(regular(fd).map_err(fail)?),
                 Name::Secret => secret = Some(regular(fd).map_err(fail)?),
+                Name::Socket => socket = Some(fd),
             }
         }
         Ok(Self {
@@ -221,6 +228,7 @@ impl Inherited {
             lock: lock.ok_or(FdsError::Missing(Name::Lock))?,
             config,
             secret,
+            socket,
         })
     }
 }
@@ -269,7 +277,8 @@ fn regular(fd: OwnedFd) -> Result<File, &'static str> {
     if is_file { Ok(fd.into()) } else { Err("is no file") }
 }
 
-fn locked(fd: OwnedFd) -> Result<Lock, &'static str> {
+/// A lock that came later, in place of the one that this process was started with.
+pub(crate) fn locked(fd: OwnedFd) -> Result<Lock, &'static str> {
     let file = regular(fd)?;
     // The lock belongs to the open file: opened once more, the file shows whether somebody has it.
     let again = File::open(path_of(&file)).map_err(|_| "cannot be read")?;
@@ -376,9 +385,9 @@ mod tests {
         lent.add(Name::Listener, stage.listener());
         lent.add(Name::Control, stage.control());
         let number = lent.number(Name::Listener).unwrap();
-        let Inherited { listener, control, lock, config, secret } =
+        let Inherited { listener, control, lock, config, secret, socket } =
             Inherited::claim(&handed_over(lent)).unwrap();
-        assert!(config.is_none() && secret.is_none(), "an older supervisor lends none");
+        assert!(config.is_none() && secret.is_none() && socket.is_none(), "an older supervisor lends none");
         let listener = listener.unwrap();
         assert_eq!(listener.as_raw_fd(), number);
         assert_eq!(lock.token(), testing::TOKEN);

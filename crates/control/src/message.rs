@@ -36,6 +36,9 @@ pub enum Request {
     /// process dies. Answered by [`Reply::Done`] with a duplicate of the listener beside it; the process goes on
     /// accepting. A process without one answers [`Code::Unsupported`](crate::Code::Unsupported).
     Listener,
+    /// Somebody removed the files of the control socket and of the lock. Use those that come with this packet in their place:
+    /// control socket, its file, lock with the same token. Answered by [`Reply::Done`].
+    Replace,
     /// Stop: answered by [`Reply::Done`], then the process closes its connections and exits with 0.
     Stop,
     /// A request of a newer supervisor.

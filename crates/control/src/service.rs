@@ -23,9 +23,9 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::error::{Code, Error};
-use crate::fds::{FdsError, Lock};
+use crate::fds::{FdsError, Lock, locked};
 use crate::message::{Hello, Reply, Request, VERSION};
-use crate::packet::{Listener, Packet, PacketError, Socket};
+use crate::packet::{Incoming, Listener, Packet, PacketError, Socket};
 
 /// Control connections at once: the supervisor's, one that takes over from it, and some to look. One more takes the place of
 /// the one that has asked nothing for longest, so that whoever asks gets in.
@@ -127,6 +127,8 @@ pub struct Seat {
     /// See [`Inherited`](crate::fds::Inherited).
     pub control: Listener,
     /// See [`Inherited`](crate::fds::Inherited).
+    pub socket: Option<OwnedFd>,
+    /// See [`Inherited`](crate::fds::Inherited).
     pub lock: Lock,
 }
 
@@ -149,7 +151,7 @@ pub fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), 
 /// # Errors
 /// When the system does not let it wait for connections or signals.
 pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError> {
-    let Seat { id, role, control, lock } = seat;
+    let Seat { id, role, control, socket, lock } = seat;
     let listen = |kind| signal(kind).map_err(RunError::system("waiting for signals"));
     let mut terminate = listen(SignalKind::terminate())?;
     let (mut hangup, mut user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
@@ -162,7 +164,16 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError>
         build: env!("CARGO_PKG_VERSION").to_owned(),
     };
     let log = RefCell::new(log_path());
-    let server = Rc::new(Server { hello, service, log, stop: Notify::new() });
+    let held = RefCell::new((lock, socket));
+    let server = Rc::new(Server {
+        hello,
+        service,
+        log,
+        held,
+        next: Cell::new(None),
+        replaced: Notify::new(),
+        stop: Notify::new(),
+    });
     let mut accept = pin!(Rc::clone(&server).accept(control));
     loop {
         tokio::select! {
@@ -190,6 +201,11 @@ struct Server {
     service: Rc<dyn Service>,
     /// The log as it was named when it was given to this process; none where it is no file.
     log: RefCell<Option<PathBuf>>,
+    /// What others know this process by, as long as it lives.
+    held: RefCell<(Lock, Option<OwnedFd>)>,
+    /// The control socket that is to be answered on instead.
+    next: Cell<Option<Incoming>>,
+    replaced: Notify,
     stop: Notify,
 }
 
@@ -208,12 +224,19 @@ fn log_path() -> Option<PathBuf> {
 
 impl Server {
     async fn accept(self: Rc<Self>, listener: Listener) -> io::Result<()> {
-        let incoming = listener.watch()?;
+        let mut incoming = listener.watch()?;
         let mut tasks = JoinSet::new();
         let mut talks: Vec<Talk> = Vec::new();
         loop {
             while tasks.try_join_next().is_some() {}
-            match incoming.accept().await {
+            let accepted = tokio::select! {
+                accepted = incoming.accept() => accepted,
+                () = self.replaced.notified() => {
+                    incoming = self.next.take().unwrap_or(incoming);
+                    continue;
+                }
+            };
+            match accepted {
                 Ok(socket) => {
                     talks.retain(|talk| !talk.task.is_finished());
                     if talks.len() >= CONNECTIONS
@@ -272,6 +295,7 @@ impl Server {
                 Some(listener) => return socket.send(&Reply::Done, &[listener]).await,
                 None => Err(Error::new(Code::Unsupported, "this process has no listener")),
             },
+            Request::Replace => self.replace(packet.fds),
             Request::Stop => {
                 info!("asked to stop");
                 let sent = socket.send(&Reply::Done, &[]).await;
@@ -281,6 +305,23 @@ impl Server {
             Request::Unknown => Err(Error::new(Code::Unsupported, "this process is older than the request")),
         };
         socket.send(&done.map_or_else(Reply::Error, |()| Reply::Done), &[]).await
+    }
+
+    fn replace(&self, fds: Vec<OwnedFd>) -> Result<(), Error> {
+        let malformed = |why: &str| Error::new(Code::Malformed, why);
+        let [control, socket, lock] = <[OwnedFd; 3]>::try_from(fds)
+            .map_err(|_| malformed("not three descriptors came with the request"))?;
+        let control =
+            Listener::from_inherited(control).map_err(|_| malformed("the first is no control socket"))?;
+        let lock = locked(lock).map_err(malformed)?;
+        if lock.token() != self.hello.token {
+            return Err(malformed("the lock has another token"));
+        }
+        self.next.set(Some(control.watch().map_err(|error| Error::new(Code::Failed, error))?));
+        self.held.replace((lock, Some(socket)));
+        self.replaced.notify_one();
+        info!("control socket and lock replaced");
+        Ok(())
     }
 
     /// Opens the log anew under the name that it had, for whoever moved it.
@@ -394,6 +435,7 @@ mod tests {
             id: edge(),
             role: Role::Edge,
             control: Listener::bind(&path).unwrap(),
+            socket: None,
             lock: crate::fds::testing::lock(temporary.path()),
         };
         LocalSet::new()
@@ -482,6 +524,33 @@ mod tests {
         assert!(stream.forwards.iter().all(|forward| forward.last_error.is_none()));
         let (answer, _) = with(Fake { streams: vec![endless], ..Fake::default() }, talk).await;
         assert_eq!(refused(answer).code, Code::TooLong);
+    }
+
+    #[tokio::test]
+    async fn it_takes_another_control_socket_and_lock_with_its_token() {
+        let temporary = tempfile::tempdir().unwrap();
+        let talk = async |mut asks: Connection, path: PathBuf| {
+            std::fs::remove_file(&path).unwrap();
+            let given = |token: &str| {
+                let control = OwnedFd::from(Listener::bind(&path).unwrap());
+                let lock = crate::fds::testing::locked_file(temporary.path(), token);
+                [control, crate::unix::hold(&path).unwrap(), lock.into()]
+            };
+            let strange = given("ffffffffffffffffffffffffffffffff");
+            for fds in [&strange[..], &strange[..2], &[]] {
+                let fds: Vec<_> = fds.iter().map(|fd| fd.as_fd()).collect();
+                assert_eq!(
+                    refused(asks.ask_with(&Request::Replace, &fds, LIMIT).await).code,
+                    Code::Malformed
+                );
+            }
+            let fitting = given(crate::fds::testing::TOKEN);
+            asks.ask_with(&Request::Replace, &fitting.each_ref().map(|fd| fd.as_fd()), LIMIT).await.unwrap();
+            let (hello, _) = Connection::open(&path).unwrap().hello(LIMIT).await.unwrap();
+            assert_eq!(hello.token, crate::fds::testing::TOKEN);
+            asks.hello(LIMIT).await.unwrap();
+        };
+        with(Fake::default(), talk).await;
     }
 
     #[tokio::test]

@@ -1,7 +1,7 @@
 //! Unix sockets below directories of any depth.
 //!
-//! The address of a unix socket holds 107 bytes. Sockets are reached through `/proc/self/fd/DIRECTORY/NAME`, which is
-//! always short.
+//! The address of a unix socket holds 107 bytes. A socket has its path for address where that fits, so that whoever cleans up
+//! sees in /proc/net/unix that it is in use; any other is reached through `/proc/self/fd/DIRECTORY/NAME`, which is always short.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,9 +14,14 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// Connections that may wait at a process's control socket; a frozen process accepts none.
 const CONTROL_BACKLOG: i32 = 16;
 
+/// Bytes of the longest path that is an address.
+const ADDRESS_MAX: usize = 107;
+
 struct ShortPath {
     dir: OwnedFd,
     name: std::ffi::OsString,
+    /// The whole path, if it fits.
+    whole: Option<PathBuf>,
 }
 
 impl ShortPath {
@@ -24,11 +29,15 @@ impl ShortPath {
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."));
         let name = path.file_name().unwrap_or_else(|| OsStr::new("")).to_owned();
         let dir = rustix::fs::open(dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-        Ok(Self { dir, name })
+        let whole = (path.as_os_str().len() <= ADDRESS_MAX).then(|| path.to_owned());
+        Ok(Self { dir, name, whole })
     }
 
-    /// Short, and good as long as `self` lives.
-    fn short(&self) -> PathBuf {
+    /// Short enough, and good as long as `self` lives.
+    fn address(&self) -> PathBuf {
+        if let Some(whole) = &self.whole {
+            return whole.clone();
+        }
         Path::new("/proc/self/fd").join(self.dir.as_raw_fd().to_string()).join(&self.name)
     }
 
@@ -48,7 +57,7 @@ impl ShortPath {
 pub fn listen_stream(path: &Path, mode: u32) -> io::Result<std::os::unix::net::UnixListener> {
     let place = ShortPath::of(path)?;
     place.unlink();
-    let listener = std::os::unix::net::UnixListener::bind(place.short())?;
+    let listener = std::os::unix::net::UnixListener::bind(place.address())?;
     place.restrict(mode)?;
     listener.set_nonblocking(true)?;
     Ok(listener)
@@ -59,7 +68,7 @@ pub fn listen_stream(path: &Path, mode: u32) -> io::Result<std::os::unix::net::U
 /// # Errors
 /// As of connect(2).
 pub fn connect_stream(path: &Path) -> io::Result<std::os::unix::net::UnixStream> {
-    let stream = std::os::unix::net::UnixStream::connect(ShortPath::of(path)?.short())?;
+    let stream = std::os::unix::net::UnixStream::connect(ShortPath::of(path)?.address())?;
     stream.set_nonblocking(true)?;
     Ok(stream)
 }
@@ -69,10 +78,19 @@ pub(crate) fn listen_packets(path: &Path) -> io::Result<OwnedFd> {
     let place = ShortPath::of(path)?;
     place.unlink();
     let socket = seqpacket()?;
-    rustix::net::bind(&socket, &SocketAddrUnix::new(place.short())?)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(place.address())?)?;
     place.restrict(0o600)?;
     rustix::net::listen(&socket, CONTROL_BACKLOG)?;
     Ok(socket)
+}
+
+/// Holds the file of the socket at `path`. Through this descriptor, seen under /proc, the socket is reached though its file be
+/// removed.
+///
+/// # Errors
+/// As of open(2).
+pub fn hold(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
 }
 
 /// Connects to the `SOCK_SEQPACKET` socket at `path`; packets that are received tell who sent them. `WouldBlock` when too
@@ -81,7 +99,7 @@ pub(crate) fn connect_packets(path: &Path) -> io::Result<OwnedFd> {
     let place = ShortPath::of(path)?;
     let socket = seqpacket()?;
     rustix::net::sockopt::set_socket_passcred(&socket, true)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(place.short())?)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(place.address())?)?;
     Ok(socket)
 }
 
@@ -107,6 +125,19 @@ mod tests {
         let control = deep.join("ctl.sock");
         let _listener = listen_packets(&control).unwrap();
         connect_packets(&control).unwrap();
+    }
+
+    #[test]
+    fn a_socket_is_known_by_its_path_and_reached_by_whoever_holds_it_when_that_is_removed() {
+        let temporary = tempfile::tempdir().unwrap();
+        let path = temporary.path().join("ctl.sock");
+        let _listener = listen_packets(&path).unwrap();
+        let known = std::fs::read_to_string("/proc/net/unix").unwrap();
+        assert!(known.contains(path.to_str().unwrap()), "{known}");
+        let held = hold(&path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        assert!(connect_packets(&path).is_err());
+        connect_packets(&Path::new("/proc/self/fd").join(held.as_raw_fd().to_string())).unwrap();
     }
 
     #[test]

@@ -22,13 +22,13 @@ use crate::publish::{Persistence, PublishEvent, Sent, publish};
 /// # Errors
 /// See [`RunError`].
 pub fn run(config: &Path) -> Result<(), RunError> {
-    let Inherited { listener: _, control, lock, config: lent, secret: _ } = Inherited::take()?;
+    let Inherited { listener: _, control, lock, config: lent, secret: _, socket } = Inherited::take()?;
     let spec = EncoderSpec::from_file(&lent.as_ref().map_or_else(|| config.to_owned(), fds::path_of))?;
     let url: Url = spec.url.parse().map_err(|e| RunError::Config(format!("{}: {e}", spec.url)))?;
     info!(id = %spec.id, %url, "starting");
     control::block_on(async move {
         let encoder = Rc::new(Encoder::default());
-        let seat = Seat { id: spec.id, role: Role::Encoder, control, lock };
+        let seat = Seat { id: spec.id, role: Role::Encoder, control, socket, lock };
         tokio::task::spawn_local(beat(Rc::clone(&encoder)));
         let mut log = |progress: PublishEvent<'_>| {
             log_event(&progress);

@@ -7,6 +7,7 @@
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Duration;
 
 use cluster::UnitId;
@@ -14,7 +15,8 @@ use control::{AskError, Connection, Request, VERSION, fds};
 use tokio::task::JoinSet;
 
 use crate::exec::process::Process;
-use crate::exec::record::{AliveLock, Identity, UnitFiles};
+use crate::exec::record::{AliveLock, Identity, Record, SCHEMA, UnitFiles};
+use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::StateError;
 use crate::host::procfs;
@@ -35,6 +37,8 @@ pub(crate) enum Found {
         listener: Option<OwnedFd>,
         /// It does not answer; the watchdog must judge it.
         silent: bool,
+        /// What is remembered of it, or what would be, had nobody removed the record.
+        record: Box<Record>,
     },
     /// Something that holds the unit's lock and cannot be proved to be its process.
     Unknown {
@@ -127,23 +131,26 @@ fn judge(unit: &UnitId, evidence: &Evidence) -> Verdict {
     }
 }
 
-/// Finds out what there is of `unit`. Stops nothing and starts nothing.
+/// Finds out what there is of `unit`, and of the `stray` that was started as its process if there is one: then a lock that
+/// nobody holds was put there by somebody else. Stops nothing and starts nothing.
 ///
 /// # Errors
 /// When the state directory cannot be used.
-pub(crate) async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Result<Found, StateError> {
-    if !files.alive_lock().exists() {
-        files.forget();
-        return Ok(Found::Nothing);
-    }
-    if let AliveLock::Free(_lock) = files.take_lock()? {
+pub(crate) async fn find(
+    unit: &UnitId,
+    files: &UnitFiles,
+    stray: Option<u32>,
+    boot_id: &str,
+) -> Result<Found, StateError> {
+    let is_held = files.alive_lock().exists() && matches!(files.take_lock()?, AliveLock::Held);
+    if !is_held && stray.is_none() {
         files.forget();
         return Ok(Found::Nothing);
     }
     let record = files.read(unit);
     let listener_fd = record.as_ref().and_then(|record| record.listener_fd);
     let mut connection = None;
-    let answer = match hello(files).await {
+    let answer = match hello(files, stray).await {
         Ok((opened, answered)) => {
             connection = Some(opened);
             Some(answered)
@@ -156,7 +163,10 @@ pub(crate) async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Res
     let mut evidence = Evidence {
         same_boot: record.as_ref().is_some_and(|record| record.boot_id == boot_id),
         recorded: record.as_ref().map(|record| record.process),
-        token: record.map(|record| record.token).or_else(|| files.lock_token()),
+        token: record
+            .map(|record| record.token)
+            .or_else(|| files.lock_token().filter(|_| is_held))
+            .or_else(|| strays::token_of(stray?)),
         recorded_pid_ticks: None,
         answer,
     };
@@ -191,7 +201,15 @@ pub(crate) async fn find(unit: &UnitId, files: &UnitFiles, boot_id: &str) -> Res
     if listener.is_none() {
         listener = listener_fd.and_then(|number| process.duplicate_fd(number).ok());
     }
-    Ok(Found::Process { process, listener: listener.filter(fds::is_tcp_listener), silent })
+    let record = Box::new(Record {
+        schema: SCHEMA.to_owned(),
+        unit: unit.clone(),
+        token: evidence.token.unwrap_or_default(),
+        boot_id: boot_id.to_owned(),
+        process: process.identity(),
+        listener_fd,
+    });
+    Ok(Found::Process { process, listener: listener.filter(fds::is_tcp_listener), silent, record })
 }
 
 /// What earlier supervisors left: of `units`, and of those of older files.
@@ -203,15 +221,18 @@ pub(crate) async fn find_all(
     units: impl Iterator<Item = UnitId>,
     boot_id: &str,
 ) -> Result<BTreeMap<UnitId, Found>, StateError> {
+    let strays = strays::find(dirs);
     let mut ids: Vec<UnitId> = units.collect();
     ids.extend(recorded(dirs));
+    ids.extend(strays.keys().cloned());
     ids.sort();
     ids.dedup();
     // Side by side: each that is frozen takes its time to be silent.
     let mut looks = JoinSet::new();
     for id in ids {
         let (files, boot_id) = (UnitFiles::new(dirs.unit(&id)), boot_id.to_owned());
-        looks.spawn(async move { find(&id, &files, &boot_id).await.map(|found| (id, found)) });
+        let stray = strays.get(&id).copied();
+        looks.spawn(async move { find(&id, &files, stray, &boot_id).await.map(|found| (id, found)) });
     }
     let mut all = BTreeMap::new();
     while let Some(found) = looks.join_next().await {
@@ -233,11 +254,25 @@ pub(crate) fn recorded(dirs: &ClusterDirs) -> Vec<UnitId> {
     names.filter_map(|name| serde_json::from_value(serde_json::Value::String(name)).ok()).collect()
 }
 
-async fn hello(files: &UnitFiles) -> Result<(Connection, Answered), AskError> {
-    let mut connection = Connection::open(&files.control())?;
+async fn hello(files: &UnitFiles, stray: Option<u32>) -> Result<(Connection, Answered), AskError> {
+    let mut connection = open(&files.control(), stray)?.0;
     let (hello, sender) = connection.hello(ANSWER_LIMIT).await?;
     let answered = Answered { version: hello.version, id: hello.id, token: hello.token, sender };
     Ok((connection, answered))
+}
+
+/// Connects to a process by the file of its control socket, or, where nobody is there, by the socket that process `pid` itself
+/// holds. Tells whether it was the file.
+///
+/// # Errors
+/// When neither is there.
+pub(crate) fn open(control: &Path, pid: Option<u32>) -> Result<(Connection, bool), AskError> {
+    let by_file = match Connection::open(control) {
+        Ok(connection) => return Ok((connection, true)),
+        Err(error) => error,
+    };
+    let held = pid.filter(|_| by_file.is_missing()).and_then(strays::control_of);
+    held.map_or(Err(by_file), |held| Ok((Connection::open(&held)?, false)))
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! The tasks that watch one process: its end, its readiness and heartbeat, its port.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,16 +9,18 @@ use std::time::{Duration, Instant};
 use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::Health;
 use cluster::{Port, UnitId};
-use control::packet::Packet;
+use control::packet::{Listener, Packet};
 use control::{Answer, AskError, Connection, Reply, Request, VERSION};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 
-use crate::exec::adopt::Found;
+use crate::exec::adopt::{self, Found};
 use crate::exec::listeners::LocalAddresses;
 use crate::exec::names::Names;
 use crate::exec::process::Process;
+use crate::exec::record::UnitFiles;
+use crate::host::files::{FileId, StateError};
 use crate::host::last_words::last_words;
 use crate::host::oom::OomKills;
 use crate::host::procfs::{self, Cpu};
@@ -56,7 +59,9 @@ pub(crate) struct Watched {
     pub(crate) unit: UnitId,
     pub(crate) instance: Instance,
     pub(crate) process: Arc<Process>,
-    pub(crate) control: PathBuf,
+    pub(crate) files: UnitFiles,
+    /// The process's token.
+    pub(crate) token: String,
     /// Its port; an encoder has none.
     pub(crate) port: Option<Port>,
     /// What the names of hosts stand for.
@@ -143,7 +148,7 @@ impl Watched {
         let mut tick = tokio::time::interval(Heartbeat::PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let (mut last, mut cpu) = (Instant::now(), self.cpu());
-        let mut talk = Talk::default();
+        let (mut talk, mut loss) = (Talk::default(), Loss::default());
         loop {
             tokio::select! {
                 // What came in time counts, however late this task gets to see it.
@@ -173,15 +178,19 @@ impl Watched {
                 _ = tick.tick() => {
                     let (elapsed, now) = (last.elapsed(), self.cpu());
                     last = Instant::now();
-                    if let Some(why) = heart.handle_sample(elapsed, procfs::own_time(cpu, now, elapsed)) {
+                    if let Some(why) = heart.handle_sample(elapsed, procfs::own_time(cpu, now, elapsed))
+                    {
                         self.tell(What::Event(Event::Frozen { why })).await;
                     }
                     cpu = now;
-                    if let Err(error) = talk.open(&self.control) {
+                    if let Err(error) = talk.open(&self.files, self.process.identity().pid) {
                         if error.is_missing() {
                             heart.handle_missing();
                         }
                         self.not_ready(&mut told, error.to_string()).await;
+                    }
+                    if heart.is_greeted() {
+                        self.put_back(&mut talk, &mut loss).await;
                     }
                     let hello = Request::Hello { version: VERSION };
                     talk.ask(if heart.is_greeted() { &Request::Stats } else { &hello }).await;
@@ -189,6 +198,45 @@ impl Watched {
                 () = self.refresh.notified(), if heart.is_greeted() => talk.ask(&Request::Stats).await,
             }
         }
+    }
+
+    /// Puts control socket and lock back where somebody removed or replaced them.
+    async fn put_back(&self, talk: &mut Talk, loss: &mut Loss) {
+        let is_whole = || talk.is_at(&self.files.control()) && self.files.is_held();
+        if loss.is_refused || talk.under_way.is_some() || is_whole() {
+            return;
+        }
+        let Some(connection) = &mut talk.connection else { return };
+        let unit = &self.unit;
+        match self.replace(connection).await {
+            Ok(socket) => {
+                (talk.socket, loss.told) = (Some(socket), None);
+                tracing::warn!(%unit, "control socket or lock was removed or replaced; both are put back");
+            }
+            Err(error) => {
+                loss.is_refused = matches!(error, ReplaceError::Ask(AskError::Refused(_)));
+                if !loss.is_refused && matches!(error, ReplaceError::Ask(_)) {
+                    *talk = Talk::default();
+                }
+                let why = error.to_string();
+                if loss.told.as_ref() != Some(&why) {
+                    tracing::warn!(%unit, why, "control socket or lock was removed or replaced, and is not put back");
+                    loss.told = Some(why);
+                }
+            }
+        }
+    }
+
+    /// Lends the process another control socket and lock; returns the socket's file.
+    async fn replace(&self, connection: &mut Connection) -> Result<FileId, ReplaceError> {
+        let path = self.files.control();
+        let system = |source| StateError { what: "cannot put back", path: path.clone(), source };
+        let lock = self.files.renew_lock(&self.token)?;
+        let control = Listener::bind(&path).map_err(system)?;
+        let socket = control::unix::hold(&path).map_err(system)?;
+        let fds = [control.as_fd(), socket.as_fd(), lock.as_fd()];
+        connection.ask_with(&Request::Replace, &fds, SEND_LIMIT).await?;
+        FileId::at(&path).ok_or_else(|| system(std::io::ErrorKind::NotFound.into()).into())
     }
 
     fn cpu(&self) -> Option<Cpu> {
@@ -228,10 +276,32 @@ impl Watched {
     }
 }
 
+/// Why control socket and lock are not put back.
+#[derive(Debug, thiserror::Error)]
+enum ReplaceError {
+    /// The state directory failed.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The process did not take them.
+    #[error("the process does not take them: {0}")]
+    Ask(#[from] AskError),
+}
+
+/// What is known of files that somebody removed.
+#[derive(Default)]
+struct Loss {
+    /// It takes no others: it is older than the request.
+    is_refused: bool,
+    /// Why they are not put back, as it was told.
+    told: Option<String>,
+}
+
 /// The talk with a process.
 #[derive(Default)]
 struct Talk {
     connection: Option<Connection>,
+    /// The file by which it was opened.
+    socket: Option<FileId>,
     /// What has come of the answer that is waited for.
     under_way: Option<Answer>,
 }
@@ -243,11 +313,17 @@ enum Whole {
 }
 
 impl Talk {
-    fn open(&mut self, path: &Path) -> Result<(), AskError> {
+    fn open(&mut self, files: &UnitFiles, pid: u32) -> Result<(), AskError> {
         if self.connection.is_none() {
-            *self = Self { connection: Some(Connection::open(path)?), under_way: None };
+            let (connection, by_file) = adopt::open(&files.control(), Some(pid))?;
+            let socket = FileId::at(&files.control()).filter(|_| by_file);
+            *self = Self { connection: Some(connection), socket, under_way: None };
         }
         Ok(())
+    }
+
+    fn is_at(&self, path: &Path) -> bool {
+        self.socket.is_some() && self.socket == FileId::at(path)
     }
 
     /// Asks, unless an answer is waited for.

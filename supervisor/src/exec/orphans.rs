@@ -1,17 +1,22 @@
 //! `down` without a supervisor: stops what a killed one left behind.
 
-use std::path::PathBuf;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cluster::{Role, UnitId};
-use control::{Request, ask_once};
+use cluster::{Cluster, Port, Role, UnitId};
+use control::Request;
+use nix::unistd::{Uid, User};
 
 use crate::exec::adopt::{self, Found};
 use crate::exec::process::Process;
 use crate::exec::record::UnitFiles;
+use crate::exec::strays::{self, Started};
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::StateError;
-use crate::host::procfs;
+use crate::host::{owner, procfs};
 use crate::machine::state::STOP_STEP;
 
 /// How long the kernel may take to end a process that was sent SIGKILL.
@@ -46,7 +51,7 @@ pub enum OrphansError {
 /// Whether there is anything that [`down`] would look at.
 #[must_use]
 pub fn are_there(dirs: &ClusterDirs) -> bool {
-    dirs.run().exists()
+    dirs.run().exists() || !strays::find(dirs).is_empty()
 }
 
 /// A unit on record, looked at without a supervisor.
@@ -56,27 +61,72 @@ pub struct Remnant {
     pub id: UnitId,
     /// The process that was started last, if it is on record.
     pub pid: Option<u32>,
-    /// Whether a process holds the unit's lock.
+    /// Whether a process holds the unit's lock, or was started as its process and lives.
     pub is_alive: bool,
 }
 
-/// The units of the cluster that are on record, sorted by id.
+/// The units of the cluster that are on record or have a process, sorted by id.
 #[must_use]
 pub fn remnants(dirs: &ClusterDirs) -> Vec<Remnant> {
-    let mut ids = adopt::recorded(dirs);
-    ids.sort();
+    let strays = strays::find(dirs);
     let look = |id: UnitId| {
         let files = UnitFiles::new(dirs.unit(&id));
-        let is_alive = std::fs::File::open(files.alive_lock()).is_ok_and(|lock| {
-            let operation = rustix::fs::FlockOperation::NonBlockingLockShared;
-            rustix::fs::flock(&lock, operation) == Err(rustix::io::Errno::WOULDBLOCK)
-        });
-        Remnant { pid: files.read(&id).map(|record| record.process.pid), id, is_alive }
+        let stray = strays.get(&id).copied();
+        let recorded = || files.read(&id).map(|record| record.process.pid);
+        Remnant { pid: stray.or_else(recorded), is_alive: stray.is_some() || files.is_held(), id }
     };
-    ids.into_iter().map(look).collect()
+    known(dirs, &strays).into_iter().map(look).collect()
 }
 
-/// How many processes of the cluster live, by the locks that they hold.
+/// The units on record and those of `strays`, sorted.
+fn known(dirs: &ClusterDirs, strays: &BTreeMap<UnitId, u32>) -> Vec<UnitId> {
+    let mut ids = adopt::recorded(dirs);
+    ids.extend(strays.keys().cloned());
+    ids.sort();
+    ids.dedup();
+    ids
+}
+
+/// A worker, of whatever cluster and user, that has a port.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Holder {
+    /// The port.
+    pub address: SocketAddr,
+    /// The worker's process.
+    pub pid: u32,
+    /// Whose it is.
+    pub user: String,
+    /// Where its cluster's state is; the last part is that cluster's name.
+    pub lib: PathBuf,
+}
+
+impl fmt::Display for Holder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, pid, user, lib } = self;
+        let cluster = lib.file_name().unwrap_or_default().display();
+        write!(f, "{address}: a worker (pid {pid}) of cluster {cluster} of user {user}, in {}", lib.display())
+    }
+}
+
+/// Who has the ports of `cluster`, of all workers that this user can see.
+#[must_use]
+pub fn holders(cluster: &Cluster) -> Vec<Holder> {
+    let workers: Vec<Started> = strays::all().collect();
+    let holds = |port: &Port| {
+        let worker = workers.iter().find(|worker| worker.unit == port.id())?;
+        let address = port.listen_addr();
+        let user = User::from_uid(Uid::from_raw(worker.uid)).ok().flatten();
+        owner::is_listened_to(address).then(|| Holder {
+            address,
+            pid: worker.pid,
+            user: user.map_or_else(|| worker.uid.to_string(), |user| user.name),
+            lib: worker.config.ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default(),
+        })
+    };
+    cluster.ports().filter_map(holds).collect()
+}
+
+/// How many processes of the cluster live.
 #[must_use]
 pub fn living(dirs: &ClusterDirs) -> usize {
     remnants(dirs).into_iter().filter(|remnant| remnant.is_alive).count()
@@ -95,11 +145,12 @@ pub async fn down(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<
     let supervised = || OrphansError::Supervised { cluster: dirs.name().to_owned() };
     let _lock = dirs.lock()?.ok_or_else(supervised)?;
     let boot_id = procfs::boot_id().map_err(OrphansError::BootId)?;
-    let mut ids = adopt::recorded(dirs);
+    let strays = strays::find(dirs);
+    let mut ids = known(dirs, &strays);
     ids.sort_by_key(stop_order);
     for id in ids {
         let files = UnitFiles::new(dirs.unit(&id));
-        match adopt::find(&id, &files, &boot_id).await? {
+        match adopt::find(&id, &files, strays.get(&id).copied(), &boot_id).await? {
             Found::Nothing => files.remove(),
             Found::Unknown { why } => stopped.left.push((id, why, files.alive_lock())),
             Found::Process { process, .. } => match stop(&process, &files).await {
@@ -129,8 +180,11 @@ fn stop_order(id: &UnitId) -> u8 {
 
 async fn stop(process: &Process, files: &UnitFiles) -> Result<(), String> {
     let ends = |limit: Duration| async move { tokio::time::timeout(limit, process.wait()).await.is_ok() };
-    let asked = ask_once(&files.control(), &Request::Stop, None, STOP_STEP).await;
-    if asked.is_ok() && ends(STOP_STEP).await {
+    let asked = async {
+        let (mut connection, _) = adopt::open(&files.control(), Some(process.identity().pid))?;
+        connection.ask(&Request::Stop, None, STOP_STEP).await
+    };
+    if asked.await.is_ok() && ends(STOP_STEP).await {
         return Ok(());
     }
     process.terminate();

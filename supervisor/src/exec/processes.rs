@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -11,7 +11,7 @@ use cluster::status::Status;
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::Apply;
 use control::fds::{self, Lent, Name};
-use control::{Code, Error, Request, ask_once, packet};
+use control::{Answer as Asked, AskError, Code, Error, Request, packet};
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 
@@ -22,16 +22,21 @@ use crate::exec::monitor::{Message, Watched};
 use crate::exec::names::Names;
 use crate::exec::process::{Given, Process, Spawner};
 use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
+use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
-use crate::host::files::write_atomic;
+use crate::host::files::{StateError, write_atomic};
 use crate::host::{logs, preflight, procfs};
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
 use crate::reconcile::kernel::{Answer, Client, Input, Instance, Kernel, Look, Ticket, Unplayed, What};
 
+/// The name of the file in memory that holds a config.
+const CONFIG: &str = "srsctl-config";
 /// Descriptors that the encoder uses at most.
 const ENCODER_FDS: u64 = 64;
+/// Descriptors that a spawn opens at most.
+const RESERVE: usize = 32;
 /// How long a process may take to take a new config.
 const CONFIGURE_LIMIT: Duration = Duration::from_secs(5);
 /// How long a process may take to open its new log.
@@ -42,9 +47,7 @@ pub(crate) struct Processes {
     dirs: ClusterDirs,
     parse: Parse,
     spawner: Spawner,
-    boot_id: String,
-    /// Between origin and edges; what the file says is of the next supervisor.
-    secret: String,
+    remembered: Remembered,
     held: BTreeMap<UnitId, Held>,
     clients: BTreeMap<Client, Reply>,
     last_client: Client,
@@ -52,10 +55,25 @@ pub(crate) struct Processes {
     names: Names,
     /// Requests and looks that are under way.
     helpers: JoinSet<()>,
-    /// The supervisor's own log, if its output goes there.
-    own_log: Option<PathBuf>,
-    /// It cannot be opened.
+    /// The supervisor's own log cannot be opened.
     own_log_fails: bool,
+    /// What could not be put back, as it was told.
+    missing: Option<String>,
+    /// Kept for a spawn, whatever else this process has open.
+    reserve: Vec<OwnedFd>,
+    is_closed: bool,
+}
+
+/// What a supervisor knows itself, whatever becomes of the files.
+pub(crate) struct Remembered {
+    /// Of the kernel.
+    pub(crate) boot_id: String,
+    /// Between origin and edges. What the file says since is the next supervisor's.
+    pub(crate) secret: String,
+    /// The cluster file in force: where it came from, and its text.
+    pub(crate) in_force: (PathBuf, String),
+    /// The supervisor's own log, if its output goes there.
+    pub(crate) own_log: Option<PathBuf>,
 }
 
 /// What belongs to one unit.
@@ -65,30 +83,55 @@ struct Held {
     /// could not lend it.
     listener: Option<OwnedFd>,
     /// Found, and not taken over yet.
-    found: Option<(Process, Option<OwnedFd>)>,
+    found: Option<(Process, Option<OwnedFd>, Box<Record>)>,
     live: Option<Live>,
     /// Its log cannot be opened.
     log_fails: bool,
+    /// Its config as it was written last.
+    config: Option<String>,
+}
+
+impl Held {
+    fn reach(&self) -> Reach {
+        let pid = self.live.as_ref().map(|live| live.process.identity().pid);
+        Reach { control: self.files.control(), pid }
+    }
+}
+
+/// How a process is reached.
+struct Reach {
+    control: PathBuf,
+    pid: Option<u32>,
+}
+
+impl Reach {
+    async fn ask(
+        self,
+        request: &Request,
+        fd: Option<BorrowedFd<'_>>,
+        limit: Duration,
+    ) -> Result<Asked, AskError> {
+        adopt::open(&self.control, self.pid)?.0.ask(request, fd, limit).await
+    }
 }
 
 /// A process, and the tasks that watch it; dropping it ends the tasks, not the process.
 struct Live {
     process: Arc<Process>,
     instance: Instance,
+    record: Box<Record>,
     /// Asks it for a report now.
     refresh: Arc<Notify>,
     _tasks: JoinSet<()>,
 }
 
 impl Processes {
-    /// With the listeners that were bound for units without a process. What happens goes to `messages`; `own_log` is given if
-    /// this process's output goes there.
+    /// With the listeners that were bound for units without a process. What happens goes to `messages`.
     pub(crate) fn new(
         dirs: ClusterDirs,
-        own_log: Option<PathBuf>,
         parse: Parse,
         spawner: Spawner,
-        (boot_id, secret): (String, String),
+        remembered: Remembered,
         listeners: BTreeMap<UnitId, OwnedFd>,
         messages: mpsc::Sender<Message>,
     ) -> Self {
@@ -96,17 +139,19 @@ impl Processes {
             dirs,
             parse,
             spawner,
-            boot_id,
-            secret,
+            remembered,
             held: BTreeMap::new(),
             clients: BTreeMap::new(),
             last_client: 0,
             messages,
             names: Names::default(),
             helpers: JoinSet::new(),
-            own_log,
             own_log_fails: false,
+            missing: None,
+            reserve: Vec::new(),
+            is_closed: false,
         };
+        new.fill_reserve();
         for (unit, listener) in listeners {
             new.held(&unit).listener = Some(listener);
         }
@@ -138,19 +183,73 @@ impl Processes {
         match found {
             Found::Nothing => Look::Nothing,
             Found::Unknown { why } => Look::Unknown { why },
-            Found::Process { process, listener, silent } => {
+            Found::Process { process, listener, silent, record } => {
                 let identity = process.identity();
                 let age = procfs::age(identity.start_ticks).unwrap_or_default();
-                held.found = Some((process, listener));
+                held.found = Some((process, listener, record));
                 Look::Process { pid: identity.pid, silent, age }
             }
         }
     }
 
-    /// Puts logs that are full aside, and has those opened anew that were moved or removed. To be called now and then.
-    pub(crate) fn tend_logs(&mut self) {
+    /// Looks after logs and files, to be called now and then; false once the cluster is closed and nothing is to be put back.
+    pub(crate) fn tend(&mut self) -> bool {
         while self.helpers.try_join_next().is_some() {}
-        if let Some(own) = &self.own_log {
+        if self.is_closed {
+            return false;
+        }
+        self.fill_reserve();
+        self.tend_logs();
+        match self.tend_files() {
+            Ok(()) => self.missing = None,
+            Err(error) => {
+                let why = error.to_string();
+                if self.missing.as_ref() != Some(&why) {
+                    tracing::warn!(%error, "somebody removed it, and it cannot be put back");
+                    self.missing = Some(why);
+                }
+            }
+        }
+        true
+    }
+
+    /// Puts back what somebody removed.
+    fn tend_files(&mut self) -> Result<(), StateError> {
+        let Remembered { secret, in_force: (path, text), .. } = &self.remembered;
+        if !self.dirs.secret().exists() {
+            write_atomic(&self.dirs.secret(), secret.as_bytes())?;
+        }
+        if self.dirs.in_force()?.is_none_or(|(path, _)| path.as_os_str().is_empty()) {
+            self.dirs.put_in_force(path, text)?;
+        }
+        for (unit, held) in &self.held {
+            let Some(live) = &held.live else { continue };
+            if !held.files.has_record() {
+                held.files.create()?;
+                held.files.write(&live.record)?;
+            }
+            let config = self.dirs.config(unit);
+            let text =
+                || held.config.clone().or_else(|| procfs::file_in_memory(live.record.process.pid, CONFIG));
+            if !config.exists()
+                && let Some(text) = text()
+            {
+                write_atomic(&config, text.as_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn fill_reserve(&mut self) {
+        while self.reserve.len() < RESERVE {
+            let Ok(spare) = File::open("/dev/null") else { return };
+            self.reserve.push(spare.into());
+        }
+    }
+
+    /// Puts logs that are full aside, and has those opened anew that were moved or removed.
+    fn tend_logs(&mut self) {
+        if let Some(own) = &self.remembered.own_log {
             tell_change(&mut self.own_log_fails, logs::tend_own(own), own);
         }
         let mut new = Vec::new();
@@ -173,7 +272,7 @@ impl Processes {
 
     /// Opens all logs anew, as SIGHUP and SIGUSR1 ask.
     pub(crate) fn reopen_logs(&mut self) {
-        if let Some(own) = &self.own_log {
+        if let Some(own) = &self.remembered.own_log {
             tell_change(&mut self.own_log_fails, logs::write_here(own), own);
         }
         let units: Vec<UnitId> = self.held.keys().cloned().collect();
@@ -191,9 +290,9 @@ impl Processes {
 
     /// Has a process write to `file` from now on.
     fn reopen(&mut self, unit: &UnitId, file: File) {
-        let (unit, control) = (unit.clone(), self.held(unit).files.control());
+        let (unit, reach) = (unit.clone(), self.held(unit).reach());
         self.helpers.spawn(async move {
-            let asked = ask_once(&control, &Request::ReopenLog, Some(file.as_fd()), REOPEN_LIMIT).await;
+            let asked = reach.ask(&Request::ReopenLog, Some(file.as_fd()), REOPEN_LIMIT).await;
             if let Err(error) = asked {
                 tracing::warn!(%unit, %error, "it goes on writing to its old log");
             }
@@ -212,7 +311,7 @@ impl Processes {
         &mut self,
         unit: &UnitId,
         port: Option<&Port>,
-        process: Process,
+        (process, record): (Process, Box<Record>),
         adopted: bool,
         log_length: u64,
         instance: Instance,
@@ -225,14 +324,15 @@ impl Processes {
             unit: unit.clone(),
             instance,
             process: Arc::clone(&process),
-            control: held.files.control(),
+            files: held.files.clone(),
+            token: record.token.clone(),
             port: port.cloned(),
             names,
             log,
             messages,
             refresh: Arc::clone(&refresh),
         };
-        held.live = Some(Live { process, instance, refresh, _tasks: watched.watch(adopted) });
+        held.live = Some(Live { process, instance, record, refresh, _tasks: watched.watch(adopted) });
     }
 
     /// Has a helper find an answer out.
@@ -243,7 +343,11 @@ impl Processes {
         });
     }
 
-    fn try_spawn(&mut self, spec: &ProcessSpec, port: Option<&Port>) -> Result<(Process, u64), Event> {
+    fn try_spawn(
+        &mut self,
+        spec: &ProcessSpec,
+        port: Option<&Port>,
+    ) -> Result<((Process, Box<Record>), u64), Event> {
         let fail = |why: String| Event::SpawnFailed { why };
         let id = spec.id();
         let (config, log) = (self.dirs.config(id), self.dirs.log(id));
@@ -260,8 +364,10 @@ impl Processes {
         if let Err(error) = write_atomic(&config, text.as_bytes()) {
             tracing::warn!(unit = %id, %error, "config not written; the process has it in memory");
         }
-        let control = packet::Listener::bind(&held.files.control())
-            .map_err(|error| fail(format!("control socket {}: {error}", held.files.control().display())))?;
+        let path = held.files.control();
+        let (control, socket) = packet::Listener::bind(&path)
+            .and_then(|control| Ok((control, control::unix::hold(&path)?)))
+            .map_err(|error| fail(format!("control socket {}: {error}", path.display())))?;
         if logs::is_full(&log)
             && let Err(error) = logs::rotate(&log)
         {
@@ -287,15 +393,17 @@ impl Processes {
             );
         }
         lent.add(Name::Control, control);
+        lent.add(Name::Socket, socket);
         lent.add(Name::Lock, lock);
         let in_memory = |name, text: &str| {
             fds::in_memory(name, text.as_bytes()).map_err(|error| fail(format!("no memory: {error}")))
         };
-        lent.add(Name::Config, in_memory("srsctl-config", &text)?);
+        lent.add(Name::Config, in_memory(CONFIG, &text)?);
         if spec.role() != Role::Encoder {
-            lent.add(Name::Secret, in_memory(fds::SECRET, &self.secret)?);
+            lent.add(Name::Secret, in_memory(fds::SECRET, &self.remembered.secret)?);
         }
         let listener_fd = lent.number(Name::Listener);
+        held.config = Some(text);
         let process = self
             .spawner
             .spawn(Given {
@@ -312,19 +420,19 @@ impl Processes {
                 held.files.forget();
                 fail(error.to_string())
             })?;
-        let record = Record {
+        let record = Box::new(Record {
             schema: SCHEMA.to_owned(),
             unit: id.clone(),
             token,
-            boot_id: self.boot_id.clone(),
+            boot_id: self.remembered.boot_id.clone(),
             process: process.identity(),
             listener_fd,
-        };
+        });
         if let Err(error) = held.files.write(&record) {
             // The token in the lock file is proof enough.
             tracing::warn!(unit = %id, %error, "process not recorded");
         }
-        Ok((process, log_length))
+        Ok(((process, record), log_length))
     }
 }
 
@@ -339,8 +447,11 @@ impl Kernel for Processes {
         port: Option<&Port>,
         instance: Instance,
     ) -> Result<(u32, Instant), Event> {
-        let (process, log_length) = self.try_spawn(spec, port)?;
-        let (pid, now) = (process.identity().pid, Instant::now());
+        self.reserve.clear();
+        let spawned = self.try_spawn(spec, port);
+        self.fill_reserve();
+        let (process, log_length) = spawned?;
+        let (pid, now) = (process.0.identity().pid, Instant::now());
         tracing::info!(unit = %spec.id(), pid, "started");
         self.watch(spec.id(), port, process, false, log_length, instance);
         Ok((pid, now))
@@ -348,23 +459,23 @@ impl Kernel for Processes {
 
     fn adopt(&mut self, unit: &UnitId, port: Option<&Port>, instance: Instance) {
         let held = self.held(unit);
-        let Some((process, listener)) = held.found.take() else { return };
+        let Some((process, listener, record)) = held.found.take() else { return };
         if let Some(port) = port {
             let bound = listener.filter(|listener| listeners::is_bound_to(listener, port));
             held.listener = bound.or_else(|| held.listener.take());
         }
         tracing::info!(%unit, pid = process.identity().pid, listener = held.listener.is_some(), "adopted");
         // The end of an adopted process is not told, and so neither what it said of it.
-        self.watch(unit, port, process, true, 0, instance);
+        self.watch(unit, port, (process, record), true, 0, instance);
     }
 
     fn ask_stop(&mut self, unit: &UnitId) {
         let Some(held) = self.held.get(unit) else { return };
         let Some(live) = &held.live else { return };
-        let (unit, instance, control) = (unit.clone(), live.instance, held.files.control());
+        let (unit, instance, reach) = (unit.clone(), live.instance, held.reach());
         let messages = self.messages.clone();
         self.helpers.spawn(async move {
-            if let Err(error) = ask_once(&control, &Request::Stop, None, STOP_STEP).await {
+            if let Err(error) = reach.ask(&Request::Stop, None, STOP_STEP).await {
                 tracing::info!(%unit, %error, "could not be asked to stop");
                 let what = What::Event(Event::AskFailed);
                 let _ = messages.send(Message::Input(Input::Process { unit, instance, what })).await;
@@ -397,10 +508,11 @@ impl Kernel for Processes {
     }
 
     fn look(&mut self, unit: &UnitId) {
-        let (files, boot_id) = (self.held(unit).files.clone(), self.boot_id.clone());
+        let (files, boot_id) = (self.held(unit).files.clone(), self.remembered.boot_id.clone());
         let (unit, messages) = (unit.clone(), self.messages.clone());
+        let stray = strays::find(&self.dirs).remove(&unit);
         self.helpers.spawn(async move {
-            let found = adopt::find(&unit, &files, &boot_id).await;
+            let found = adopt::find(&unit, &files, stray, &boot_id).await;
             let found = found.unwrap_or_else(|error| Found::Unknown { why: error.to_string() });
             let _ = messages.send(Message::Found(unit, found)).await;
         });
@@ -455,23 +567,28 @@ impl Kernel for Processes {
 
     fn write_config(&mut self, spec: &ProcessSpec) -> Result<(), String> {
         let path = self.dirs.config(spec.id());
-        write_atomic(&path, config_text(spec).as_bytes()).map_err(|error| error.to_string())
+        let text = config_text(spec);
+        write_atomic(&path, text.as_bytes()).map_err(|error| error.to_string())?;
+        self.held(spec.id()).config = Some(text);
+        Ok(())
     }
 
     fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String> {
-        self.dirs.put_in_force(path, text).map_err(|error| error.to_string())
+        self.dirs.put_in_force(path, text).map_err(|error| error.to_string())?;
+        self.remembered.in_force = (path.to_owned(), text.to_owned());
+        Ok(())
     }
 
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec) {
         let process = self.live(&spec.id).map(|live| Arc::clone(&live.process));
-        let control = self.held(&spec.id).files.control();
+        let reach = self.held(&spec.id).reach();
         let spec = spec.clone();
         self.answer(ticket, async move {
             let told = async {
                 let process = process.ok_or_else(|| "it has just ended".to_owned())?;
                 process.raise_fd_limit(spec.fds_needed()).map_err(|error| error.to_string())?;
                 let request = Request::Configure { spec: Box::new(spec) };
-                let asked = ask_once(&control, &request, None, CONFIGURE_LIMIT).await;
+                let asked = reach.ask(&request, None, CONFIGURE_LIMIT).await;
                 asked.map(drop).map_err(|error| error.to_string())
             };
             Answer::Configured(told.await)
@@ -513,6 +630,7 @@ impl Kernel for Processes {
     }
 
     fn close(&mut self) {
+        self.is_closed = true;
         self.dirs.remove_agent_socket();
         self.held.values_mut().for_each(|held| held.listener = None);
     }
@@ -529,6 +647,7 @@ fn held<'a>(all: &'a mut BTreeMap<UnitId, Held>, dirs: &ClusterDirs, unit: &Unit
         found: None,
         live: None,
         log_fails: false,
+        config: None,
     })
 }
 

@@ -167,11 +167,43 @@ impl UnitFiles {
         (record.schema == SCHEMA && record.unit == *unit).then_some(record)
     }
 
+    /// Whether the record is there.
+    #[must_use]
+    pub(crate) fn has_record(&self) -> bool {
+        self.record().exists()
+    }
+
     /// The token in alive.lock, if it is one.
     #[must_use]
     pub(crate) fn lock_token(&self) -> Option<String> {
-        let text = String::from_utf8(read_bounded(&self.alive_lock())?).ok()?;
-        (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
+        token_at(&self.alive_lock())
+    }
+
+    /// Whether a process holds alive.lock.
+    #[must_use]
+    pub(crate) fn is_held(&self) -> bool {
+        File::open(self.alive_lock()).is_ok_and(|lock| {
+            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockShared)
+                == Err(rustix::io::Errno::WOULDBLOCK)
+        })
+    }
+
+    /// Another alive.lock, held, with the token of the process that lives, in place of the one that somebody removed or
+    /// replaced.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn renew_lock(&self, token: &str) -> Result<File, StateError> {
+        self.create()?;
+        let (path, new) = (self.alive_lock(), self.dir.join("alive.lock.tmp"));
+        let fail = |source| StateError { what: "cannot write", path: path.clone(), source };
+        let mut file = OpenOptions::new();
+        let file = file.read(true).write(true).create(true).truncate(true).mode(0o600).open(&new);
+        let file = file.map_err(fail)?;
+        rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive)
+            .map_err(|error| fail(error.into()))?;
+        file.write_all_at(token.as_bytes(), 0).and_then(|()| fs::rename(&new, &path)).map_err(fail)?;
+        Ok(file)
     }
 
     /// Forgets the process.
@@ -184,6 +216,12 @@ impl UnitFiles {
     pub(crate) fn remove(&self) {
         let _ = fs::remove_dir_all(&self.dir);
     }
+}
+
+/// The token in a lock file, if there is one.
+pub(crate) fn token_at(path: &Path) -> Option<String> {
+    let text = String::from_utf8(read_bounded(path)?).ok()?;
+    (text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_hexdigit())).then_some(text)
 }
 
 /// These files are short; whatever is longer is none of ours.
@@ -294,6 +332,23 @@ mod tests {
             drop(looker);
             assert!(matches!(waiter.join().unwrap(), AliveLock::Free(_)));
         });
+    }
+
+    #[test]
+    fn a_lock_that_was_removed_or_replaced_is_held_again_with_the_token_that_it_had() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        let token = written(&files).token;
+        for replaced in [None, Some("another")] {
+            fs::remove_file(files.alive_lock()).unwrap();
+            if let Some(text) = replaced {
+                fs::write(files.alive_lock(), text).unwrap();
+            }
+            let lock = files.renew_lock(&token).unwrap();
+            assert!(files.is_held());
+            assert_eq!(files.lock_token().as_ref(), Some(&token));
+            drop(lock);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! | file | what |
 //! | --- | --- |
-//! | run/CLUSTER/lock | locked by the supervisor for life; its text is the supervisor's pid |
+//! | run/CLUSTER/lock | locked by the supervisor for life (see `host::lock`); its text is the supervisor's pid |
 //! | run/CLUSTER/agent.sock | control API |
 //! | run/CLUSTER/units/ID/{record.json, alive.lock, ctl.sock} | what a new supervisor needs to prove that a process is its own |
 //! | lib/CLUSTER/{cluster.yaml, cluster.path} | the cluster file in force, and where it came from |
@@ -12,20 +12,21 @@
 //!
 //! `run` and `lib` are /run/srsctl and /var/lib/srsctl for root; else both are in ~/.local/state/srsctl, or wherever
 //! `--state-dir` says: never in XDG_RUNTIME_DIR, which goes away at logout. Directories are 0700, belong to who runs srsctl,
-//! and are refused when others may write in them.
+//! and are refused when others may write in them, or could put others in their place (`host::ancestors`).
 //!
 //! `run/CLUSTER` goes with `down`, `lib/CLUSTER` stays. Files are written beside and renamed, those of `lib` synced too: those
-//! of `run` mean nothing after a reboot. Whoever removes `run` or purges `lib` holds the lock and removes it last; `agent.sock`
+//! of `run` mean nothing after a reboot. What somebody removes under a running cluster its supervisor puts back within a second
+//! (`Surroundings::tend`, `Processes::tend`, `Watched::heartbeat`). Whoever removes `run` or purges `lib` holds the lock and removes it last; `agent.sock`
 //! and the listeners go before it.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use cluster::UnitId;
-use rustix::fs::FlockOperation;
 
+use crate::host::ancestors::require_safe;
 use crate::host::files::{StateError, hex, write_atomic, write_synced};
 
 /// What must be free in the state directory, bytes.
@@ -42,7 +43,8 @@ impl StateRoots {
     /// The roots below `state_dir`, if given, else the usual ones of this user.
     ///
     /// # Errors
-    /// When the user has no home directory, or `state_dir` cannot be made absolute or is not UTF-8: configs name it.
+    /// When the user has no home directory, `state_dir` cannot be made absolute or is not UTF-8 (configs name it), or somebody
+    /// else could put other directories in their place.
     pub fn resolve(state_dir: Option<&Path>) -> Result<Self, StateError> {
         if let Some(dir) = state_dir {
             let dir = std::path::absolute(dir).map_err(|source| StateError {
@@ -54,10 +56,10 @@ impl StateRoots {
                 let source = io::Error::other("its name is not UTF-8; choose another place with --state-dir");
                 return Err(StateError { what: "cannot use state directory", path: dir, source });
             }
-            return Ok(Self::below(&dir));
+            return Self::below(&dir).safe();
         }
         if rustix::process::geteuid().is_root() {
-            return Ok(Self { run: "/run/srsctl".into(), lib: "/var/lib/srsctl".into() });
+            return Self { run: "/run/srsctl".into(), lib: "/var/lib/srsctl".into() }.safe();
         }
         let home = std::env::var_os("HOME")
             .map(PathBuf::from)
@@ -68,7 +70,13 @@ impl StateRoots {
                 path: PathBuf::from("~/.local/state/srsctl"),
                 source: io::Error::other("set HOME, or choose a place with --state-dir"),
             })?;
-        Ok(Self::below(&home.join(".local/state/srsctl")))
+        Self::below(&home.join(".local/state/srsctl")).safe()
+    }
+
+    fn safe(self) -> Result<Self, StateError> {
+        require_safe(&self.run)?;
+        require_safe(&self.lib)?;
+        Ok(self)
     }
 
     fn below(dir: &Path) -> Self {
@@ -181,21 +189,6 @@ impl ClusterDirs {
     #[must_use]
     pub fn file_in_force(&self) -> PathBuf {
         self.lib.join("cluster.yaml")
-    }
-
-    /// Whether a supervisor of this cluster runs.
-    #[must_use]
-    pub fn is_supervised(&self) -> bool {
-        File::open(self.run.join("lock")).is_ok_and(|file| {
-            rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared)
-                == Err(rustix::io::Errno::WOULDBLOCK)
-        })
-    }
-
-    /// The supervisor's process id, as it wrote it; to be shown, not to be signalled.
-    #[must_use]
-    pub fn supervisor_pid(&self) -> Option<u32> {
-        fs::read_to_string(self.run.join("lock")).ok()?.trim().parse().ok()
     }
 
     /// The cluster file in force: where it came from, and its text. `None` if none was ever in force.
@@ -384,50 +377,6 @@ impl Drop for Created {
             let _ = fs::remove_dir(path);
         }
     }
-}
-
-/// The cluster's lock, held until dropped.
-#[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "held, never read")] File);
-
-impl ClusterDirs {
-    /// Takes the cluster's lock. Its directory must exist.
-    ///
-    /// `None`: a supervisor runs, or another command holds it for good.
-    ///
-    /// # Errors
-    /// When the lock file cannot be used.
-    pub(crate) fn lock(&self) -> Result<Option<Lock>, StateError> {
-        let path = self.run.join("lock");
-        let fail = |source| StateError { what: "cannot lock", path: path.clone(), source };
-        // `is_supervised` of another command may hold it for some microseconds.
-        for _ in 0..20 {
-            let file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                .truncate(false)
-                .mode(0o600)
-                .open(&path)
-                .map_err(fail)?;
-            match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                // A `down` that ended meanwhile may have removed the file that was opened.
-                Ok(()) if !is_at(&file, &path) => {}
-                Ok(()) => {
-                    file.set_len(0).and_then(|()| writeln!(&file, "{}", std::process::id())).map_err(fail)?;
-                    return Ok(Some(Lock(file)));
-                }
-                Err(rustix::io::Errno::WOULDBLOCK) => std::thread::sleep(std::time::Duration::from_millis(5)),
-                Err(error) => return Err(fail(error.into())),
-            }
-        }
-        Ok(None)
-    }
-}
-
-fn is_at(file: &File, path: &Path) -> bool {
-    let (Ok(opened), Ok(named)) = (file.metadata(), fs::metadata(path)) else { return false };
-    (opened.dev(), opened.ino()) == (named.dev(), named.ino())
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 /// Why the state of a cluster cannot be read or written.
@@ -84,6 +84,24 @@ fn create(path: &Path) -> io::Result<File> {
     in_directory(path, || options.open(path))
 }
 
+/// Which file there is, whatever it is called.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FileId(u64, u64);
+
+impl FileId {
+    /// What is at `path`, links not followed.
+    #[must_use]
+    pub(crate) fn at(path: &Path) -> Option<Self> {
+        fs::symlink_metadata(path).ok().map(|file| Self(file.dev(), file.ino()))
+    }
+
+    /// An open file.
+    #[must_use]
+    pub(crate) fn of(file: &File) -> Option<Self> {
+        file.metadata().ok().map(|file| Self(file.dev(), file.ino()))
+    }
+}
+
 /// Opens a file, and makes its directory (0700) where somebody removed it.
 pub(crate) fn in_directory(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     match (open(), path.parent()) {
@@ -126,7 +144,6 @@ mod tests {
 
     #[test]
     fn a_file_that_has_the_text_already_is_not_written_again() {
-        use std::os::unix::fs::MetadataExt as _;
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("x");
         let inode = |text: &[u8]| {

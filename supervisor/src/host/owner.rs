@@ -19,13 +19,7 @@ pub struct Owner {
 /// `None`: nobody listens there any more, or /proc does not show whose socket it is.
 #[must_use]
 pub(crate) fn listening_on(address: SocketAddr) -> Option<Owner> {
-    let inodes: Vec<u64> = ["/proc/net/tcp", "/proc/net/tcp6"]
-        .iter()
-        .filter_map(|path| fs::read_to_string(path).ok())
-        .flat_map(|table| listeners(&table))
-        .filter(|(bound, _)| conflicts(*bound, address))
-        .map(|(_, inode)| inode)
-        .collect();
+    let inodes = inodes(address);
     if inodes.is_empty() {
         return None;
     }
@@ -45,6 +39,20 @@ pub(crate) fn listening_on(address: SocketAddr) -> Option<Owner> {
                 cluster_file: cluster_file(pid),
             })
     })
+}
+
+/// Whether anybody listens at `address`.
+#[must_use]
+pub(crate) fn is_listened_to(address: SocketAddr) -> bool {
+    !inodes(address).is_empty()
+}
+
+/// Of the sockets that listen there.
+fn inodes(address: SocketAddr) -> Vec<u64> {
+    let tables = ["/proc/net/tcp", "/proc/net/tcp6"];
+    let tables = tables.iter().filter_map(|path| fs::read_to_string(path).ok());
+    let listeners = tables.flat_map(|table| listeners(&table));
+    listeners.filter(|(bound, _)| conflicts(*bound, address)).map(|(_, inode)| inode).collect()
 }
 
 /// The file that process `pid` supervises, if it was started as `srsctl agent FILE`.

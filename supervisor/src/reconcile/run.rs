@@ -7,19 +7,20 @@ use std::time::{Duration, Instant};
 use cluster::{Cluster, ProcessSpec, UnitId};
 use control::api::StartupEvent;
 use tokio::signal::unix;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 use super::config::{AgentConfig, AgentError, Parse};
 use super::kernel::{Command, InForce, Input, Look};
 use super::plan::{Action, Kind, Plan};
 use super::reconciler::{End, Reconciler, specs};
+use super::surroundings::{self, Surroundings};
 use crate::api;
 use crate::exec::adopt::{Found, find_all};
 use crate::exec::listeners;
 use crate::exec::monitor::Message;
 use crate::exec::process::{Spawner, settle_signals};
-use crate::exec::processes::Processes;
-use crate::host::dirs::{ClusterDirs, Created, Lock};
+use crate::exec::processes::{Processes, Remembered};
+use crate::host::dirs::{ClusterDirs, Created};
 use crate::host::files::StateError;
 use crate::host::preflight::Problem;
 use crate::host::{logs, preflight, procfs};
@@ -28,10 +29,8 @@ use crate::host::{logs, preflight, procfs};
 const COMMANDS: usize = 16;
 /// Messages of the tasks that wait for the loop.
 const MESSAGES: usize = 256;
-/// Between two looks at the logs.
-const LOGS: Duration = Duration::from_secs(1);
-/// Answers that are under way may take this long when the supervisor ends.
-const LAST_ANSWERS: Duration = Duration::from_secs(2);
+/// Between two looks at logs and files.
+const UPKEEP: Duration = Duration::from_secs(1);
 
 /// Supervises a cluster until told to end: by SIGTERM, SIGINT or `down`, which stop its processes, or by SIGQUIT,
 /// which leaves them to the next supervisor. Needs a tokio runtime with one thread, I/O and time.
@@ -52,7 +51,7 @@ struct Inputs {
     quit: unix::Signal,
     hangup: unix::Signal,
     user: unix::Signal,
-    logs: tokio::time::Interval,
+    upkeep: tokio::time::Interval,
 }
 
 impl Inputs {
@@ -65,12 +64,17 @@ impl Inputs {
             quit: unix::signal(unix::SignalKind::quit())?,
             hangup: unix::signal(unix::SignalKind::hangup())?,
             user: unix::signal(unix::SignalKind::user_defined1())?,
-            logs: tokio::time::interval(LOGS),
+            upkeep: tokio::time::interval(UPKEEP),
         })
     }
 
     /// Waits for the next thing to happen, or until `due`.
-    async fn next(&mut self, due: Instant, processes: &mut Processes) -> Input {
+    async fn next(
+        &mut self,
+        due: Instant,
+        processes: &mut Processes,
+        surroundings: &mut Surroundings,
+    ) -> Input {
         loop {
             tokio::select! {
                 Some(message) = self.messages.recv() => return processes.take_in(message),
@@ -84,7 +88,11 @@ impl Inputs {
                 }
                 _ = self.user.recv() => processes.reopen_logs(),
                 () = tokio::time::sleep_until(due.into()) => return Input::Time,
-                _ = self.logs.tick() => processes.tend_logs(),
+                _ = self.upkeep.tick() => {
+                    if processes.tend() {
+                        surroundings.tend();
+                    }
+                }
             }
         }
     }
@@ -102,7 +110,7 @@ fn take_up(api::Asked { by, request, reply }: api::Asked, processes: &mut Proces
 
 async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -> Result<(), AgentError> {
     settle_signals();
-    let Assembled { mut inputs, mut processes, mut reconciler, surroundings } =
+    let Assembled { mut inputs, mut processes, mut reconciler, mut surroundings } =
         Box::pin(assemble(config)).await?;
     let (end, is_started) = loop {
         while let Some(event) = reconciler.poll_startup() {
@@ -111,7 +119,7 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
         if let Some((end, is_started)) = reconciler.end() {
             break (end.clone(), is_started);
         }
-        let input = inputs.next(reconciler.next_due(), &mut processes).await;
+        let input = inputs.next(reconciler.next_due(), &mut processes, &mut surroundings).await;
         reconciler.handle(Instant::now(), input, &mut processes);
     };
     if let End::Left(_) = end {
@@ -125,21 +133,6 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
         End::Left(processes) => Err(AgentError::Left(processes)),
         End::Stopped(Ok(())) => Err(AgentError::Interrupted),
         End::Stopped(Err(error)) => Err(AgentError::NotStopped(error.message)),
-    }
-}
-
-/// What the supervisor holds beside its loop.
-struct Surroundings {
-    _lock: Lock,
-    dirs: ClusterDirs,
-    stop_api: oneshot::Sender<()>,
-    api: tokio::task::JoinHandle<()>,
-}
-
-impl Surroundings {
-    async fn end(self) {
-        let _ = self.stop_api.send(());
-        let _ = tokio::time::timeout(LAST_ANSWERS, self.api).await;
     }
 }
 
@@ -190,10 +183,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let missing = cluster.ports().filter(|port| !found.contains_key(&port.id()));
     let listeners = listeners::bind_all(missing)
         .map_err(|errors| AgentError::Preflight(errors.into_iter().map(Problem::from).collect()))?;
-    let socket = dirs.agent_socket();
-    let listener = control::unix::listen_stream(&socket, 0o660)
-        .and_then(tokio::net::UnixListener::from_std)
-        .map_err(|source| StateError { what: "cannot listen on", path: socket, source })?;
+    let listener = surroundings::listen(&dirs)?;
     let kept = || found.values().find_map(Found::secret);
     let committed = dirs.ensure_secret(kept).and_then(|secret| {
         if detached {
@@ -216,18 +206,14 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     };
     undo.keep();
 
-    let (stop_api, stopped) = oneshot::channel();
-    let api = tokio::spawn(api::serve(listener, commands, stopped));
-    let surroundings = Surroundings { _lock: lock, dirs: dirs.clone(), stop_api, api };
-    let mut processes = Processes::new(
-        dirs.clone(),
-        detached.then(|| dirs.agent_log()),
-        parse,
-        spawner,
-        (boot_id, secret),
-        listeners,
-        sender,
-    );
+    let surroundings = Surroundings::new(lock, dirs.clone(), listener, commands);
+    let remembered = Remembered {
+        boot_id,
+        secret,
+        in_force: (path.clone(), text),
+        own_log: detached.then(|| dirs.agent_log()),
+    };
+    let mut processes = Processes::new(dirs.clone(), parse, spawner, remembered, listeners, sender);
     let looks: BTreeMap<UnitId, Look> = found
         .into_iter()
         .map(|(unit, found)| {

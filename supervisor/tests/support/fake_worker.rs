@@ -87,6 +87,7 @@ fn supervise(state: &Path, file: &Path) {
 struct Fake {
     spec: ProcessSpec,
     lock: Lock,
+    _socket: Option<OwnedFd>,
     listener: Option<TcpListener>,
     words: String,
     words_file: PathBuf,
@@ -100,10 +101,12 @@ fn run(spec: ProcessSpec, config: &Path) {
         .collect();
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     println!("descriptors {} limit {:?}", fds.join(" "), limit.current);
-    let Inherited { listener, control, lock, config: _config, secret: _secret } = Inherited::take().unwrap();
+    let Inherited { listener, control, lock, config: _config, secret: _secret, socket } =
+        Inherited::take().unwrap();
     let words_file: PathBuf = config.with_extension("fake");
     let words = std::fs::read_to_string(&words_file).unwrap_or_default();
-    Arc::new(Fake { spec, lock, listener, words, words_file, beats: AtomicU64::new(0) }).run(control);
+    Arc::new(Fake { spec, lock, _socket: socket, listener, words, words_file, beats: AtomicU64::new(0) })
+        .run(control);
 }
 
 impl Fake {
@@ -228,6 +231,10 @@ impl Fake {
                     reply(connection, &Reply::Error(error)).await;
                 }
             },
+            Request::Replace => {
+                let error = Error::new(Code::Unsupported, "as it is");
+                reply(connection, &Reply::Error(error)).await;
+            }
             Request::Unknown => {}
             Request::Stop if self.has("deaf") => {}
             Request::Stop => {
