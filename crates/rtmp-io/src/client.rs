@@ -157,7 +157,7 @@ impl Route {
 async fn connect_to(address: SocketAddr, from: Option<IpAddr>) -> io::Result<TcpStream> {
     let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     if let Some(from) = from.filter(|from| !from.is_unspecified() && from.is_ipv4() == address.is_ipv4()) {
-        socket.bind(SocketAddr::new(from, 0))?;
+        socket::bind_address(&socket, from)?;
     }
     let socket = socket.connect(address).await?;
     socket::set_options(&socket)?;

@@ -2,13 +2,15 @@
 #![expect(unsafe_code, reason = "SIOCOUTQ has no safe form")]
 
 use std::io::{self, IoSlice};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::time::Duration;
 
+use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::io::Interest;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// Unsent bytes the kernel keeps for one connection. What is beyond waits where it is shared, skipped or dropped (a worker's log),
 /// and a ping of ours waits behind no more than this. Twice a keyframe of a 10 Mbit/s stream; less makes caught-up players wait.
@@ -48,6 +50,17 @@ pub fn set_options(socket: &TcpStream) -> io::Result<()> {
 /// When the connection is gone already.
 pub fn acknowledge(socket: &TcpStream) -> io::Result<()> {
     Ok(rustix::net::sockopt::set_tcp_quickack(socket, true)?)
+}
+
+/// Binds a socket that is going to connect to the address `from` alone: the port is chosen when it connects, so that it may be one that
+/// connections to other targets have, or had a moment ago. Else each uses up one of the 28 000 ports for a minute.
+///
+/// # Errors
+/// When the address is not this machine's.
+pub fn bind_address(socket: &TcpSocket, from: IpAddr) -> io::Result<()> {
+    // A kernel without it serves as many connections as there are ports.
+    let _ = setsockopt(socket, sockopt::IpBindAddressNoPort, &true);
+    socket.bind(SocketAddr::new(from, 0))
 }
 
 /// A non-blocking `send` or `sendmsg`: the one system call per flush and player. `send` spares the kernel what it does

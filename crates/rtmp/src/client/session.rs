@@ -32,7 +32,8 @@ const MAX_TEXT: usize = 80;
 ///
 /// ```text
 /// Handshake ──S2──▶ Connecting ──_result──▶ Creating ──_result──▶ Starting ──onStatus──▶ Active
-///                                                                    └───────finish()──────┴──▶ Finished
+///                           ▲                                        └───────finish()──────┴──▶ Finished
+///                           └──────────────────────────restart()─────────────────────────────────┘
 /// ```
 ///
 /// `_error` and an `onStatus` of level error end the connection in every state; answers nobody waits for are ignored.
@@ -119,7 +120,8 @@ impl Session {
         }
     }
 
-    /// Gives the stream back: FCUnpublish and deleteStream. The caller closes the connection when the output is flushed.
+    /// Gives the stream back: FCUnpublish and deleteStream. When the output is flushed, the caller closes the connection or
+    /// [restarts](Self::restart).
     pub fn finish(&mut self) {
         if let State::Starting { msid } | State::Active { msid } = self.state {
             let output = &mut self.link.output;
@@ -130,6 +132,14 @@ impl Session {
             let id = f64::from(msid).into();
             output.command(0, "deleteStream", transaction::DELETE_STREAM, &[Value::Null, id]);
             self.state = State::Finished;
+        }
+    }
+
+    /// Publishes or plays the same stream once more on the connection, after [`finish`](Self::finish): [`Event::Started`] says when.
+    pub fn restart(&mut self) {
+        if let State::Finished = self.state {
+            self.create_stream();
+            self.state = State::Creating;
         }
     }
 
@@ -208,7 +218,7 @@ impl Session {
         match (&*command.name, &self.state) {
             // Nothing else was asked yet, whatever id the answer carries.
             ("_result", State::Connecting) => {
-                self.send_create_stream();
+                self.begin();
                 self.state = State::Creating;
                 Ok(Some(Event::Connected))
             }
@@ -250,10 +260,15 @@ impl Session {
     }
 
     /// The chunk size only now: some servers refuse it before `connect`.
-    fn send_create_stream(&mut self) {
+    fn begin(&mut self) {
         let output = &mut self.link.output;
         output.set_chunk_size(self.config.chunk_size);
         output.control(message_type::WINDOW_ACK_SIZE, &self.config.window_ack.max(1).to_be_bytes());
+        self.create_stream();
+    }
+
+    fn create_stream(&mut self) {
+        let output = &mut self.link.output;
         if self.config.mode == Mode::Publish {
             let name = || [Value::Null, self.config.url.stream.as_str().into()];
             output.command(0, "releaseStream", transaction::RELEASE_STREAM, &name());

@@ -99,6 +99,15 @@ fn a_publisher_asks_step_by_step_and_sets_its_chunk_size_behind_connect() {
     scripted.session.finish();
     scripted.session.finish();
     assert_eq!(scripted.heard(), ["0: FCUnpublish 6 null s?token=1", "0: deleteStream 7 null 5"]);
+    // And once more on the same connection.
+    scripted.session.restart();
+    scripted.session.restart();
+    let asked =
+        ["0: releaseStream 2 null s?token=1", "0: FCPublish 3 null s?token=1", "0: createStream 4 null"];
+    assert_eq!(scripted.heard(), asked);
+    assert_eq!(scripted.events(&command(3, 0, "_result", 4.0, &[NULL, 6.0.into()])), []);
+    assert_eq!(scripted.heard(), ["6: publish 5 null s?token=1 live"]);
+    assert_eq!(scripted.events(&status(6, "status", "NetStream.Publish.Start")), [Event::Started]);
 }
 
 #[test]
