@@ -66,7 +66,6 @@ impl Link {
     }
 
     /// Bytes on the heap.
-    #[cfg(test)]
     pub(crate) fn held(&self) -> usize {
         self.reader.allocated() + self.output.bytes.capacity()
     }

@@ -20,6 +20,8 @@ use crate::track::{Track, Tracks};
 const SEND_MAX: u64 = 256 * 1024;
 /// Sends of one flush at most: a reader far behind, or of some tracks only, lets the others have their turn.
 const SENDS_MAX: usize = 8;
+/// Bytes of one flush, beyond which there is no further send: however much a reader takes, the others have their turn.
+const FLUSH_MAX: u64 = 512 * 1024;
 /// Control bytes that wait for a message boundary at most: a peer that asks more without reading is cut off.
 pub const CONTROL_MAX: usize = 64 * 1024;
 /// How far before its join point a reader's time may start, ms: tracks are interleaved, so the message before a keyframe on
@@ -280,6 +282,18 @@ impl Cursor {
         self.state.held.map_or(0, |(from, to)| usize::try_from(to - from).unwrap_or(usize::MAX))
     }
 
+    /// Bytes of memory that are its own: private bytes and replies that wait.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.state.private.capacity() + self.state.control.capacity()
+    }
+
+    /// Bytes of memory that only readers like this one keep: those of a half-sent message that `log` has dropped.
+    #[must_use]
+    pub fn kept(&self, log: &Log) -> u64 {
+        self.hold.as_ref().map_or(0, |hold| hold.kept(log.floor()))
+    }
+
     /// Takes the bytes that must still be sent before anything else may be: private bytes, the rest of what is half sent, control
     /// bytes.
     pub fn take_rest(&mut self) -> Vec<u8> {
@@ -305,6 +319,7 @@ impl Cursor {
     ) -> io::Result<Flushed> {
         let mut send = |slices: &[IoSlice<'_>]| offer(send, slices);
         let mut sends = 0;
+        let began = self.bytes_sent;
         loop {
             if !self.send_owed(&mut send)? {
                 return Ok(Flushed::Blocked);
@@ -367,7 +382,7 @@ impl Cursor {
                     }
                 }
             }
-            if sends == SENDS_MAX {
+            if sends == SENDS_MAX || self.bytes_sent - began >= FLUSH_MAX {
                 return Ok(Flushed::Blocked);
             }
             sends += 1;

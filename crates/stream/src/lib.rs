@@ -35,5 +35,6 @@ mod track;
 pub use cursor::{CONTROL_MAX, Cursor, Flushed, Recipient, State};
 pub use log::{Entry, Log, Offer};
 pub use stats::Stats;
+pub use storage::Meter;
 pub use stream::{ConnId, Ended, Head, PublicationId, Sender, Stream};
 pub use track::Track;

@@ -15,7 +15,7 @@ use bytes::Bytes;
 
 use crate::framing::Framing;
 use crate::headers::Headers;
-use crate::storage::{Hold, Storage};
+use crate::storage::{Hold, Meter, Storage};
 use crate::track::Track;
 
 /// Bytes kept for slow readers whatever their time: 30 s at 17 Mbit/s.
@@ -576,6 +576,25 @@ impl Log {
             is_unseeded: false,
             tracks: self.tracks,
             messages: self.messages,
+        }
+    }
+
+    pub(crate) fn count_in(&mut self, meter: Meter) {
+        self.storage.count_in(meter);
+    }
+
+    /// Bytes of memory of its media.
+    #[must_use]
+    pub fn memory(&self) -> u64 {
+        self.storage.size()
+    }
+
+    /// See [`Stream::shrink`](crate::Stream::shrink).
+    pub(crate) fn shrink(&mut self, most: u64) {
+        while self.storage.size() > most && self.entries.len() > 1 {
+            self.entries.pop_front();
+            self.drop_before_floor();
+            self.storage.release(self.floor);
         }
     }
 

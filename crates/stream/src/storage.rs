@@ -3,7 +3,7 @@
 //! All that is known outside of this file is the offset, so that the bytes may lie elsewhere one day. A message never lies in
 //! two segments, so that one reference keeps the rest of a half-sent one alive.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
@@ -13,9 +13,26 @@ pub(crate) const SEGMENT: usize = 256 * 1024;
 /// Segments that one send covers at most; a flush meets two, a catching-up reader a few.
 const SLICES: usize = 4;
 
+/// Counts the bytes of all segments that were made for it and are still held, by a storage or by a reader.
+#[derive(Clone, Debug, Default)]
+pub struct Meter(Rc<Cell<u64>>);
+
+impl Meter {
+    /// How many there are.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.get()
+    }
+
+    fn add(&self, bytes: u64) {
+        self.0.set(self.0.get() + bytes);
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug, Default)]
 pub(crate) struct Storage {
+    meter: Meter,
     segments: VecDeque<Rc<Segment>>,
     end: u64,
 }
@@ -24,6 +41,15 @@ pub(crate) struct Storage {
 struct Segment {
     base: u64,
     bytes: RefCell<Vec<u8>>,
+    /// Bytes that it is counted with.
+    size: u64,
+    meter: Meter,
+}
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        self.meter.0.set(self.meter.0.get().saturating_sub(self.size));
+    }
 }
 
 impl Segment {
@@ -48,6 +74,11 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
+    /// Bytes that would be free without it: those of its segment, if the log has dropped that, being at `floor`.
+    pub(crate) fn kept(&self, floor: u64) -> u64 {
+        if self.segment.end() <= floor { self.segment.size } else { 0 }
+    }
+
     /// Gives `read` the bytes.
     pub(crate) fn read<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
         self.segment.read(self.from, self.to, read)
@@ -55,6 +86,16 @@ impl Hold {
 }
 
 impl Storage {
+    /// Segments are counted by `meter` from now on.
+    pub(crate) fn count_in(&mut self, meter: Meter) {
+        self.meter = meter;
+    }
+
+    /// Bytes of its segments.
+    pub(crate) fn size(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.size).sum()
+    }
+
     /// Offset behind the last byte.
     pub(crate) fn end(&self) -> u64 {
         self.end
@@ -70,8 +111,10 @@ impl Storage {
         let segment = match self.segments.back().filter(fits) {
             Some(segment) => Rc::clone(segment),
             None => {
-                let bytes = RefCell::new(Vec::with_capacity(len.max(SEGMENT)));
-                let segment = Rc::new(Segment { base: offset, bytes });
+                let size = len.max(SEGMENT);
+                self.meter.add(size as u64);
+                let (bytes, meter) = (RefCell::new(Vec::with_capacity(size)), self.meter.clone());
+                let segment = Rc::new(Segment { base: offset, bytes, size: size as u64, meter });
                 self.segments.push_back(Rc::clone(&segment));
                 segment
             }
@@ -148,6 +191,22 @@ fn part(bytes: &[u8], base: u64, from: u64, to: u64) -> &[u8] {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_meter_counts_what_is_held_by_whomever() {
+        let (mut storage, meter) = (Storage::default(), Meter::default());
+        storage.count_in(meter.clone());
+        for _ in 0..4 {
+            storage.append(300_000, |out| out.extend([0; 300_000]));
+        }
+        assert_eq!((meter.bytes(), storage.size()), (1_200_000, 1_200_000));
+        let hold = storage.hold(0, 300_000).unwrap();
+        assert_eq!(hold.kept(299_999), 0, "the log has it still");
+        storage.release(1_200_000);
+        assert_eq!((meter.bytes(), storage.size(), hold.kept(1_200_000)), (300_000, 0, 300_000));
+        drop(hold);
+        assert_eq!(meter.bytes(), 0);
+    }
 
     #[test]
     fn a_message_lies_in_one_segment_and_a_hold_outlives_its_release() {

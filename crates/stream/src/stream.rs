@@ -7,6 +7,7 @@ use crate::clock::Start;
 use crate::ingest::{Continuity, Ingest};
 use crate::log::Log;
 use crate::stats::Stats;
+use crate::storage::Meter;
 
 /// A forwarder that comes back within this time goes on where the last one broke off, ms; after it only one that begins with what is
 /// here already.
@@ -161,6 +162,16 @@ impl Stream {
         if self.publication.is_none() {
             self.log.clear();
         }
+    }
+
+    /// The memory of its log is counted by `meter`; to be called before anything is published.
+    pub fn count_in(&mut self, meter: Meter) {
+        self.log.count_in(meter);
+    }
+
+    /// Drops the oldest media until no more than `most` bytes of memory are held, or the newest message alone.
+    pub fn shrink(&mut self, most: u64) {
+        self.log.shrink(most);
     }
 
     /// Called once a second; no reader is behind the offset `needed` of the log.

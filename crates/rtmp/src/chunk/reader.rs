@@ -118,7 +118,6 @@ impl Reader {
     }
 
     /// Bytes allocated for partial messages and header state.
-    #[cfg(test)]
     pub(crate) fn allocated(&self) -> usize {
         let partial: usize = self.streams.iter().map(|stream| stream.partial.capacity()).sum();
         partial + self.streams.capacity() * size_of::<Stream>()

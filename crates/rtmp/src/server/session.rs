@@ -201,8 +201,8 @@ impl Session {
     }
 
     /// Bytes on the heap.
-    #[cfg(test)]
-    pub(super) fn held(&self) -> usize {
+    #[must_use]
+    pub fn held(&self) -> usize {
         let app = match &self.state {
             State::Connected { app } => app.len(),
             State::Handshake(_) | State::AwaitConnect => 0,

@@ -136,7 +136,6 @@ impl Streams {
     }
 
     /// Bytes on the heap.
-    #[cfg(test)]
     pub(super) fn held(&self) -> usize {
         let keys: usize = self.active.iter().map(|active| active.key.as_str().len()).sum();
         keys + self.active.capacity() * size_of::<Active>()
