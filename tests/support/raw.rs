@@ -114,6 +114,18 @@ impl Raw {
         }
     }
 
+    /// Waits until the server has sent one of these texts; which.
+    #[track_caller]
+    pub fn expect_any<'t>(&mut self, texts: &[&'t str]) -> &'t str {
+        let start = Instant::now();
+        loop {
+            if let Some(text) = texts.iter().find(|text| self.has(text)) {
+                return text;
+            }
+            assert!(self.fill() && start.elapsed() < SOON, "waited for one of {texts:?}");
+        }
+    }
+
     /// Lets go of what was received so far.
     pub fn forget(&mut self) {
         self.received.clear();

@@ -1,14 +1,24 @@
 //! A bound on how often something is done that peers can cause.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::IpAddr;
 
 /// The length of a window, ms.
 const WINDOW: u64 = 10_000;
 /// Log lines of one kind within one window: a reconnect of every encoder at once fits, a flood fills no disk.
 const LINES_MAX: u32 = 200;
-/// Streams that begin to be forwarded within one window: twice what a worker holds. Each costs a connection to every edge port, so
-/// those that begin beyond it, a flood of names, wait for the next second, which few of them see.
-const FORWARDS_MAX: u32 = 128;
+/// Log lines within one window that one address causes: it leaves room for those of others.
+const LINES_OF_ONE: u32 = 40;
+/// Streams of one address that begin to be forwarded at once within one window. Each costs a connection to every edge port, so those
+/// that begin beyond it, a flood of names, wait for the next second, which few of them see.
+const FORWARDS_OF_ONE: u32 = 32;
+/// Publishes of one address within one window, as a multiple of `max_streams`: all its encoders may come back twice.
+const PUBLISHES_OF_ONE: u32 = 2;
+/// Of a port of fewer streams, the same counts as for so many: its one encoder may be restarted often.
+const LEAST_STREAMS: u32 = 64;
+/// Addresses that are told apart within one window; all others share.
+const ADDRESSES_MAX: usize = 4_096;
 
 /// How often something may be done within one window.
 #[derive(Debug)]
@@ -25,11 +35,6 @@ impl Budget {
     /// For log lines of one kind.
     pub(crate) fn of_lines() -> Self {
         Self::new(LINES_MAX)
-    }
-
-    /// For streams that begin to be forwarded.
-    pub(crate) fn of_forwards() -> Self {
-        Self::new(FORWARDS_MAX)
     }
 
     fn new(most: u32) -> Self {
@@ -58,6 +63,11 @@ impl Budget {
         may
     }
 
+    /// It was not done once more, for another reason.
+    pub(crate) fn leave_out(&self) {
+        self.left_out.set(self.left_out.get() + 1);
+    }
+
     /// How often it was not done in windows that are over by `now`; told once.
     pub(crate) fn take_left_out(&self, now: u64) -> Option<u64> {
         if now.saturating_sub(self.window_began.get()) >= WINDOW {
@@ -67,9 +77,72 @@ impl Budget {
     }
 }
 
+/// What each address may do within one window.
+#[derive(Debug, Default)]
+pub(crate) struct Sources {
+    window_began: Cell<u64>,
+    done: RefCell<HashMap<Option<IpAddr>, Done>>,
+}
+
+#[derive(Debug, Default)]
+struct Done {
+    lines: u32,
+    forwards: u32,
+    publishes: u32,
+}
+
+impl Sources {
+    /// Whether `source` may cause one more log line.
+    pub(crate) fn take_line(&self, source: IpAddr, now: u64) -> bool {
+        self.take(source, now, LINES_OF_ONE, |done| &mut done.lines)
+    }
+
+    /// Whether one more stream of `source` may begin to be forwarded at once.
+    pub(crate) fn take_forward(&self, source: IpAddr, now: u64) -> bool {
+        self.take(source, now, FORWARDS_OF_ONE, |done| &mut done.forwards)
+    }
+
+    /// Whether `source` may publish once more, on a port of `max_streams`.
+    pub(crate) fn take_publish(&self, source: IpAddr, now: u64, max_streams: u32) -> bool {
+        let most = max_streams.max(LEAST_STREAMS).saturating_mul(PUBLISHES_OF_ONE);
+        self.take(source, now, most, |done| &mut done.publishes)
+    }
+
+    fn take(&self, source: IpAddr, now: u64, most: u32, what: impl Fn(&mut Done) -> &mut u32) -> bool {
+        let mut done = self.done.borrow_mut();
+        if now.saturating_sub(self.window_began.get()) >= WINDOW {
+            self.window_began.set(now);
+            *done = HashMap::new();
+        }
+        let is_known = done.contains_key(&Some(source)) || done.len() < ADDRESSES_MAX;
+        let count = what(done.entry(is_known.then_some(source)).or_default());
+        *count = count.saturating_add(1);
+        *count <= most
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_address_has_its_own_and_the_next_window_is_fresh() {
+        let (sources, [a, b]) = (Sources::default(), [1, 2].map(|n| IpAddr::from([192, 0, 2, n])));
+        let may = |address, now| (0..1_000).filter(|_| sources.take_publish(address, now, 64)).count();
+        assert_eq!((may(a, 0), may(a, WINDOW - 1), may(b, 0)), (128, 0, 128));
+        assert_eq!(may(a, WINDOW), 128);
+        assert_eq!((0..1_000).filter(|_| sources.take_forward(a, WINDOW)).count(), FORWARDS_OF_ONE as usize);
+        assert_eq!((0..1_000).filter(|_| sources.take_line(a, WINDOW)).count(), LINES_OF_ONE as usize);
+    }
+
+    #[test]
+    fn addresses_without_number_cost_no_memory_without_end() {
+        let sources = Sources::default();
+        for number in 0..10 * ADDRESSES_MAX as u32 {
+            sources.take_line(IpAddr::from(number.to_be_bytes()), 0);
+        }
+        assert_eq!(sources.done.borrow().len(), ADDRESSES_MAX + 1);
+    }
 
     #[test]
     fn a_flood_is_cut_and_counted_and_the_next_window_is_fresh() {

@@ -21,6 +21,8 @@ pub(crate) struct Channel {
     pub(crate) removals: Cell<u64>,
     pub(crate) forwards: RefCell<Vec<Forward>>,
     head: watch::Sender<Head>,
+    /// Seconds for which the name has carried a stream.
+    pub(crate) carried: Cell<u32>,
     /// Whether the flush task knows that there is something to send.
     pub(crate) dirty: Cell<bool>,
 }
@@ -35,6 +37,7 @@ impl Channel {
             removals: Cell::new(0),
             forwards: RefCell::default(),
             head: watch::Sender::new(Head::default()),
+            carried: Cell::new(0),
             dirty: Cell::new(false),
         }
     }

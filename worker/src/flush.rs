@@ -1,5 +1,6 @@
 //! Sending to the players that are caught up, in passes.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -35,11 +36,29 @@ pub(crate) async fn flush(hub: Rc<Hub>) {
             sleep_until(next).await;
         }
         let started = Instant::now();
-        let mut busy = Duration::ZERO;
-        for channel in hub.take_dirty() {
-            busy += flush_channel(&hub, &channel).await;
-        }
+        let busy = pass(&hub).await;
         next = next_pass(hub.spec.borrow().options.latency, next, started, busy);
+    }
+}
+
+/// Sends to the players that were parked and whose sockets take more. They take what they can get, so all of them together get no more
+/// than a turn at a time.
+pub(crate) async fn catch_up(hub: Rc<Hub>) {
+    loop {
+        hub.catch_up_wanted.notified().await;
+        let mut started = Instant::now();
+        while let Some((channel, player)) = hub.next_in_queue() {
+            if player.is_parked() && player.conn.is_cut().is_none() {
+                let (log, now) = (channel.log(), hub.now());
+                flush_player(&player, |player| player.flush(&log, &hub.counters, now));
+                // Its task looks whether its socket takes more still.
+                player.conn.wake();
+            }
+            if started.elapsed() >= TURN {
+                yield_now().await;
+                started = Instant::now();
+            }
+        }
     }
 }
 
@@ -55,46 +74,77 @@ fn next_pass(latency: Latency, due: Instant, started: Instant, busy: Duration) -
     }
 }
 
-/// One pass over the players of `channel`; the time it kept the thread.
-async fn flush_channel(hub: &Hub, channel: &Rc<Channel>) -> Duration {
-    channel.dirty.set(false);
-    let removals = channel.removals.get();
-    let (mut index, mut busy) = (0, Duration::ZERO);
-    loop {
-        let started = Instant::now();
-        let now = hub.now();
-        {
-            let (log, players) = (channel.log(), channel.players.borrow());
-            let one = |player: &Player| player.flush(&log, &hub.counters, now);
-            index += turn(players.get(index..).unwrap_or(&[]), started, one);
+/// One channel in a pass.
+struct Part {
+    channel: Rc<Channel>,
+    /// Players that were passed.
+    index: usize,
+    /// Removals of players before it began.
+    removals: u64,
+}
+
+/// One pass over the players of all channels that have something for them, a turn of each in rotation; the time it kept the thread.
+async fn pass(hub: &Hub) -> Duration {
+    let part = |channel: Rc<Channel>| {
+        channel.dirty.set(false);
+        let removals = channel.removals.get();
+        Part { channel, index: 0, removals }
+    };
+    let mut parts: VecDeque<_> = hub.take_dirty().into_iter().map(part).collect();
+    let (mut busy, mut started) = (Duration::ZERO, Instant::now());
+    while let Some(mut part) = parts.pop_front() {
+        let is_over = part.turn(hub, started);
+        if !is_over {
+            parts.push_back(part);
+        }
+        if !is_over || started.elapsed() >= TURN {
             busy += started.elapsed();
-            if index >= players.len() {
-                break;
+            yield_now().await;
+            started = Instant::now();
+        }
+    }
+    busy + started.elapsed()
+}
+
+impl Part {
+    /// Flushes what is left of a turn that began at `started`; true when all players are passed.
+    fn turn(&mut self, hub: &Hub, started: Instant) -> bool {
+        let Self { channel, index, removals } = self;
+        {
+            let (log, players, now) = (channel.log(), channel.players.borrow(), hub.now());
+            let one = |player: &Player| player.flush(&log, &hub.counters, now);
+            *index += turn(players.get(*index..).unwrap_or(&[]), started, one);
+            if *index < players.len() {
+                return false;
             }
         }
-        yield_now().await;
+        if channel.removals.get() != *removals {
+            // A player may have moved to a place that was passed already.
+            hub.mark_dirty(channel);
+        }
+        true
     }
-    if channel.removals.get() != removals {
-        // A player may have moved to a place that was passed already.
-        hub.mark_dirty(channel);
-    }
-    busy
 }
 
 /// Flushes the first of `players` for one turn's time; how many were passed. A panic costs the player it met.
 fn turn(players: &[Rc<Player>], started: Instant, flush: impl Fn(&Player)) -> usize {
     for (index, player) in players.iter().take(PLAYERS_PER_TURN).enumerate() {
-        if !player.is_parked()
-            && let Err(panic) = contain(|| flush(player))
-        {
-            error!(peer = %player.conn.peer, error = %panic, "a player is given up");
-            player.conn.cut(Cut::Bug);
+        if !player.is_parked() {
+            flush_player(player, &flush);
         }
         if (index + 1).is_multiple_of(PLAYERS_PER_LOOK) && started.elapsed() >= TURN {
             return index + 1;
         }
     }
     players.len().min(PLAYERS_PER_TURN)
+}
+
+/// A panic costs the player it meets.
+fn flush_player(player: &Player, flush: impl Fn(&Player)) {
+    if let Err(panic) = contain(|| flush(player)) {
+        error!(peer = %player.conn.peer, error = %panic, "a player is given up");
+        player.conn.cut(Cut::Bug);
+    }
 }
 
 #[cfg(test)]

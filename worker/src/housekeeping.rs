@@ -8,6 +8,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 use crate::counters::{Lag, count};
 use crate::egress::forward;
 use crate::hub::Hub;
+use crate::relief::relieve;
 
 /// Measures how late the loop gets to what is due.
 pub(crate) async fn measure_lag(hub: Rc<Hub>) {
@@ -25,6 +26,7 @@ pub(crate) async fn tick(hub: Rc<Hub>) {
     loop {
         every.tick().await;
         hub.tick();
+        relieve(&hub);
         forward::start_late(&hub);
         count(&hub.counters.beats, 1);
     }

@@ -1,7 +1,7 @@
 //! What the connections of one worker share: channels by key, connections by number, counters, the spec in force.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Instant, SystemTime, UNIX_EPOCH};
@@ -14,12 +14,15 @@ use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tracing::warn;
 
-use crate::budget::Budget;
+use crate::budget::{Budget, Sources};
 use crate::channel::Channel;
 use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::{Counters, Lag, count};
-use crate::limits::{Admission, Slots};
+use crate::egress::player::Player;
+use crate::limits::{Admission, NAMES_MAX, Slots};
+use crate::memory::Books;
+use crate::places::{self, JUDGED_AFTER, KnownNames, Place, Standing, Waiting};
 use crate::tally::{Limit, Tally};
 
 /// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read. The
@@ -38,13 +41,15 @@ pub(crate) struct Hub {
     epoch: Instant,
     pub(crate) counters: Counters,
     pub(crate) tally: Tally,
+    pub(crate) books: Books,
     pub(crate) lag: Lag,
     /// Log lines that connections cause.
     pub(crate) conn_lines: Budget,
     /// Log lines that forwards cause: one for each target of each stream.
     pub(crate) forward_lines: Budget,
-    /// Streams that begin to be forwarded.
-    pub(crate) forward_starts: Budget,
+    /// What each address may cause.
+    pub(crate) sources: Sources,
+    known: RefCell<KnownNames<StreamKey>>,
     pub(crate) buffer: RefCell<Box<[u8]>>,
     channels: RefCell<HashMap<StreamKey, Rc<Channel>>>,
     /// Every open connection.
@@ -55,10 +60,14 @@ pub(crate) struct Hub {
     /// Channels with something to send.
     dirty: RefCell<Vec<Rc<Channel>>>,
     pub(crate) flush_wanted: Notify,
+    /// Players that were parked and could take more, in turn.
+    catching_up: RefCell<VecDeque<(Rc<Channel>, Rc<Player>)>>,
+    pub(crate) catch_up_wanted: Notify,
 }
 
 impl Hub {
     pub(crate) fn new(spec: WorkerSpec, secret: Vec<u8>) -> Rc<Self> {
+        let books = Books::new(spec.options.memory);
         Rc::new(Self {
             spec: RefCell::new(spec),
             secret,
@@ -67,10 +76,12 @@ impl Hub {
             epoch: Instant::now(),
             counters: Counters::default(),
             tally: Tally::default(),
+            books,
             lag: Lag::default(),
             conn_lines: Budget::of_lines(),
             forward_lines: Budget::of_lines(),
-            forward_starts: Budget::of_forwards(),
+            sources: Sources::default(),
+            known: RefCell::default(),
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             channels: RefCell::default(),
             conns: RefCell::default(),
@@ -79,6 +90,8 @@ impl Hub {
             players: Cell::new(0),
             dirty: RefCell::default(),
             flush_wanted: Notify::new(),
+            catching_up: RefCell::default(),
+            catch_up_wanted: Notify::new(),
         })
     }
 
@@ -94,7 +107,8 @@ impl Hub {
             (spec.connections() as usize, spec.sources.contains(&peer.ip().to_canonical()))
         };
         let id = ConnId(self.conns_made.replace(self.conns_made.get() + 1));
-        match self.slots.borrow_mut().admit(id, is_source, capacity) {
+        let admission = self.slots.borrow_mut().admit(id, places::source(peer), is_source, capacity);
+        match admission {
             Admission::Taken => {}
             Admission::Evicts(victim) => {
                 self.tally.count(Limit::Connections, self.now());
@@ -113,7 +127,9 @@ impl Hub {
 
     /// A connection is gone.
     pub(crate) fn release(&self, id: ConnId) {
-        self.conns.borrow_mut().remove(&id);
+        if let Some(conn) = self.conns.borrow_mut().remove(&id) {
+            self.books.close(&conn.holding);
+        }
         self.slots.borrow_mut().release(id);
     }
 
@@ -127,6 +143,11 @@ impl Hub {
     /// Where a connection comes from, if it is still there.
     pub(crate) fn peer(&self, id: ConnId) -> Option<SocketAddr> {
         self.conns.borrow().get(&id).map(|conn| conn.peer)
+    }
+
+    /// Every open connection.
+    pub(crate) fn open(&self) -> Vec<Rc<Conn>> {
+        self.conns.borrow().values().cloned().collect()
     }
 
     pub(crate) fn conns(&self) -> usize {
@@ -151,25 +172,98 @@ impl Hub {
             return None;
         }
         let queue_length = self.spec.borrow().options.queue_length.as_millis();
-        let stream = Stream::new(CHUNK_SIZE, queue_length.into(), self.now());
+        let mut stream = Stream::new(CHUNK_SIZE, queue_length.into(), self.now());
+        stream.count_in(self.books.media.clone());
         let number = self.channels_made.replace(self.channels_made.get() + 1);
         let clock = format!("{}-{number}", self.process);
         let channel = Rc::new(Channel::new(key.clone(), clock, stream));
+        channel.carried.set(self.known.borrow().carried(key));
         channels.insert(key.clone(), Rc::clone(&channel));
         Some(channel)
     }
 
-    /// Makes room for one more stream that is published or holds media: where there are `max_streams`, the one that ended first drops its media. False if all are being published.
-    pub(crate) fn make_room(&self) -> bool {
-        let held: Vec<_> = self.channels().into_iter().filter(|channel| channel.is_held()).collect();
-        if held.len() < self.spec.borrow().options.max_streams as usize {
-            return true;
+    /// Makes room for one more stream, `key` that `by` publishes: where `max_streams` are published or hold media, the one that ended
+    /// first drops its media; when all are published, [`places::displaced`] says who makes room. False if nobody does.
+    pub(crate) fn make_room(&self, key: &StreamKey, by: &Conn) -> bool {
+        let most = self.spec.borrow().options.max_streams as usize;
+        loop {
+            // A publisher that was told to make room has gone as good as.
+            let held: Vec<_> =
+                self.channels().into_iter().filter(|c| c.is_held() && !self.is_leaving(c)).collect();
+            if held.len() < most {
+                return true;
+            }
+            let ended = held.iter().filter_map(|channel| Some((channel.stream().idle_since()?, channel)));
+            if let Some((_, channel)) = ended.min_by_key(|(since, _)| *since) {
+                channel.clear();
+                self.forget_if_useless(channel);
+                continue;
+            }
+            let places: Vec<_> = held.iter().filter_map(|channel| self.place(channel)).collect();
+            let is_known = self.known.borrow().has(key);
+            let Some(displaced) = places::displaced(&places, by.source, is_known) else { return false };
+            self.tally.count(Limit::StreamsRoom, self.now());
+            self.cut(displaced, Cut::MadeRoom);
         }
-        let ended = held.iter().filter_map(|channel| Some((channel.stream().idle_since()?, channel)));
-        let Some((_, channel)) = ended.min_by_key(|(since, _)| *since) else { return false };
-        channel.clear();
-        self.forget_if_useless(channel);
+    }
+
+    /// Whether its publisher is being ended.
+    fn is_leaving(&self, channel: &Channel) -> bool {
+        let conn = self.publisher(channel);
+        conn.is_some_and(|conn| conn.is_cut().is_some())
+    }
+
+    fn publisher(&self, channel: &Channel) -> Option<Rc<Conn>> {
+        let id = channel.stream().publisher()?;
+        self.conns.borrow().get(&id).cloned()
+    }
+
+    fn place(&self, channel: &Channel) -> Option<Place> {
+        let conn = self.publisher(channel)?;
+        let is_young = self.now().saturating_sub(conn.began.get()) < JUDGED_AFTER;
+        let standing = if self.known.borrow().has(&channel.key) {
+            Standing::Known
+        } else if is_young || self.carries(channel) {
+            Standing::Carrying
+        } else {
+            Standing::Idle
+        };
+        Some(Place { source: conn.source, standing, by: conn.id })
+    }
+
+    /// Whether more than next to nothing is published there.
+    fn carries(&self, channel: &Channel) -> bool {
+        let stream = channel.stream();
+        stream.publisher().is_some() && stream.stats().bitrate() >= places::IDLE_RATE
+    }
+
+    /// Makes a place for one more player, `conn`, which `has_media` before it or would wait: one of those who wait goes. False if
+    /// none has to.
+    pub(crate) fn displace_waiting(&self, conn: &Conn, has_media: bool) -> bool {
+        let waiting: Vec<_> = self.channels().iter().flat_map(|channel| waiting(channel)).collect();
+        let Some(displaced) = places::gives_way(&waiting, conn.source, has_media) else { return false };
+        self.tally.count(Limit::PlayersRoom, self.now());
+        self.cut(displaced, Cut::MadeRoom);
         true
+    }
+
+    /// Gives up one of the names that are waited for, and with it those who wait; only where there are [`NAMES_MAX`].
+    pub(crate) fn make_room_for_name(&self) {
+        let channels = self.channels();
+        if channels.len() < NAMES_MAX {
+            return;
+        }
+        let names: Vec<_> = channels.iter().map(|channel| (channel, waiting(channel))).collect();
+        let Some(given_up) = places::name_given_up(names.iter().map(|(name, waiting)| (*name, &waiting[..])))
+        else {
+            return;
+        };
+        self.tally.count(Limit::Names, self.now());
+        for player in given_up.players.borrow().iter() {
+            player.conn.cut(Cut::MadeRoom);
+        }
+        // Its players hold it until they are gone.
+        self.channels.borrow_mut().remove(&given_up.key);
     }
 
     /// A name without media and players is worth nothing.
@@ -177,7 +271,11 @@ impl Hub {
         if !channel.is_held() && channel.players.borrow().is_empty() {
             // Their tasks hold the channel.
             channel.forwards.borrow_mut().clear();
-            self.channels.borrow_mut().remove(&channel.key);
+            let mut channels = self.channels.borrow_mut();
+            // Another may have its name by now.
+            if channels.get(&channel.key).is_some_and(|other| std::ptr::eq(&raw const **other, channel)) {
+                channels.remove(&channel.key);
+            }
         }
     }
 
@@ -189,6 +287,22 @@ impl Hub {
         }
     }
 
+    /// `player` could take more.
+    pub(crate) fn queue(&self, channel: &Rc<Channel>, player: &Rc<Player>) {
+        if !player.set_queued(true) {
+            self.catching_up.borrow_mut().push_back((Rc::clone(channel), Rc::clone(player)));
+            self.catch_up_wanted.notify_one();
+        }
+    }
+
+    /// The next player that is to catch up.
+    pub(crate) fn next_in_queue(&self) -> Option<(Rc<Channel>, Rc<Player>)> {
+        let next = self.catching_up.borrow_mut().pop_front();
+        next.inspect(|(_, player)| {
+            player.set_queued(false);
+        })
+    }
+
     pub(crate) fn take_dirty(&self) -> Vec<Rc<Channel>> {
         std::mem::take(&mut *self.dirty.borrow_mut())
     }
@@ -198,6 +312,7 @@ impl Hub {
         let now = self.now();
         for conn in self.conns.borrow().values() {
             conn.check_deadline(now);
+            self.books.forget_cursors(&conn.holding);
         }
         self.tally.tell(&self.spec.borrow().options, now);
         for (lines, kind) in [(&self.conn_lines, "connections"), (&self.forward_lines, "forwards")] {
@@ -207,6 +322,13 @@ impl Hub {
         }
         for channel in self.channels() {
             channel.tick();
+            if self.carries(&channel) {
+                channel.carried.set(channel.carried.get().saturating_add(1));
+                self.known.borrow_mut().note(&channel.key, channel.carried.get());
+            }
+            for player in channel.players.borrow().iter() {
+                self.books.add_cursor(&player.conn.holding, player.cursor.borrow().held() as u64);
+            }
             let stuck = channel.players.borrow().iter().filter(|player| player.check_stuck(now)).count();
             count(&self.counters.stuck_players, stuck as u64);
             if channel.idle_since().is_some_and(|since| now.saturating_sub(since) >= FORGET_AFTER) {
@@ -215,6 +337,16 @@ impl Hub {
             }
         }
     }
+}
+
+/// Those who wait for the name of a channel without media.
+fn waiting(channel: &Channel) -> Vec<Waiting> {
+    if channel.is_held() {
+        return Vec::new();
+    }
+    let players = channel.players.borrow();
+    let staying = players.iter().filter(|player| player.conn.is_cut().is_none());
+    staying.map(|player| Waiting { source: player.conn.source, conn: player.conn.id }).collect()
 }
 
 /// Milliseconds since 1970, within 31 bits so that a stream's clock meets the 32-bit wrap only after weeks. As the start of

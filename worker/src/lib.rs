@@ -10,7 +10,7 @@
 //!
 //! Everything lives on one thread and is shared by `Rc`: no lock is held because none exists. Long passes yield, so that accepts,
 //! ingest and control never wait long. A connection's task owns its socket's readiness; a caught-up player is written to by the flush
-//! task, a parked one (its socket is full) by its own task. A panic costs the connection it met ([`panics`]).
+//! task, one that was parked (its socket was full) in its turn among those that catch up. A panic costs the connection it met ([`panics`]).
 //!
 //! The rules (who may publish, who flushes, forwarding) and their reasons stand in this crate's README.md.
 
@@ -25,8 +25,11 @@ mod housekeeping;
 mod hub;
 mod ingress;
 mod limits;
+mod memory;
 mod panics;
+mod places;
 mod port;
+mod relief;
 mod tally;
 
 use std::path::Path;
@@ -62,6 +65,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
         tasks.spawn_local(housekeeping::tick(Rc::clone(&hub)));
         tasks.spawn_local(housekeeping::measure_lag(Rc::clone(&hub)));
         tasks.spawn_local(flush::flush(Rc::clone(&hub)));
+        tasks.spawn_local(flush::catch_up(Rc::clone(&hub)));
         tasks.spawn_local(accept::accept(hub, listener));
         tokio::select! {
             served = control::serve(seat, port) => served,

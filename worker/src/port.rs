@@ -40,6 +40,8 @@ impl Service for Port {
             accepted: c.accepted.get(),
             refused: hub.tally.refused(),
             refused_publishers: hub.tally.refused_publishers(),
+            memory_used_bytes: hub.books.used(),
+            memory_limit_bytes: hub.books.limit(),
             limits: hub.tally.stats(&hub.spec.borrow().options, hub.now()),
             peer_errors: c.peer_errors.get(),
             stuck_players: c.stuck_players.get(),
@@ -76,6 +78,7 @@ impl Service for Port {
             }
         }
         info!(targets = new.forward.len(), "configured");
+        self.hub.books.set_limit(new.options.memory);
         *self.hub.spec.borrow_mut() = new;
         for channel in self.hub.channels() {
             // Those that wait for the next publication too.

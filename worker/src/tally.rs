@@ -18,10 +18,20 @@ pub(crate) enum Limit {
     Connections,
     /// `max_connections` players.
     Players,
-    /// Names that are played or waited for.
+    /// Names that are played or waited for: one was given up.
     Names,
     /// `max_streams` streams.
     Streams,
+    /// The same, of a publisher that was there.
+    StreamsRoom,
+    /// `memory`, of a connection.
+    Memory,
+    /// The same, of media.
+    MemoryMedia,
+    /// `max_connections`, of a player that waited.
+    PlayersRoom,
+    /// See [`Sources::take_publish`](crate::budget::Sources::take_publish).
+    PublishRate,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -54,12 +64,17 @@ impl Tally {
 
     /// Publishes, plays and connections that were refused.
     pub(crate) fn refused(&self) -> u64 {
-        self.sum(|_| true)
+        self.sum(|limit| {
+            !matches!(
+                limit,
+                Limit::StreamsRoom | Limit::PlayersRoom | Limit::Names | Limit::Memory | Limit::MemoryMedia
+            )
+        })
     }
 
     /// Publishes that were refused.
     pub(crate) fn refused_publishers(&self) -> u64 {
-        self.sum(|limit| limit == Limit::Streams)
+        self.sum(|limit| matches!(limit, Limit::Streams | Limit::PublishRate))
     }
 
     fn sum(&self, which: impl Fn(Limit) -> bool) -> u64 {
@@ -99,18 +114,45 @@ impl Limit {
             Self::Players => "max_connections",
             Self::Names => "names",
             Self::Streams => "max_streams",
+            Self::StreamsRoom => "max_streams_room",
+            Self::PlayersRoom => "max_connections_room",
+            Self::PublishRate => "publish_rate",
+            Self::Memory => "memory",
+            Self::MemoryMedia => "memory_media",
         }
     }
 
     fn what(self, options: &WorkerOptions) -> String {
-        let WorkerOptions { max_connections, max_streams, .. } = options;
+        let WorkerOptions { max_connections, max_streams, memory, .. } = options;
         match self {
             Self::Connections => {
                 "connections refused: all slots are taken (max_connections, max_streams and the reserve)"
                     .into()
             }
             Self::Players => format!("players refused: {max_connections} play (max_connections)"),
-            Self::Names => format!("players refused: {NAMES_MAX} names are played or waited for"),
+            Self::Names => {
+                format!("names that nobody publishes were given up: {NAMES_MAX} are played or waited for")
+            }
+            Self::StreamsRoom => format!(
+                "publishers made room: {max_streams} streams are being published (max_streams), and they sent next to nothing or had \
+                 more than their address's share"
+            ),
+            Self::PlayersRoom => {
+                format!(
+                    "waiting players made room: {max_connections} play (max_connections), they had nothing to see"
+                )
+            }
+            Self::Memory => {
+                format!(
+                    "connections cut: the port's memory was used up (memory: {memory}), and they held much of it"
+                )
+            }
+            Self::MemoryMedia => {
+                format!(
+                    "times media for slow players were dropped early: the port's memory was used up (memory: {memory})"
+                )
+            }
+            Self::PublishRate => "publishers refused: their address published too often within 10 s".into(),
             Self::Streams => {
                 format!("publishers refused: {max_streams} streams are being published (max_streams)")
             }

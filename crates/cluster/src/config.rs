@@ -29,6 +29,7 @@ impl WorkerSpec {
             publish_firstpkt_timeout,
             publish_normal_timeout,
             end_of_stream,
+            memory,
         } = &self.options;
         let most = "Players served at once; one more is refused with an RTMP status.";
         let _ = writeln!(out, "  # {most}\n  max_connections: {max_connections}");
@@ -46,6 +47,8 @@ impl WorkerSpec {
         let _ = writeln!(out, "  # {normal}\n  publish_normal_timeout: {publish_normal_timeout}");
         let end = "When a publication is over, players wait for the next one (keep), or are told and closed (close).";
         let _ = writeln!(out, "  # {end}\n  end_of_stream: {end_of_stream}");
+        let bytes = "Memory for media and connections: an amount, or auto/PORTS, one of so many shares of what the machine gives.";
+        let _ = writeln!(out, "  # {bytes}\n  memory: {memory}");
         let sources = "The origins' addresses: slots are kept for them however many players there are.";
         let addresses: Vec<_> = self.sources.iter().map(|a| quote(&a.to_string())).collect();
         key(&mut out, sources, "sources", &format!("[{}]", addresses.join(", ")));
@@ -276,6 +279,7 @@ mod tests {
             ("role: origin", "role: encoder"),
             ("max_connections: 7", "max_connections: 0"),
             ("max_streams: 64", "max_streams: 1001"),
+            ("memory: auto", "memory: 1"),
             (":1936\"", ":0\""),
             ("port: 65535", "port: 0"),
             ("secret_file", "#"),

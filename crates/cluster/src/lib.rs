@@ -12,12 +12,14 @@
 mod config;
 mod delays;
 pub mod file;
+pub mod memory;
 pub mod span;
 pub mod spec;
 pub mod stats;
 pub mod status;
 
 pub use delays::Delays;
+pub use memory::Memory;
 pub use span::{Latency, Span};
 pub use spec::{
     Cluster, Encoder, EncoderSource, EncoderSpec, EndOfStream, Host, Port, ProcessSpec, Role, Target, UnitId,

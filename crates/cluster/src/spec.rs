@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::memory::Memory;
 use crate::span::{Latency, Span};
 
 /// What a process is for.
@@ -147,6 +148,10 @@ pub struct WorkerOptions {
     pub publish_normal_timeout: Span,
     /// What players get when a publication is over. Default `keep`.
     pub end_of_stream: EndOfStream,
+    /// Memory for media and for what connections make the port hold. Beyond it connections that neither publish nor play are cut first,
+    /// then media for slow players are dropped early, then the connections that hold most are cut. Less makes that happen sooner, more
+    /// may leave the machine without. 64 MiB to 1024 GiB, default `auto`.
+    pub memory: Memory,
 }
 
 impl WorkerOptions {
@@ -174,6 +179,7 @@ impl Default for WorkerOptions {
             publish_firstpkt_timeout: Span::from_millis(20_000),
             publish_normal_timeout: Span::from_millis(5_000),
             end_of_stream: EndOfStream::Keep,
+            memory: Memory::Auto(1),
         }
     }
 }
@@ -329,13 +335,17 @@ impl Cluster {
     /// What the worker of `port` is told; `secret_file` holds the secret between origin and edges.
     #[must_use]
     pub fn worker_spec(&self, port: &Port, secret_file: PathBuf) -> WorkerSpec {
+        let memory = match port.options.memory {
+            Memory::Auto(_) => Memory::Auto(u32::try_from(self.ports().count()).unwrap_or(u32::MAX)),
+            fixed @ Memory::Fixed(_) => fixed,
+        };
         WorkerSpec {
             id: port.id(),
             cluster: self.name.clone(),
             role: port.role,
             host: port.host.name.clone(),
             listen: port.listen_addr(),
-            options: port.options.clone(),
+            options: WorkerOptions { memory, ..port.options.clone() },
             sources: self.origins.iter().map(Port::source_address).collect(),
             forward: if port.role == Role::Origin { self.targets() } else { Vec::new() },
             secret_file,

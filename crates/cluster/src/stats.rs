@@ -23,6 +23,10 @@ pub struct ProcessStats {
     pub refused: u64,
     /// Publishes among them.
     pub refused_publishers: u64,
+    /// Bytes that streams and connections hold of the memory that the port may use.
+    pub memory_used_bytes: u64,
+    /// Bytes that they may hold.
+    pub memory_limit_bytes: u64,
     /// What each limit that was met has cost, by its name.
     pub limits: Vec<LimitStats>,
     /// Connections closed for what the peer sent (protocol errors, limits, time-outs).

@@ -39,6 +39,9 @@ pub fn own_binary() -> io::Result<PathBuf> {
 /// The program that runs here, whatever became of its file.
 const OWN_IMAGE: &str = "/proc/self/exe";
 
+/// A block of memory of so many bytes or more goes back to the system when it is freed.
+const LARGE_BLOCK: &str = "131072";
+
 /// What a new process is given.
 #[derive(Debug)]
 pub(crate) struct Given<'a> {
@@ -152,6 +155,9 @@ impl Spawner {
                 .args([subcommand, "--config"])
                 .arg(config)
                 .env(fds::VARIABLE, lent.variable())
+                // mallopt(3): left alone, the C library keeps ever larger blocks for later instead of giving them back, and with
+                // them the memory of an attack that is over.
+                .env("MALLOC_MMAP_THRESHOLD_", LARGE_BLOCK)
                 .current_dir("/")
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, BufRead as _, Seek as _};
 use std::path::{Path, PathBuf};
 
-use cluster::{Cluster, EncoderSource, WorkerSpec};
+use cluster::{Cluster, EncoderSource, Memory, WorkerSpec};
 use rtmp::flv::Reader;
 use rtmp::message_type;
 use rustix::process::Resource;
@@ -34,6 +34,28 @@ pub enum Problem {
         /// How the limit is raised.
         how: &'static str,
     },
+    /// More memory than there is.
+    #[error("the ports may use {needed} MiB of memory together, this machine has {has} MiB; lower `memory:`")]
+    Memory {
+        /// What `memory:` adds up to.
+        needed: u64,
+        /// What there is.
+        has: u64,
+    },
+    /// Too little memory for its streams.
+    #[error(
+        "{unit} takes {streams} streams with {has} MiB of memory, and each needs {least} MiB at least; lower max_streams or raise memory"
+    )]
+    Streams {
+        /// The worker.
+        unit: cluster::UnitId,
+        /// `max_streams`.
+        streams: u32,
+        /// What it may use.
+        has: u64,
+        /// What a stream needs.
+        least: u64,
+    },
     /// The encoder's file.
     #[error("encoder: {} {what}", .path.display())]
     Encoder {
@@ -57,7 +79,7 @@ pub fn check(cluster: &Cluster, specs: &[WorkerSpec]) -> Vec<Problem> {
         EncoderSource::TestCard => None,
         EncoderSource::File(path) => check_encoder_file(path).err(),
     });
-    hosts.chain(descriptors).chain(encoder).collect()
+    hosts.chain(descriptors).chain(memory(specs, cluster::memory::of_machine())).chain(encoder).collect()
 }
 
 /// The ports of `cluster` that are not on this machine.
@@ -65,6 +87,25 @@ pub fn check(cluster: &Cluster, specs: &[WorkerSpec]) -> Vec<Problem> {
 pub(crate) fn hosts(cluster: &Cluster) -> Vec<Problem> {
     let here = LocalAddresses::read();
     cluster.ports().filter_map(|port| here.check(port).err()).map(Problem::from).collect()
+}
+
+/// What is wrong with the memory of workers on a machine of `machine` bytes.
+fn memory(specs: &[WorkerSpec], machine: u64) -> Vec<Problem> {
+    let needed: u64 = specs.iter().map(|spec| spec.options.memory.bytes(machine)).sum();
+    let is_set = specs.iter().any(|spec| matches!(spec.options.memory, Memory::Fixed(_)));
+    let too_much =
+        (is_set && needed > machine).then_some(Problem::Memory { needed: needed >> 20, has: machine >> 20 });
+    let streams = specs.iter().filter_map(|spec| {
+        let (has, streams) = (spec.options.memory.bytes(machine) >> 20, spec.options.max_streams);
+        let least = Memory::OF_A_STREAM;
+        (u64::from(streams) * least > has).then(|| Problem::Streams {
+            unit: spec.id.clone(),
+            streams,
+            has,
+            least,
+        })
+    });
+    too_much.into_iter().chain(streams).collect()
 }
 
 struct FdLimits {
@@ -228,6 +269,23 @@ mod tests {
             stream: "live/livestream".into(),
         };
         assert!(problems(&Cluster { encoder: Some(dir), ..cluster() })[0].contains("is no file"));
+    }
+
+    #[test]
+    fn memory_is_reckoned_with_the_machine_and_with_the_streams() {
+        let told = |options: WorkerOptions, mib: u64| {
+            let mut cluster = cluster();
+            cluster.edges[0].options = options;
+            let specs: Vec<_> = cluster.ports().map(|port| cluster.worker_spec(port, "/s".into())).collect();
+            let found: Vec<_> = memory(&specs, mib << 20).iter().map(ToString::to_string).collect();
+            found.join("\n")
+        };
+        let fixed = |mib| WorkerOptions { memory: Memory::Fixed(mib), ..WorkerOptions::default() };
+        assert_eq!(told(WorkerOptions::default(), 256), "", "auto never asks for too much");
+        assert_eq!(told(fixed(300), 1_024), "");
+        assert!(told(fixed(1_000), 1_024).contains("1128 MiB of memory together, this machine has 1024 MiB"));
+        let many = WorkerOptions { max_streams: 400, ..fixed(300) };
+        assert!(told(many, 4_096).contains("takes 400 streams with 300 MiB"));
     }
 
     #[test]

@@ -153,11 +153,13 @@ fn compare_port(current: &Port, new: &Port, actions: &mut Vec<Action>) {
         publish_firstpkt_timeout,
         publish_normal_timeout,
         end_of_stream,
+        memory,
     } = options;
     differ("max_connections", max_connections.to_string(), new.options.max_connections.to_string());
     differ("max_streams", max_streams.to_string(), new.options.max_streams.to_string());
     differ("gop_cache", gop_cache.to_string(), new.options.gop_cache.to_string());
     differ("latency", latency.to_string(), new.options.latency.to_string());
+    differ("memory", memory.to_string(), new.options.memory.to_string());
     differ("queue_length", queue_length.to_string(), new.options.queue_length.to_string());
     let (first, normal) = (new.options.publish_firstpkt_timeout, new.options.publish_normal_timeout);
     differ("publish_firstpkt_timeout", publish_firstpkt_timeout.to_string(), first.to_string());

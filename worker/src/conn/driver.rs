@@ -7,18 +7,21 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use cluster::Role;
+use rtmp::server::StreamKey;
 use rtmp_io::socket;
 use stream::Cursor;
 use tracing::{debug, info, warn};
 
 use super::end::End;
 use super::handle::Conn;
-use super::machine::{Machine, Patience, Proof, Wish};
+use super::machine::{Machine, Patience, Proof, Refusal, Wish};
 use crate::counters::count;
 use crate::egress::play::{Playing, play};
 use crate::egress::player::Player;
 use crate::hub::Hub;
 use crate::ingress::{Publisher, publish};
+use crate::relief::relieve;
+use crate::tally::Limit;
 
 /// Reads and writes of one connection in one go, fewer where a read fills its buffer.
 const TURNS: usize = 4;
@@ -47,7 +50,7 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
     }
     let peer = driver.conn.peer;
     for publisher in driver.publishers() {
-        if driver.hub.conn_lines.take(driver.hub.now()) {
+        if driver.takes_line() {
             info!(%peer, stream = %publisher.key(), %end, "publisher gone");
         }
     }
@@ -169,17 +172,14 @@ impl Driver {
     /// Sends what this task has to send itself. True if the socket's state has changed and all should be looked at again.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
         if self.players().next().is_some() {
-            if !self.players().any(|playing| playing.player.is_parked()) {
-                return Ok(false);
+            let waits = |player: &Player| player.is_parked() && !player.is_queued();
+            if self.players().any(|playing| waits(&playing.player))
+                && let Poll::Ready(result) = self.conn.socket.poll_write_ready(cx)
+            {
+                result?;
+                self.in_order(waits).for_each(Playing::catch_up);
             }
-            return match self.conn.socket.poll_write_ready(cx) {
-                Poll::Pending => Ok(false),
-                Poll::Ready(result) => {
-                    result?;
-                    self.flush(|player| player.is_parked());
-                    Ok(true)
-                }
-            };
+            return Ok(false);
         }
         loop {
             let rest = self.machine.output();
@@ -205,14 +205,13 @@ impl Driver {
         }
     }
 
-    /// Flushes those of the players that are `meant`; first the one that is in the middle of a message.
-    fn flush(&self, is_meant: impl Fn(&Player) -> bool) {
+    /// Those of the players that are `meant`; first the one that is in the middle of a message.
+    fn in_order(&self, is_meant: impl Fn(&Player) -> bool + Copy) -> impl Iterator<Item = &Playing> {
         let half_sent = self.players().find(|playing| playing.player.cursor.borrow().is_half_sent());
         let half_sent = half_sent.map(|playing| playing.player.msid);
-        let is_first = |playing: &&Playing| Some(playing.player.msid) == half_sent;
-        let meant = || self.players().filter(|playing| is_meant(&playing.player));
-        meant().filter(is_first).for_each(Playing::flush);
-        meant().filter(|playing| !is_first(playing)).for_each(Playing::flush);
+        let is_first = move |playing: &&Playing| Some(playing.player.msid) == half_sent;
+        let meant = move || self.players().filter(move |playing| is_meant(&playing.player));
+        meant().filter(is_first).chain(meant().filter(move |playing| !is_first(playing)))
     }
 
     /// Reads once and acts on all of it; true if there may be much more.
@@ -234,12 +233,14 @@ impl Driver {
         let acted = self.act_on(buffer.get(..taken).unwrap_or(&[]));
         drop(buffer);
         if let Some(why) = self.machine.take_left_out()
-            && self.hub.conn_lines.take(self.hub.now())
+            && self.takes_line()
         {
             warn!(peer = %self.conn.peer, %why, "a message was left out");
         }
         self.publishers().for_each(Publisher::commit);
         self.pass_replies()?;
+        hub.books.note_session(&self.conn.holding, self.machine.held() as u64, !self.streams.is_empty());
+        relieve(&hub);
         acted.map(|()| more)
     }
 
@@ -270,7 +271,7 @@ impl Driver {
             return Ok(());
         }
         let accepted = first.push_control(replies);
-        self.flush(|_| true);
+        self.in_order(|_| true).for_each(Playing::flush);
         if accepted { Ok(()) } else { Err(End::Flood) }
     }
 
@@ -286,8 +287,8 @@ impl Driver {
             }
             Wish::Publish { msid, stream, clock } => {
                 self.leave(msid)?;
-                let is_told = self.hub.conn_lines.take(now);
-                match publish(&self.hub, &stream, clock.as_deref(), self.conn.id) {
+                let is_told = self.takes_line();
+                match self.publish(&stream, clock.as_deref(), now) {
                     Ok(publisher) => {
                         if is_told {
                             info!(%peer, %stream, forwarder = self.machine.is_forwarder(), "publishing");
@@ -333,6 +334,27 @@ impl Driver {
         Ok(())
     }
 
+    fn publish(&self, key: &StreamKey, clock: Option<&str>, now: u64) -> Result<Publisher, Refusal> {
+        let most = self.hub.spec.borrow().options.max_streams;
+        if clock.is_none() && !self.hub.sources.take_publish(self.conn.source, now, most) {
+            self.hub.tally.count(Limit::PublishRate, now);
+            return Err(Refusal {
+                code: "NetStream.Publish.BadName",
+                description: "your address publishes too often; wait 10 s".to_owned(),
+            });
+        }
+        publish(&self.hub, key, clock, &self.conn)
+    }
+
+    /// Whether the peer may cause one more line of the log.
+    fn takes_line(&self) -> bool {
+        let may = self.hub.sources.take_line(self.conn.source, self.hub.now());
+        if !may {
+            self.hub.conn_lines.leave_out();
+        }
+        may && self.hub.conn_lines.take(self.hub.now())
+    }
+
     fn begin(&mut self, msid: u32, activity: Activity) {
         self.hub.slots.borrow_mut().set_open(self.conn.id, false);
         self.streams.insert(msid, activity);
@@ -346,7 +368,7 @@ impl Driver {
         }
         match activity {
             Activity::Publishing(publisher) => {
-                if self.hub.conn_lines.take(self.hub.now()) {
+                if self.takes_line() {
                     info!(peer = %self.conn.peer, stream = %publisher.key(), "unpublished");
                 }
                 publisher.finish();

@@ -20,6 +20,12 @@ pub(crate) enum Cut {
     #[error("made room: all connections are taken and this one neither published nor played")]
     Evicted,
     /// See the message.
+    #[error("made room: all places are taken, and it had less right to one than who came")]
+    MadeRoom,
+    /// See the message.
+    #[error("the port's memory is used up, and it held much of it")]
+    Memory,
+    /// See the message.
     #[error("the player took no byte for 30 s")]
     Stuck,
     /// See the message.
@@ -52,10 +58,14 @@ impl End {
     /// Whether the peer is at fault.
     pub(crate) fn is_peer_error(&self) -> bool {
         match self {
-            Self::Protocol(_) | Self::Flood | Self::Cut(Cut::Idle | Cut::Silent | Cut::Stuck) => true,
+            Self::Protocol(_)
+            | Self::Flood
+            | Self::Cut(Cut::Idle | Cut::Silent | Cut::Stuck | Cut::Memory) => true,
             Self::Closed
             | Self::Io(_)
-            | Self::Cut(Cut::Replaced | Cut::Evicted | Cut::Lingered | Cut::Lost | Cut::Bug) => false,
+            | Self::Cut(
+                Cut::Replaced | Cut::Evicted | Cut::MadeRoom | Cut::Lingered | Cut::Lost | Cut::Bug,
+            ) => false,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! One TCP connection as the rest of the worker sees it: where it comes from, and how to end it.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::task::Waker;
 
 use stream::ConnId;
@@ -9,12 +9,20 @@ use tokio::net::TcpStream;
 
 use super::end::Cut;
 use super::outlet::Outlet;
+use crate::memory::Holding;
+use crate::places;
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
     pub(crate) peer: SocketAddr,
+    /// Whose share it uses; see [`places`].
+    pub(crate) source: IpAddr,
+    /// What it holds of the port's memory.
+    pub(crate) holding: Holding,
+    /// When it began to publish, ms.
+    pub(crate) began: Cell<u64>,
     pub(crate) socket: TcpStream,
     cut: Cell<Option<Cut>>,
     /// When its task is to look at the time, ms.
@@ -31,6 +39,9 @@ impl Conn {
         Self {
             id,
             peer,
+            source: places::source(peer),
+            holding: Holding::default(),
+            began: Cell::new(0),
             socket,
             cut: Cell::new(None),
             deadline: Cell::new(None),

@@ -375,6 +375,11 @@ impl Machine {
         self.streams.iter().filter_map(of).min_by_key(|(at, _)| *at)
     }
 
+    /// Bytes of memory that it holds.
+    pub(crate) fn held(&self) -> usize {
+        self.session.held() + self.out.bytes.capacity()
+    }
+
     pub(crate) fn is_forwarder(&self) -> bool {
         self.clock.is_some()
     }

@@ -1,11 +1,11 @@
 //! Forwarding of one stream to one edge port: a client connection that is one more cursor.
 //!
 //! A forwarder lives from the first media on, reconnects for ever, and at each connect gives its target metadata,
-//! headers, the current GOP and live. It keeps no backlog. Its state is what the target has proved: four times a second it
+//! headers, the current GOP and live. Between two publications it keeps its connection for a while. It keeps no backlog. Its state is what the target has proved: four times a second it
 //! sends a ping that carries the time of the last frame sent before it, and [`liveness`](super::liveness) judges what comes
 //! back.
 
-use std::convert::Infallible;
+use std::pin::pin;
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -34,8 +34,13 @@ const RETRY_FIRST: Duration = Duration::from_millis(25);
 const RETRY_LONGEST: Duration = Duration::from_secs(3);
 /// How often a sign of life is asked for.
 const PING_EVERY: Duration = Duration::from_millis(250);
+/// Bytes read at once while a kept connection publishes again: answers are short.
+const START_READ: usize = 4 * 1024;
 /// After the end of the publication, what is left is sent for at most this long.
 const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection is kept for so long for the stream's next publication. The stream itself is forgotten 2 s later.
+const KEEP: Duration = Duration::from_secs(8);
 
 /// Why a connection to a target ended.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +116,7 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
     }
 }
 
-/// One connection, to the end of the publication.
+/// One connection: publication after publication, until none has come for [`KEEP`].
 async fn forward(
     hub: &Hub,
     channel: &Channel,
@@ -120,10 +125,49 @@ async fn forward(
     delays: &mut Delays,
 ) -> Result<(), ForwardError> {
     let request = request(hub, channel, &status.target);
-    let client = Client::open(request, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
+    let mut client = Client::open(request, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
     if status.failed.get() {
         count(&status.reconnects, 1);
     }
+    while let Some(kept) = publication(hub, channel, status, delays, client).await? {
+        status.failed.set(false);
+        status.phase.replace(Phase::Idle);
+        let Some(again) = keep(hub, channel, kept).await else { return Ok(()) };
+        client = again;
+        status.phase.replace(Phase::Connecting);
+        client.session.restart();
+        let is_started = |event: Event| event == Event::Started;
+        client.run_until(Limit::new(CONNECT_TIMEOUT), &mut vec![0; START_READ], is_started).await?;
+    }
+    Ok(())
+}
+
+/// Waits for the next publication; `None` when there is none in time, or the target has closed.
+async fn keep(hub: &Hub, channel: &Channel, mut client: Client) -> Option<Client> {
+    let mut head = channel.watch();
+    let mut next = pin!(timeout(KEEP, head.wait_for(|head| head.is_live)));
+    loop {
+        tokio::select! {
+            next = &mut next => return next.is_ok_and(|next| next.is_ok()).then_some(client),
+            ready = client.socket.readable() => {
+                ready.ok()?;
+                let taken = client.read(&mut hub.buffer.borrow_mut(), |_| {}).ok()?;
+                count(&hub.counters.bytes_in, taken as u64);
+                socket::write_all(&client.socket, client.session.output()).await.ok()?;
+            }
+        }
+    }
+}
+
+/// Forwards one publication to its end on a connection that publishes; gives the connection back, unless the target did not take the
+/// rest in time.
+async fn publication(
+    hub: &Hub,
+    channel: &Channel,
+    status: &ForwardStatus,
+    delays: &mut Delays,
+    client: Client,
+) -> Result<Option<Client>, ForwardError> {
     if hub.forward_lines.take(hub.now()) {
         info!(stream = %channel.key, target = %status.target.id, "forwarding");
     }
@@ -151,7 +195,7 @@ async fn forward(
             return forwarding.finish().await;
         }
         tokio::select! {
-            changed = head.changed() => if changed.is_err() { return Ok(()) },
+            changed = head.changed() => if changed.is_err() { return Ok(None) },
             ready = forwarding.client.socket.readable() => {
                 ready.map_err(rtmp_io::Error::Lost)?;
                 forwarding.read()?;
@@ -257,18 +301,17 @@ impl Forwarding<'_> {
         Ok(state)
     }
 
-    /// The publication is over: sends what is left, says so, closes.
-    async fn finish(mut self) -> Result<(), ForwardError> {
-        let rest = timeout(FINISH_TIMEOUT, self.send_rest());
-        match rest.await {
-            // A target that does not take the rest in time is closed all the same.
-            Err(_) | Ok(Err(rtmp_io::Error::Closed)) => Ok(()),
+    /// The publication is over: sends what is left and says so.
+    async fn finish(mut self) -> Result<Option<Client>, ForwardError> {
+        match timeout(FINISH_TIMEOUT, self.send_rest()).await {
+            // A target that does not take the rest in time is closed.
+            Err(_) | Ok(Err(rtmp_io::Error::Closed)) => Ok(None),
             Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(never)) => match never {},
+            Ok(Ok(())) => Ok(Some(self.client)),
         }
     }
 
-    async fn send_rest(&mut self) -> Result<Infallible, rtmp_io::Error> {
+    async fn send_rest(&mut self) -> Result<(), rtmp_io::Error> {
         use rtmp_io::Error::Lost;
         while self.flush()? {
             self.client.socket.writable().await.map_err(Lost)?;
@@ -276,14 +319,7 @@ impl Forwarding<'_> {
         self.client.session.finish();
         let mut rest = self.cursor.take_rest();
         rest.append(self.client.session.output());
-        socket::write_all(&self.client.socket, &mut rest).await.map_err(Lost)?;
-        // Read to the end: closing with bytes unread would reset the connection, and with it what is still on its way.
-        rustix::net::shutdown(&self.client.socket, rustix::net::Shutdown::Write)
-            .map_err(|e| Lost(e.into()))?;
-        loop {
-            self.client.socket.readable().await.map_err(Lost)?;
-            self.read()?;
-        }
+        socket::write_all(&self.client.socket, &mut rest).await.map_err(Lost)
     }
 }
 
@@ -351,6 +387,74 @@ mod tests {
         }
     }
 
+    /// A target that consents to everything.
+    struct Consenting {
+        socket: TcpStream,
+        session: Session,
+        unread: Vec<u8>,
+    }
+
+    impl Consenting {
+        async fn next(&mut self) -> server::Event {
+            loop {
+                let mut input = &self.unread[..];
+                let event = self.session.handle_input(&mut input).unwrap();
+                let taken = self.unread.len() - input.len();
+                self.unread.drain(..taken);
+                if matches!(event, Some(server::Event::Publish { .. })) {
+                    self.session.accept_publish();
+                }
+                socket::write_all(&self.socket, self.session.output()).await.unwrap();
+                if let Some(event) = event {
+                    return event;
+                }
+                self.socket.readable().await.unwrap();
+                let mut buffer = [0; 4096];
+                match self.socket.try_read(&mut buffer) {
+                    Ok(0) => panic!("the connection was not kept"),
+                    Ok(taken) => self.unread.extend_from_slice(&buffer[..taken]),
+                    Err(_) => {}
+                }
+            }
+        }
+
+        async fn until(&mut self, is_wanted: impl Fn(&server::Event) -> bool) {
+            while !is_wanted(&self.next().await) {}
+        }
+    }
+
+    #[tokio::test]
+    async fn a_connection_is_kept_for_the_streams_next_publication() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
+        let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
+        let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
+        let _encoder = target.accept().await.unwrap();
+        let test = async {
+            let mut consenting = None;
+            for timestamp in [0, 1_000, 2_000] {
+                let publisher = publish(&hub, &StreamKey::parse("live", "a").unwrap(), None, &conn).unwrap();
+                let payload = vec![0x17, 1, 0, 0, 0, 7].into();
+                assert!(
+                    publisher
+                        .take(&Message { csid: 4, type_id: VIDEO, msid: 1, timestamp, payload }, hub.now())
+                );
+                publisher.commit();
+                if consenting.is_none() {
+                    let (socket, _) = target.accept().await.unwrap();
+                    let session = Session::new(server::Config::default());
+                    consenting = Some(Consenting { socket, session, unread: Vec::new() });
+                }
+                let target = consenting.as_mut().unwrap();
+                target.until(|event| matches!(event, server::Event::Publish { .. })).await;
+                target.until(|event| matches!(event, server::Event::Media(_))).await;
+                publisher.finish();
+                target.until(|event| matches!(event, server::Event::Unpublish { .. })).await;
+            }
+        };
+        timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");
+    }
+
     #[tokio::test]
     async fn a_target_that_takes_a_large_group_slowly_is_not_given_up() {
         let small = TcpSocket::new_v4().unwrap();
@@ -363,7 +467,7 @@ mod tests {
         let socket = TcpStream::connect(encoder.local_addr().unwrap()).await.unwrap();
         let conn = hub.admit(socket, encoder.local_addr().unwrap()).unwrap();
         let publish_and_read = async {
-            let publisher = publish(&hub, &StreamKey::parse("live", "a").unwrap(), None, conn.id).unwrap();
+            let publisher = publish(&hub, &StreamKey::parse("live", "a").unwrap(), None, &conn).unwrap();
             for frame in 0..GROUP.0 {
                 let mut payload = vec![0; GROUP.1];
                 payload[..2].copy_from_slice(if frame == 0 { &[0x17, 1] } else { &[0x27, 1] });

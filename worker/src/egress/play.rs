@@ -29,12 +29,16 @@ pub(crate) fn play(
     conn: &Rc<Conn>,
 ) -> Result<Playing, Refusal> {
     let max = hub.spec.borrow().options.max_connections;
-    if hub.players.get() >= max {
+    let has_media = hub.find(key).is_some_and(|channel| channel.is_held());
+    if hub.players.get() >= max && !hub.displace_waiting(conn, has_media) {
         hub.tally.count(Limit::Players, hub.now());
         return Err(Refusal {
             code: "NetStream.Play.Failed",
             description: format!("full: {max} players (max_connections)"),
         });
+    }
+    if hub.find(key).is_none() {
+        hub.make_room_for_name();
     }
     let channel = hub.channel(key, NAMES_MAX).ok_or_else(|| {
         hub.tally.count(Limit::Names, hub.now());
@@ -69,6 +73,11 @@ impl Playing {
         begin(&self.hub, &self.channel)
     }
 
+    /// A player that is parked and could take more has its turn among those that catch up.
+    pub(crate) fn catch_up(&self) {
+        self.hub.queue(&self.channel, &self.player);
+    }
+
     /// Sends what there is.
     pub(crate) fn flush(&self) {
         self.player.flush(&self.channel.log(), &self.hub.counters, self.hub.now());
@@ -77,6 +86,8 @@ impl Playing {
 
 impl Drop for Playing {
     fn drop(&mut self) {
+        // It may be among those that catch up.
+        self.player.leave();
         {
             let mut players = self.channel.players.borrow_mut();
             if let Some(index) = players.iter().position(|player| Rc::ptr_eq(player, &self.player)) {

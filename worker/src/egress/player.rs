@@ -27,6 +27,8 @@ pub(crate) struct Player {
     has_all: Cell<bool>,
     /// Why there is an end to what it gets.
     end: Cell<PlayEnd>,
+    /// It is among those that catch up in turn.
+    is_queued: Cell<bool>,
 }
 
 impl Player {
@@ -38,6 +40,7 @@ impl Player {
             parked: Cell::new(None),
             has_all: Cell::new(false),
             end: Cell::new(PlayEnd::Complete),
+            is_queued: Cell::new(false),
         }
     }
 
@@ -75,8 +78,26 @@ impl Player {
         self.parked.get().is_some()
     }
 
+    /// Whether it waits for its turn to catch up.
+    pub(crate) fn is_queued(&self) -> bool {
+        self.is_queued.get()
+    }
+
+    /// It plays no more: whoever still has it sends nothing.
+    pub(crate) fn leave(&self) {
+        self.parked.set(None);
+    }
+
+    /// It waits for its turn from now on, or no more; whether it did before.
+    pub(crate) fn set_queued(&self, queued: bool) -> bool {
+        self.is_queued.replace(queued)
+    }
+
     /// Sends what there is. A failing socket cuts the connection.
     pub(crate) fn flush(&self, log: &Log, counters: &Counters, now: u64) {
+        if self.conn.is_cut().is_some() {
+            return;
+        }
         if self.conn.outlet.is_taken(self.msid) {
             // It waits for the other, whose own time runs.
             self.park(true, now);

@@ -7,6 +7,7 @@ use super::draft::{Draft, Entry};
 use super::host_name;
 use super::report::{Diagnostic, Mark, quoted};
 use super::tree::{Location, Node, Value};
+use crate::memory::Memory;
 use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
 
 const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
@@ -21,6 +22,7 @@ const WORKER_KEYS: &[&str] = &[
     "publish_firstpkt_timeout",
     "publish_normal_timeout",
     "end_of_stream",
+    "memory",
 ];
 const ENCODER_KEYS: &[&str] = &["source", "stream"];
 
@@ -439,6 +441,15 @@ impl<'t> Checks<'t> {
             }
             None => Some(defaults.end_of_stream),
         };
+        let memory = match section.value("memory") {
+            Some(node) => {
+                let help = "of all that the port's streams and connections hold, such as `memory: 512MiB`";
+                // A share of so many ports is not for the file to say.
+                let fits = |memory: &Memory| !matches!(memory, Memory::Auto(0 | 2..));
+                self.text_as(node, "auto, or 64MiB to 1024GiB", help, fits)
+            }
+            None => Some(defaults.memory),
+        };
         Some(WorkerOptions {
             max_connections: max_connections?,
             max_streams: max_streams?,
@@ -448,6 +459,7 @@ impl<'t> Checks<'t> {
             publish_firstpkt_timeout: publish_firstpkt_timeout?,
             publish_normal_timeout: publish_normal_timeout?,
             end_of_stream: end_of_stream?,
+            memory: memory?,
         })
     }
 
