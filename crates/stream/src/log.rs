@@ -594,7 +594,7 @@ impl Log {
         while self.storage.size() > most && self.entries.len() > 1 {
             self.entries.pop_front();
             self.drop_before_floor();
-            self.storage.release(self.floor);
+            self.storage.give_back(self.floor);
         }
     }
 

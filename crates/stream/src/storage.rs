@@ -23,10 +23,6 @@ impl Meter {
     pub fn bytes(&self) -> u64 {
         self.0.get()
     }
-
-    fn add(&self, bytes: u64) {
-        self.0.set(self.0.get() + bytes);
-    }
 }
 
 /// See the [module](self).
@@ -35,24 +31,37 @@ pub(crate) struct Storage {
     meter: Meter,
     segments: VecDeque<Rc<Segment>>,
     end: u64,
+    /// What the next segment is made of: memory that was just let go costs no page faults.
+    spare: Option<Segment>,
 }
 
 #[derive(Debug)]
 struct Segment {
     base: u64,
     bytes: RefCell<Vec<u8>>,
-    /// Bytes that it is counted with.
-    size: u64,
+    counted: Counted,
+}
+
+/// Bytes that a meter counts as long as this lives.
+#[derive(Debug)]
+struct Counted {
+    bytes: u64,
     meter: Meter,
 }
 
-impl Drop for Segment {
+impl Drop for Counted {
     fn drop(&mut self) {
-        self.meter.0.set(self.meter.0.get().saturating_sub(self.size));
+        self.meter.0.set(self.meter.0.get().saturating_sub(self.bytes));
     }
 }
 
 impl Segment {
+    fn new(base: u64, capacity: usize, meter: &Meter) -> Self {
+        let counted = Counted { bytes: capacity as u64, meter: meter.clone() };
+        meter.0.set(meter.0.get() + counted.bytes);
+        Self { base, bytes: RefCell::new(Vec::with_capacity(capacity)), counted }
+    }
+
     fn end(&self) -> u64 {
         self.base + self.bytes.borrow().len() as u64
     }
@@ -76,7 +85,7 @@ pub(crate) struct Hold {
 impl Hold {
     /// Bytes that would be free without it: those of its segment, if the log has dropped that, being at `floor`.
     pub(crate) fn kept(&self, floor: u64) -> u64 {
-        if self.segment.end() <= floor { self.segment.size } else { 0 }
+        if self.segment.end() <= floor { self.segment.counted.bytes } else { 0 }
     }
 
     /// Gives `read` the bytes.
@@ -93,7 +102,8 @@ impl Storage {
 
     /// Bytes of its segments.
     pub(crate) fn size(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.size).sum()
+        let segments = self.segments.iter().map(|segment| segment.counted.bytes).sum::<u64>();
+        segments + self.spare.as_ref().map_or(0, |spare| spare.counted.bytes)
     }
 
     /// Offset behind the last byte.
@@ -112,9 +122,11 @@ impl Storage {
             Some(segment) => Rc::clone(segment),
             None => {
                 let size = len.max(SEGMENT);
-                self.meter.add(size as u64);
-                let (bytes, meter) = (RefCell::new(Vec::with_capacity(size)), self.meter.clone());
-                let segment = Rc::new(Segment { base: offset, bytes, size: size as u64, meter });
+                let segment = match self.spare.take_if(|_| size == SEGMENT) {
+                    Some(spare) => Segment { base: offset, ..spare },
+                    None => Segment::new(offset, size, &self.meter),
+                };
+                let segment = Rc::new(segment);
                 self.segments.push_back(Rc::clone(&segment));
                 segment
             }
@@ -127,8 +139,21 @@ impl Storage {
     /// Lets go of the segments that end at `floor` or before.
     pub(crate) fn release(&mut self, floor: u64) {
         while self.segments.front().is_some_and(|segment| segment.end() <= floor) {
-            self.segments.pop_front();
+            let segment = self.segments.pop_front().and_then(Rc::into_inner);
+            if let Some(segment) = segment.filter(|segment| segment.counted.bytes == SEGMENT as u64) {
+                segment.bytes.borrow_mut().clear();
+                self.spare = Some(segment);
+            }
         }
+        if self.segments.is_empty() {
+            self.spare = None;
+        }
+    }
+
+    /// The same, and keeps nothing for the next segment.
+    pub(crate) fn give_back(&mut self, floor: u64) {
+        self.release(floor);
+        self.spare = None;
     }
 
     /// Keeps the bytes of one message, from one offset to another.
@@ -206,6 +231,12 @@ mod tests {
         assert_eq!((meter.bytes(), storage.size(), hold.kept(1_200_000)), (300_000, 0, 300_000));
         drop(hold);
         assert_eq!(meter.bytes(), 0);
+        // What waits to be used again is held too.
+        let offsets = [0; 3].map(|_| storage.append(SEGMENT, |out| out.resize(SEGMENT, 7)));
+        storage.release(offsets[2]);
+        assert_eq!((meter.bytes(), storage.size()), (2 * SEGMENT as u64, 2 * SEGMENT as u64));
+        storage.give_back(offsets[2]);
+        assert_eq!((meter.bytes(), storage.size()), (SEGMENT as u64, SEGMENT as u64));
     }
 
     #[test]
@@ -223,6 +254,26 @@ mod tests {
         assert!(storage.hold(350_000, 400_000).is_none());
         storage.read(350_000, 400_000, |bytes| assert!(bytes.is_empty()));
         assert_eq!(storage.append(1, |out| out.push(1)), 1_000_000);
+    }
+
+    #[test]
+    fn a_segment_is_made_of_one_that_was_let_go_unless_somebody_holds_that() {
+        let mut storage = Storage::default();
+        let append = |storage: &mut Storage| storage.append(SEGMENT, |out| out.resize(SEGMENT, 7));
+        let address = |storage: &Storage, from: u64| storage.read(from, from + 1, |bytes| bytes.as_ptr());
+        let first = append(&mut storage);
+        let second = append(&mut storage);
+        let used = address(&storage, first);
+        storage.release(second);
+        let third = append(&mut storage);
+        assert_eq!(address(&storage, third), used);
+
+        let hold = storage.hold(second, third).unwrap();
+        storage.release(third);
+        append(&mut storage);
+        hold.read(|bytes| assert!(bytes.len() == SEGMENT && bytes.iter().all(|byte| *byte == 7)));
+        storage.release(storage.end());
+        assert!(storage.spare.is_none(), "nothing is kept for a log without media");
     }
 
     #[test]
