@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::thread::sleep;
+use std::time::Duration;
 
 use serde::Serialize;
 
@@ -11,6 +12,9 @@ use crate::measure::{Cores, Helper, Pace, Usage, wait_for_stream};
 use crate::processes::{pin, rss_kib};
 use crate::rows::{IngestRow, Result};
 use crate::servers::{self, Ingester};
+
+/// Behind the first frame of the last publisher, until logs and buffers are as they stay.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// What was measured.
 #[derive(Clone, Debug, Serialize)]
@@ -45,8 +49,7 @@ pub(crate) fn intake(
     let _publishers =
         Helper(command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?);
     wait_for_stream(srsctl, &format!("{}{}", running.play, row.publishers))?;
-    // Our log, and so its memory, grows for this long.
-    sleep(servers::QUEUE_LENGTH);
+    sleep(SETTLE);
     let usage = Usage::of(running.pid, pace.window)?;
     let (row, publishers, rss_kib) = (row.name, row.publishers, rss_kib(running.pid)?);
     Ok(Intake { row, publishers, server: server.name(), usage, rss_kib })

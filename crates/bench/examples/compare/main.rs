@@ -128,8 +128,10 @@ fn compare() -> Result<()> {
             std::fs::write(directory.join("compare.md"), table::markdown(&cells))?;
         }
     }
-    println!("{}", table::markdown(&cells));
-    eprintln!("kept in {}", directory.join("compare.{md,json}").display());
+    if !cells.is_empty() {
+        println!("{}", table::markdown(&cells));
+    }
+    eprintln!("kept in {}", directory.join("{compare.md,compare.json,ingest.json}").display());
     Ok(())
 }
 

@@ -15,8 +15,8 @@ const NGINX: &str = "127.210.53.3";
 pub(crate) const SEND_LOOP: &str = "127.210.53.4:1935";
 /// Of nginx, where it sends streams on to.
 const NGINX_TARGET: &str = "127.210.53.5";
-/// Our worker's by default.
-pub(crate) const QUEUE_LENGTH: Duration = Duration::from_secs(30);
+/// `queue_length` of our worker by default, seconds.
+const QUEUE_LENGTH: u32 = 30;
 /// Players beyond the row's: those that join while it is measured, and a few.
 pub(crate) const SPARE_PLAYERS: u32 = 1000;
 const START_TIMEOUT: Duration = Duration::from_secs(15);
@@ -255,7 +255,7 @@ pub(crate) fn start_ingester(server: Ingester, row: &IngestRow, srsctl: &Path) -
     match server {
         Ingester::Srsctl => {
             let role = if row.is_relayed { Role::Origin } else { Role::Edge };
-            start_srsctl(srsctl, role, Merge::Usual, QUEUE_LENGTH.as_secs() as u32, SPARE_PLAYERS)
+            start_srsctl(srsctl, role, Merge::Usual, QUEUE_LENGTH, SPARE_PLAYERS)
         }
         Ingester::Nginx => start_nginx(SPARE_PLAYERS, row.is_relayed),
     }
