@@ -7,8 +7,8 @@
 //! that serves the players.
 //!
 //! `ingest` and `relay` are rows of 60 publishers of 600 kbit/s and no player. Rows whose names end in `steered` need root
-//! and are made in a network namespace, where receiving is done by the receiver's cores (`steer`); servers that run already
-//! have to be in the same: `unshare --net --mount sh`, where /sys is mounted anew and `lo` up, then the servers and this.
+//! and are made in a network namespace, where all receiving is done by the players' cores (`steer`). With `SRS` it is the one
+//! that this program runs in: `unshare --net --mount sh`, where /sys is mounted anew and `lo` up, then the servers and this.
 //!
 //! Environment:
 //! - `ROWS`: rows to run, some of those in `rows` with spaces; the default is `rows::USUAL`. `growth` is
@@ -114,6 +114,13 @@ fn compare() -> Result<()> {
     let mut cells: Vec<Cell> = Vec::new();
     for row in ROWS.iter().filter(|row| is_chosen(row.name)) {
         let file = stream(row.stream, &directory)?;
+        // Servers that run already are where this process is.
+        if row.is_steered
+            && let Err(error) = steer::steer(&cores.others, !others.is_empty())
+        {
+            eprintln!("{} players: not measured: {error}", row.name);
+            continue;
+        }
         for server in Server::all(&kinds, &merges, &others) {
             eprintln!("{} players, {} ...", row.name, server.title());
             match measure::cell(row, &server, &file, Path::new(&srsctl), &cores, pace) {

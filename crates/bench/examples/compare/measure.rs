@@ -14,7 +14,6 @@ use serde::Serialize;
 use crate::processes::{pin, rss_kib, ticks, waited};
 use crate::rows::{Result, Row};
 use crate::servers::{self, Merge, Role, SEND_LOOP, Server};
-use crate::steer::steer;
 
 /// Behind the last join, until buffers and caches are as they stay.
 const SETTLE: Duration = Duration::from_secs(3);
@@ -180,9 +179,6 @@ pub(crate) fn cell(
     pace: Pace,
 ) -> Result<Cell> {
     pin(std::process::id(), &cores.others)?;
-    if row.is_steered {
-        steer()?;
-    }
     let running = servers::start(server, row, file, srsctl)?;
     pin(running.pid, &cores.server)?;
     let is_rtmp = !matches!(server, Server::SendLoop { .. });

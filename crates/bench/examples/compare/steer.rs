@@ -7,25 +7,27 @@ use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, unshare};
 
+use crate::processes::pin;
 use crate::rows::Result;
 
 /// Of the loopback device, which has one queue.
 const STEERING: &str = "/sys/class/net/lo/queues/rx-0/rps_cpus";
 
-/// From now on what this process and those that it starts receive is handled on the cores that it is pinned to. A process that is
-/// in the machine's own network goes into one of its own for that, and stays there.
-pub(crate) fn steer() -> Result<()> {
+/// From now on what this process and those that it starts receive is handled on `cores`; in a network namespace of its own, where
+/// it stays, unless it `is_in_one` already.
+pub(crate) fn steer(cores: &str, is_in_one: bool) -> Result<()> {
+    pin(std::process::id(), cores)?;
     let status = fs::read_to_string("/proc/self/status")?;
-    let cores = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
-    let cores = cores.ok_or("/proc/self/status shows no Cpus_allowed")?.trim();
-    let network = |process| fs::read_link(format!("/proc/{process}/ns/net"));
-    if network("1")? == network("self")? {
+    // As a mask, in the form that it is written in.
+    let mask = status.lines().find_map(|line| line.strip_prefix("Cpus_allowed:"));
+    let mask = mask.ok_or("/proc/self/status shows no Cpus_allowed")?.trim();
+    if !is_in_one {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS)?;
         run("mount", &["--make-rprivate", "/"])?;
         run("mount", &["-t", "sysfs", "sysfs", "/sys"])?;
         run("ip", &["link", "set", "lo", "up"])?;
     }
-    fs::write(STEERING, cores).map_err(|e| format!("{STEERING}: {e}"))?;
+    fs::write(STEERING, mask).map_err(|e| format!("{STEERING}: {e}"))?;
     Ok(())
 }
 
