@@ -35,7 +35,8 @@ pub(crate) struct Ingest {
     set_aside: Option<JoinPoint>,
     /// Whether the publication has brought anything that readers get.
     has_stored: bool,
-    /// Up to where each track was when a forwarder reconnected: what it repeats is left out.
+    /// Up to where each track was when a forwarder reconnected: what it repeats is left out. Of its messages with just that time some
+    /// may be new.
     have: [Option<u64>; 3],
     /// Until when data is in front of the publication's first keyframe, ms.
     preamble: Option<u64>,
@@ -174,7 +175,11 @@ impl Ingest {
         }
         // What was in force a while ago is sent again, and is not any more.
         let is_older = track == Track::Data && have.is_some_and(|have| time < have);
-        Placed { time, is_repeated: repeats && (is_older || log.headers().have(kind, track, payload)) }
+        // Slices, tracks and data share a time: the break may have been between them.
+        let is_new =
+            have == Some(time) && !log.headers().holds(track, payload) && !log.repeats(track, time, payload);
+        let is_here = is_older || log.headers().have(kind, track, payload);
+        Placed { time, is_repeated: repeats && is_here && !is_new }
     }
 
     fn take_metadata(&mut self, payload: &Bytes, log: &mut Log) {

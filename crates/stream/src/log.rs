@@ -39,6 +39,9 @@ const NEAR_LIVE_MESSAGES: usize = 2_000;
 /// A group of pictures in which there is no video for this long, ms, is a picture that stands still: who joins sees it at once, but
 /// hears what is near live.
 const STILL_AFTER: u64 = 1_000;
+/// Messages at the end of the log among which one that is sent again is looked for. A new one of the same time comes right behind the
+/// last, so there are no more between them than slices, tracks and data of one time.
+const SAME_TIME_MAX: usize = 64;
 
 /// Up to where a track is known to a reader.
 #[derive(Clone, Copy, Debug, Default)]
@@ -362,6 +365,15 @@ impl Log {
     pub(crate) fn last(&self, track: Track) -> Option<u64> {
         let reached = self.tracks[track.index()];
         (reached.last > 0 || reached.seeded).then_some(reached.last)
+    }
+
+    /// Whether a message with the time of the last one on its track is here already; so is one of which nothing near the end has that
+    /// time.
+    pub(crate) fn repeats(&self, track: Track, time: u64, payload: &[u8]) -> bool {
+        let near = self.entries.iter().rev().take(SAME_TIME_MAX);
+        let mut others = near.filter(|entry| entry.track == track && entry.time == time).peekable();
+        others.peek().is_none()
+            || others.any(|entry| entry.payload as usize == payload.len() && self.payload(entry) == payload)
     }
 
     /// Time of the newest message, ms.
