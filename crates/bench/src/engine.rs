@@ -278,7 +278,9 @@ impl<C: Client> Engine<C> {
     fn settle(&mut self, key: usize, handled: Result<(), String>, now: Now) {
         let Some(entry) = self.slots.get_mut(key) else { return };
         let Some(slot) = entry else { return };
-        let settled = handled.and_then(|()| slot.write(&self.epoll, key).map_err(|e| e.to_string()));
+        let settled = handled.and_then(|()| {
+            slot.write(&self.epoll, key).map_err(|lost| slot.why_lost(&lost, now, &mut self.tally))
+        });
         if slot.is_connected && slot.client.is_accepted() && !slot.is_counted {
             slot.is_counted = true;
             self.tally.accepted += 1;
@@ -368,6 +370,23 @@ impl<C: Client> Slot<C> {
             }
             let input = buffer.get(..taken).unwrap_or_default();
             return self.client.handle_input(input, now, tally, &mut self.output);
+        }
+    }
+
+    /// Why a connection ended that is `lost` to writing: what the server said last may still be there to read.
+    fn why_lost(&mut self, lost: &io::Error, now: Now, tally: &mut Tally) -> String {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.socket.read(&mut buffer) {
+                Ok(taken @ 1..) => {
+                    let input = buffer.get(..taken).unwrap_or_default();
+                    if let Err(reason) = self.client.handle_input(input, now, tally, &mut self.output) {
+                        return reason;
+                    }
+                }
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Ok(_) | Err(_) => return lost.to_string(),
+            }
         }
     }
 

@@ -188,7 +188,10 @@ async fn wait_until(due: Instant, client: &mut Client) -> Result<(), PublishErro
 async fn write(client: &mut Client) -> Result<(), PublishError> {
     // Without a limit a cut network is noticed when TCP gives up, after a quarter of an hour.
     let written = timeout(WRITE_TIMEOUT, socket::write_all(&client.socket, client.session.output())).await;
-    Ok(written.map_err(|_| PublishError::Stuck)?.map_err(rtmp_io::Error::Lost)?)
+    match written.map_err(|_| PublishError::Stuck)? {
+        Ok(()) => Ok(()),
+        Err(lost) => Err(client.why_lost(lost, &mut [0; READ], |_| {}).await.into()),
+    }
 }
 
 #[cfg(test)]

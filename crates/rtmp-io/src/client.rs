@@ -234,10 +234,30 @@ impl Client {
     /// # Errors
     /// See [`Error`]. There is no limit of time.
     pub async fn turn(&mut self, buffer: &mut [u8], handle: impl FnMut(Event)) -> Result<(), Error> {
-        socket::write_all(&self.socket, self.session.output()).await.map_err(Error::Lost)?;
+        if let Err(lost) = socket::write_all(&self.socket, self.session.output()).await {
+            return Err(self.why_lost(lost, buffer, handle).await);
+        }
         self.socket.readable().await.map_err(Error::Lost)?;
         self.read(buffer, handle)?;
         Ok(())
+    }
+
+    /// Why a connection ended that is `lost` to writing: what the server said last may still be there to read, and be the reason.
+    pub async fn why_lost(
+        &mut self,
+        lost: io::Error,
+        buffer: &mut [u8],
+        mut handle: impl FnMut(Event),
+    ) -> Error {
+        // It has ended, so it is readable until its end has been read.
+        while self.socket.readable().await.is_ok() {
+            match self.read(buffer, &mut handle) {
+                Ok(_) => {}
+                Err(Error::Closed | Error::Lost(_)) => break,
+                Err(reason) => return reason,
+            }
+        }
+        Error::Lost(lost)
     }
 
     /// Takes in what is there, one `buffer` at most, and gives each event to `handle`; the bytes taken, 0 when nothing is there.
@@ -333,6 +353,41 @@ mod tests {
         };
         tokio::join!(client, serve(&listener, &[0x17, 1], true));
         assert_eq!(media.take(), [&[0x17, 1][..]]);
+    }
+
+    #[tokio::test]
+    async fn the_last_word_of_a_server_that_has_gone_is_the_reason_though_nothing_can_be_written() {
+        let (listener, config) = listener().await;
+        let mut client = Client::dial(config, &mut Route::default(), Limit::new(LONG)).await.unwrap();
+        let refuse = async {
+            let (socket, _) = listener.accept().await.unwrap();
+            let mut session = server::Session::new(server::Config::default());
+            let mut buffer = [0; 4096];
+            loop {
+                socket.readable().await.unwrap();
+                let Ok(taken) = socket.try_read(&mut buffer) else { continue };
+                let mut input = &buffer[..taken];
+                while let Some(event) = session.handle_input(&mut input).unwrap() {
+                    if let server::Event::Play { .. } = event {
+                        session.reject_play("NetStream.Play.Failed", "no room");
+                        socket::write_all(&socket, session.output()).await.unwrap();
+                        // As when something was left unread: the client's next write fails.
+                        return rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO))
+                            .unwrap();
+                    }
+                }
+                socket::write_all(&socket, session.output()).await.unwrap();
+            }
+        };
+        let mut buffer = [0; 4096];
+        tokio::select! {
+            biased;
+            () = refuse => {}
+            ended = client.run_until(Limit::new(LONG), &mut buffer, |_| false) => panic!("{ended:?}"),
+        }
+        client.session.ping(1);
+        let reason = client.turn(&mut buffer, |_| {}).await.unwrap_err();
+        assert!(reason.to_string().contains("no room"), "{reason}");
     }
 
     #[tokio::test]

@@ -12,7 +12,7 @@ use rtmp_io::socket;
 use stream::Cursor;
 use tracing::{debug, info, warn};
 
-use super::end::End;
+use super::end::{Cut, End};
 use super::handle::Conn;
 use super::machine::{Machine, Patience, Proof, Refusal, Wish};
 use crate::counters::count;
@@ -41,6 +41,7 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
         conn,
         streams: BTreeMap::new(),
         is_changed: false,
+        is_deaf: false,
     });
     let driver = &mut serving.0;
     driver.conn.set_deadline(driver.machine.deadline());
@@ -80,6 +81,8 @@ struct Driver {
     streams: BTreeMap<u32, Activity>,
     /// A command has changed what a player gets: it is flushed once all of the read is taken.
     is_changed: bool,
+    /// The peer takes nothing any more. What it has published before is still read, to its end.
+    is_deaf: bool,
 }
 
 impl Driver {
@@ -88,25 +91,38 @@ impl Driver {
         let mut turns = 0;
         loop {
             if turns == TURNS {
+                if let Err(end) = self.look_at_time() {
+                    return self.last_words(end);
+                }
                 // A peer that sends or takes without end lets the others have their turn: timers and other sockets too, so
                 // not by waking itself, which they would have to wait for many times.
                 let _ = pin!(tokio::task::yield_now()).poll(cx);
                 return Poll::Pending;
             }
             turns += 1;
-            if let Some(cut) = self.conn.is_cut() {
-                return Poll::Ready(End::Cut(cut));
+            let is_publishing = self.publishers().next().is_some();
+            match self.conn.is_cut() {
+                None => {}
+                Some(Cut::Lost) if is_publishing => self.is_deaf = true,
+                Some(cut) => return Poll::Ready(End::Cut(cut)),
             }
-            if let Err(end) = self.look_at_time().and_then(|()| self.end_plays()) {
+            if let Err(end) = self.end_plays() {
                 return self.last_words(end);
             }
             match self.write(cx) {
                 Ok(true) => continue,
                 Ok(false) => {}
+                // The last of what it published may still be there to read.
+                Err(_) if is_publishing => self.is_deaf = true,
                 Err(e) => return Poll::Ready(e.into()),
             }
             match self.conn.socket.poll_read_ready(cx) {
-                Poll::Pending => return Poll::Pending,
+                // A peer is silent only if nothing of it waits to be read, however long we did not get to it.
+                Poll::Pending => match self.look_at_time() {
+                    Ok(true) => continue,
+                    Ok(false) => return Poll::Pending,
+                    Err(end) => return self.last_words(end),
+                },
                 Poll::Ready(Err(e)) => return Poll::Ready(e.into()),
                 Poll::Ready(Ok(())) => {}
             }
@@ -142,10 +158,10 @@ impl Driver {
         })
     }
 
-    /// Does what is due.
-    fn look_at_time(&mut self) -> Result<(), End> {
+    /// Does what is due; true if something was.
+    fn look_at_time(&mut self) -> Result<bool, End> {
         if !self.conn.take_due() {
-            return Ok(());
+            return Ok(false);
         }
         let now = self.hub.now();
         if let Some(wish) = self.machine.handle_timeout(now)? {
@@ -153,7 +169,7 @@ impl Driver {
         }
         self.pass_replies()?;
         self.conn.set_deadline(self.machine.deadline());
-        Ok(())
+        Ok(true)
     }
 
     /// Ends the plays that have had all that they get.
@@ -171,6 +187,11 @@ impl Driver {
 
     /// Sends what this task has to send itself. True if the socket's state has changed and all should be looked at again.
     fn write(&mut self, cx: &mut Context<'_>) -> io::Result<bool> {
+        if self.is_deaf {
+            let unheard = self.machine.output().len();
+            self.machine.handle_sent(unheard);
+            return Ok(false);
+        }
         if self.players().next().is_some() {
             let waits = |player: &Player| player.is_parked() && !player.is_queued();
             if self.players().any(|playing| waits(&playing.player))
@@ -414,5 +435,97 @@ impl Driver {
             change(&mut playing.player.cursor.borrow_mut(), from);
             self.is_changed = true;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use cluster::{UnitId, WorkerOptions, WorkerSpec};
+    use rtmp::client::{self, Mode};
+    use rtmp::message_type::{AUDIO, WINDOW_ACK_SIZE};
+    use rtmp::server::StreamKey;
+    use rtmp::{chunk, wire};
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// More than one read, and less than a kernel takes at once.
+    const FRAMES: u32 = 50;
+
+    fn origin() -> WorkerSpec {
+        WorkerSpec {
+            id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
+            cluster: "test".to_owned(),
+            role: Role::Origin,
+            host: "127.0.0.1".to_owned(),
+            listen: "127.0.0.1:1935".parse().unwrap(),
+            options: WorkerOptions::default(),
+            sources: Vec::new(),
+            forward: Vec::new(),
+            secret_file: "/none".into(),
+        }
+    }
+
+    async fn publish(socket: &TcpStream) -> client::Session {
+        let url = "rtmp://127.0.0.1/live/a".parse().unwrap();
+        let mut session = client::Session::new(client::Config::new(Mode::Publish, url)).unwrap();
+        let mut buffer = vec![0; 8 * 1024];
+        loop {
+            socket::write_all(socket, session.output()).await.unwrap();
+            socket.readable().await.unwrap();
+            let Ok(taken) = socket.try_read(&mut buffer) else { continue };
+            let mut input = &buffer[..taken];
+            while let Some(event) = session.handle_input(&mut input).unwrap() {
+                if event == client::Event::Started {
+                    return session;
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_a_publisher_sent_before_it_went_without_reading_is_taken() {
+        let test = async {
+            let hub = Hub::new(origin(), vec![7; 32]);
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (accepted, peer) = listener.accept().await.unwrap();
+            let conn = hub.admit(accepted, peer).unwrap();
+            tokio::task::spawn_local(serve(Rc::clone(&hub), conn));
+            let session = publish(&socket).await;
+
+            // It is acknowledged again and again, and resets the connection at once.
+            let (mut bytes, size) = (Vec::new(), session.chunk_size());
+            let window = 2_048_u32.to_be_bytes();
+            chunk::put_full(&mut bytes, size, wire::csid::CONTROL, 0, WINDOW_ACK_SIZE, 0, &window);
+            let mut payload = [0; 1_000];
+            payload[..2].copy_from_slice(&[0xAF, 1]);
+            for frame in 0..FRAMES {
+                chunk::put_full(
+                    &mut bytes,
+                    size,
+                    wire::csid::AUDIO,
+                    frame * 20,
+                    AUDIO,
+                    session.msid(),
+                    &payload,
+                );
+            }
+            assert_eq!(socket.try_write(&bytes).unwrap(), bytes.len());
+            rustix::net::sockopt::set_socket_linger(&socket, Some(Duration::ZERO)).unwrap();
+            drop(socket);
+
+            while hub.conns() > 0 {
+                tokio::task::yield_now().await;
+            }
+            let channel = hub.find(&StreamKey::parse("live", "a").unwrap()).expect("media are left");
+            let log = channel.log();
+            assert_eq!(log.position(log.end()).0, u64::from(FRAMES));
+        };
+        let limit = Duration::from_secs(20);
+        tokio::time::timeout(limit, LocalSet::new().run_until(test)).await.expect("the connection is kept");
     }
 }
