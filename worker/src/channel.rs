@@ -21,6 +21,8 @@ pub(crate) struct Channel {
     pub(crate) removals: Cell<u64>,
     pub(crate) forwards: RefCell<Vec<Forward>>,
     head: watch::Sender<Head>,
+    /// Whether media have come since its players were last told of an end.
+    pub(crate) is_open: Cell<bool>,
     /// Seconds for which the name has carried a stream.
     pub(crate) carried: Cell<u32>,
     /// Whether the flush task knows that there is something to send.
@@ -37,6 +39,7 @@ impl Channel {
             removals: Cell::new(0),
             forwards: RefCell::default(),
             head: watch::Sender::new(Head::default()),
+            is_open: Cell::new(false),
             carried: Cell::new(0),
             dirty: Cell::new(false),
         }

@@ -92,6 +92,9 @@ impl Publisher {
     pub(crate) fn take(&self, message: &Message, now: u64) -> bool {
         let is_media = self.channel.stream_mut().take(self.id, message, now);
         self.is_fresh.set(self.is_fresh.get() | is_media);
+        if is_media {
+            self.channel.is_open.set(true);
+        }
         if is_media && !self.has_media.replace(true) && self.hub.sources.take_forward(self.source, now) {
             forward::sync(&self.hub, &self.channel);
         }
@@ -111,15 +114,17 @@ impl Publisher {
         self.has_finished.set(true);
     }
 
-    /// Whether players are told of this end. On an edge a connection that broke off is no end: the origin comes back, or says so.
+    /// Whether players are told of this end. On an edge a connection that broke off is no end: the origin comes back, or says so, of what
+    /// an earlier connection has brought too.
     fn is_end_told(&self, how: Ended) -> bool {
         let spec = self.hub.spec.borrow();
-        self.has_media.get()
+        self.channel.is_open.get()
             && spec.options.end_of_stream == EndOfStream::Close
             && (spec.role == Role::Origin || how == Ended::Finished)
     }
 
     fn end_players(&self) {
+        self.channel.is_open.set(false);
         let end = self.channel.log().end();
         for player in self.channel.players.borrow().iter() {
             player.end_at(end);
@@ -134,6 +139,8 @@ impl Drop for Publisher {
         // The last of it may have come with its end.
         self.commit();
         if self.channel.stream_mut().end(self.id, how, self.hub.now()) {
+            let end = self.channel.log().end();
+            self.channel.forwards.borrow().iter().for_each(|forward| forward.end_at(end));
             self.channel.announce();
             if self.is_end_told(how) {
                 self.end_players();
@@ -257,6 +264,33 @@ mod tests {
         tokio::time::timeout(limit, LocalSet::new().run_until(test))
             .await
             .expect("a channel is held for ever");
+    }
+
+    #[tokio::test]
+    async fn an_edge_that_hears_of_an_end_by_a_later_connection_tells_its_players() {
+        let test = async {
+            let hub = origin();
+            hub.spec.borrow_mut().role = Role::Edge;
+            hub.spec.borrow_mut().options.end_of_stream = EndOfStream::Close;
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let conn = hub.admit(TcpStream::connect(address).await.unwrap(), address).unwrap();
+            conn.socket.writable().await.unwrap();
+            let waiting = play(&hub, &key(1), 1, None, &conn).unwrap();
+            // Nothing has come yet.
+            publish(&hub, &key(1), Some("clock"), &conn).unwrap().finish();
+            waiting.flush();
+            assert_eq!(waiting.player.ended(), None);
+            let publisher = publish(&hub, &key(1), Some("clock"), &conn).unwrap();
+            assert!(publisher.take(&audio(), hub.now()));
+            drop(publisher);
+            waiting.flush();
+            assert_eq!(waiting.player.ended(), None, "the forwarder comes back");
+            publish(&hub, &key(1), Some("clock"), &conn).unwrap().finish();
+            waiting.flush();
+            assert!(waiting.player.ended().is_some());
+        };
+        LocalSet::new().run_until(test).await;
     }
 
     #[tokio::test]

@@ -333,15 +333,19 @@ impl Cursor {
                 Position::Paused(_) if self.state.end.is_some() => return Ok(Flushed::Ended),
                 Position::Paused(_) => return Ok(Flushed::CaughtUp),
                 Position::Waiting { from, reached } => match log.join_after(from, reached) {
-                    Some(point) => {
+                    Some(point) if !self.ends_at(point.offset) => {
                         self.join(&point, log, reached);
                         continue;
                     }
-                    None if self.state.end.is_some() => return Ok(Flushed::Ended),
-                    None => return Ok(Flushed::CaughtUp),
+                    _ if self.state.end.is_some() => return Ok(Flushed::Ended),
+                    _ => return Ok(Flushed::CaughtUp),
                 },
                 Position::At { offset, barrier } => (offset, barrier),
             };
+            // Barriers there belong to what comes next.
+            if self.ends_at(offset.max(log.floor())) {
+                return Ok(Flushed::Ended);
+            }
             if offset < log.floor() {
                 self.skip(offset, log);
                 continue;
@@ -453,6 +457,11 @@ impl Cursor {
             Some(point) => self.join(&point, log, reached),
             None => self.state.place = Position::Waiting { from: log.end(), reached },
         }
+    }
+
+    /// Whether it gets nothing from `offset` on.
+    fn ends_at(&self, offset: u64) -> bool {
+        self.state.end.is_some_and(|end| end <= offset)
     }
 
     /// The offset at which the reader ends, if that is not behind `limit`.

@@ -47,6 +47,8 @@ const KEEP: Duration = Duration::from_secs(8);
 enum ForwardError {
     #[error(transparent)]
     Connection(#[from] rtmp_io::Error),
+    #[error("the target did not take the rest of a publication within {} s", FINISH_TIMEOUT.as_secs())]
+    Rest,
     #[error("no sign of life from the target for {} s", DEAD_AFTER / 1_000)]
     Dead,
     #[error(transparent)]
@@ -88,8 +90,12 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
     let mut head = channel.watch();
     loop {
         status.phase.replace(Phase::Idle);
-        let goes_on = head.borrow().is_live && status.failed.get();
-        if head.wait_for(|head| head.is_live).await.is_err() {
+        if status.owes_end() && is_over_for_long(&hub, &channel) {
+            status.forget_end();
+        }
+        let owes_end = status.owes_end();
+        let goes_on = (head.borrow().is_live || owes_end) && status.failed.get();
+        if !owes_end && head.wait_for(|head| head.is_live).await.is_err() {
             return;
         }
         if !goes_on {
@@ -116,6 +122,12 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
     }
 }
 
+/// Whether nobody has published for [`KEEP`]: a target that has not been reached since learns of the end by itself.
+fn is_over_for_long(hub: &Hub, channel: &Channel) -> bool {
+    let idle_since = channel.stream().idle_since();
+    idle_since.is_some_and(|since| u128::from(hub.now().saturating_sub(since)) >= KEEP.as_millis())
+}
+
 /// One connection: publication after publication, until none has come for [`KEEP`].
 async fn forward(
     hub: &Hub,
@@ -129,17 +141,17 @@ async fn forward(
     if status.failed.get() {
         count(&status.reconnects, 1);
     }
-    while let Some(kept) = publication(hub, channel, status, delays, client).await? {
+    loop {
+        client = publication(hub, channel, status, delays, client).await?;
         status.failed.set(false);
         status.phase.replace(Phase::Idle);
-        let Some(again) = keep(hub, channel, kept).await else { return Ok(()) };
+        let Some(again) = keep(hub, channel, client).await else { return Ok(()) };
         client = again;
         status.phase.replace(Phase::Connecting);
         client.session.restart();
         let is_started = |event: Event| event == Event::Started;
         client.run_until(Limit::new(CONNECT_TIMEOUT), &mut vec![0; START_READ], is_started).await?;
     }
-    Ok(())
 }
 
 /// Waits for the next publication; `None` when there is none in time, or the target has closed.
@@ -159,15 +171,15 @@ async fn keep(hub: &Hub, channel: &Channel, mut client: Client) -> Option<Client
     }
 }
 
-/// Forwards one publication to its end on a connection that publishes; gives the connection back, unless the target did not take the
-/// rest in time.
+/// Forwards one publication to its end on a connection that publishes, and gives the connection back. A publication that went over an
+/// earlier connection, and whose end the target does not know, is ended first.
 async fn publication(
     hub: &Hub,
     channel: &Channel,
     status: &ForwardStatus,
     delays: &mut Delays,
     client: Client,
-) -> Result<Option<Client>, ForwardError> {
+) -> Result<Client, ForwardError> {
     if hub.forward_lines.take(hub.now()) {
         info!(stream = %channel.key, target = %status.target.id, "forwarding");
     }
@@ -176,6 +188,9 @@ async fn publication(
     let from = channel.log().start_of_forward(!status.failed.get());
     channel.begin_reader(from);
     status.offset.set(Some(from));
+    if !status.is_open.replace(true) && channel.stream().head().is_live {
+        status.end.set(None);
+    }
     let mut forwarding = Forwarding {
         hub,
         channel,
@@ -185,24 +200,12 @@ async fn publication(
         has_sent: false,
         client,
     };
-    let mut head = channel.watch();
-    let mut ping = interval(PING_EVERY);
-    ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        let is_live = head.borrow_and_update().is_live;
-        let blocked = forwarding.flush()?;
-        if !is_live {
-            return forwarding.finish().await;
+    match forwarding.run(delays).await {
+        Ok(()) => Ok(forwarding.client),
+        Err(ForwardError::Connection(rtmp_io::Error::Lost(lost))) => {
+            Err(forwarding.client.why_lost(lost, &mut vec![0; START_READ], |_| {}).await.into())
         }
-        tokio::select! {
-            changed = head.changed() => if changed.is_err() { return Ok(None) },
-            ready = forwarding.client.socket.readable() => {
-                ready.map_err(rtmp_io::Error::Lost)?;
-                forwarding.read()?;
-            }
-            ready = forwarding.client.socket.writable(), if blocked => ready.map_err(rtmp_io::Error::Lost)?,
-            _ = ping.tick() => if forwarding.check(blocked)? == ForwardState::Live { delays.reset() },
-        }
+        Err(error) => Err(error),
     }
 }
 
@@ -235,9 +238,36 @@ struct Forwarding<'a> {
 }
 
 impl Forwarding<'_> {
-    /// Sends what there is; true if the socket takes no more.
+    /// Forwards the publication, sends what is left at its end, and says so.
+    async fn run(&mut self, delays: &mut Delays) -> Result<(), ForwardError> {
+        let mut head = self.channel.watch();
+        let mut ping = interval(PING_EVERY);
+        ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // An end may be followed by the next publication before this task has its turn.
+            let is_over = !head.borrow_and_update().is_live || self.status.end.get().is_some();
+            let blocked = self.flush()?;
+            if is_over {
+                return self.finish().await;
+            }
+            tokio::select! {
+                changed = head.changed() => if changed.is_err() { return self.finish().await },
+                ready = self.client.socket.readable() => {
+                    ready.map_err(rtmp_io::Error::Lost)?;
+                    self.read()?;
+                }
+                ready = self.client.socket.writable(), if blocked => ready.map_err(rtmp_io::Error::Lost)?,
+                _ = ping.tick() => if self.check(blocked)? == ForwardState::Live { delays.reset() },
+            }
+        }
+    }
+
+    /// Sends what there is of the publication; true if the socket takes no more.
     fn flush(&mut self) -> Result<bool, rtmp_io::Error> {
         let log = self.channel.log();
+        if let Some(end) = self.status.end.get() {
+            self.cursor.end_at(end);
+        }
         // The bound is for peers that only ask; ours asks little.
         let _ = self.cursor.push_control(self.client.session.output());
         let before = self.cursor.bytes_sent();
@@ -277,6 +307,8 @@ impl Forwarding<'_> {
 
     /// Four times a second: looks for signs of life and asks for the next.
     fn check(&mut self, blocked: bool) -> Result<ForwardState, ForwardError> {
+        // A sign of life may wait to be read, however long we did not get to it.
+        self.read()?;
         let now = self.hub.now();
         // Until a frame has gone out on this connection there is nothing to be acknowledged.
         let time = self.channel.log().position(self.cursor.offset()).1.filter(|_| self.has_sent);
@@ -302,13 +334,12 @@ impl Forwarding<'_> {
     }
 
     /// The publication is over: sends what is left and says so.
-    async fn finish(mut self) -> Result<Option<Client>, ForwardError> {
-        match timeout(FINISH_TIMEOUT, self.send_rest()).await {
-            // A target that does not take the rest in time is closed.
-            Err(_) | Ok(Err(rtmp_io::Error::Closed)) => Ok(None),
-            Ok(Err(error)) => Err(error.into()),
-            Ok(Ok(())) => Ok(Some(self.client)),
-        }
+    async fn finish(&mut self) -> Result<(), ForwardError> {
+        timeout(FINISH_TIMEOUT, self.send_rest()).await.map_err(|_| ForwardError::Rest)??;
+        // What is written to a target that has closed reaches nobody.
+        self.read()?;
+        self.status.forget_end();
+        Ok(())
     }
 
     async fn send_rest(&mut self) -> Result<(), rtmp_io::Error> {
@@ -336,7 +367,8 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
-    use crate::ingress::publish;
+    use crate::conn::handle::Conn;
+    use crate::ingress::{Publisher, publish};
 
     /// Frames of the group that is there when the target is connected to, and the bytes of each: together what a slow target needs more
     /// than `DEAD_AFTER` for, and what a kernel would take at once.
@@ -450,6 +482,92 @@ mod tests {
                 target.until(|event| matches!(event, server::Event::Media(_))).await;
                 publisher.finish();
                 target.until(|event| matches!(event, server::Event::Unpublish { .. })).await;
+            }
+        };
+        timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");
+    }
+
+    /// A publication of one frame, `number`.
+    fn publish_frame(hub: &Rc<Hub>, conn: &Rc<Conn>, number: u8) -> Publisher {
+        let publisher = publish(hub, &StreamKey::parse("live", "a").unwrap(), None, conn).unwrap();
+        let payload = vec![0x17, 1, 0, 0, 0, number].into();
+        let timestamp = u32::from(number) * 1_000;
+        assert!(publisher.take(&Message { csid: 4, type_id: VIDEO, msid: 1, timestamp, payload }, hub.now()));
+        publisher.commit();
+        publisher
+    }
+
+    async fn accept(target: &TcpListener) -> Consenting {
+        let (socket, _) = target.accept().await.unwrap();
+        Consenting { socket, session: Session::new(server::Config::default()), unread: Vec::new() }
+    }
+
+    /// What a target is told of publications until `number` have ended: begin, number of each frame, end.
+    async fn seen_until_ends(target: &mut Consenting, number: usize) -> Vec<String> {
+        let mut seen = Vec::new();
+        while seen.iter().filter(|what| *what == "end").count() < number {
+            match target.next().await {
+                server::Event::Publish { .. } => seen.push("begin".to_owned()),
+                server::Event::Media(message) => seen.push(message.payload[5].to_string()),
+                server::Event::Unpublish { .. } => seen.push("end".to_owned()),
+                _ => {}
+            }
+        }
+        seen
+    }
+
+    #[tokio::test]
+    async fn publications_that_follow_each_other_at_once_are_told_apart() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
+        let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
+        let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
+        let _encoder = target.accept().await.unwrap();
+        let test = async {
+            let publisher = publish_frame(&hub, &conn, 1);
+            let mut target = accept(&target).await;
+            target.until(|event| matches!(event, server::Event::Media(_))).await;
+            // The next has media before the forwarder has its turn.
+            publisher.finish();
+            let publisher = publish_frame(&hub, &conn, 2);
+            assert_eq!(seen_until_ends(&mut target, 1).await, ["end"]);
+            target.until(|event| matches!(event, server::Event::Media(_))).await;
+            publisher.finish();
+            publish_frame(&hub, &conn, 3).finish();
+            let publisher = publish_frame(&hub, &conn, 4);
+            assert_eq!(seen_until_ends(&mut target, 1).await, ["end"]);
+            publisher.finish();
+            assert_eq!(seen_until_ends(&mut target, 1).await, ["begin", "4", "end"]);
+        };
+        timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");
+    }
+
+    #[tokio::test]
+    async fn an_end_that_came_while_the_target_was_away_is_told_when_it_is_back() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
+        let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
+        let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
+        let _encoder = target.accept().await.unwrap();
+        let test = async {
+            // Alone, and with another publication behind it.
+            for (is_followed, wanted) in [(false, &["begin", "1", "end"][..]), (true, &["begin", "end"])] {
+                let publisher = publish_frame(&hub, &conn, 1);
+                let mut first = accept(&target).await;
+                first.until(|event| matches!(event, server::Event::Media(_))).await;
+                drop(first);
+                let key = StreamKey::parse("live", "a").unwrap();
+                while hub.find(&key).unwrap().forwards.borrow()[0].offset().is_some() {
+                    tokio::task::yield_now().await;
+                }
+                publisher.finish();
+                let next = is_followed.then(|| publish_frame(&hub, &conn, 2));
+                let mut again = accept(&target).await;
+                assert_eq!(seen_until_ends(&mut again, 1).await, wanted);
+                drop(next);
+                if is_followed {
+                    assert_eq!(seen_until_ends(&mut again, 1).await, ["begin", "2", "end"]);
+                }
             }
         };
         timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");

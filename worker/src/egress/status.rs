@@ -29,6 +29,13 @@ impl Forward {
         self.status.offset.get()
     }
 
+    /// The publication is over at this offset of its log.
+    pub(crate) fn end_at(&self, offset: u64) {
+        if self.status.end.get().is_none() {
+            self.status.end.set(Some(offset));
+        }
+    }
+
     /// `newest` is the stream's newest time while it is published.
     pub(crate) fn stats(&self, newest: Option<u64>, now: u64) -> ForwardStats {
         self.status.stats(newest, now)
@@ -55,6 +62,10 @@ pub(super) struct ForwardStatus {
     pub(super) last_error: RefCell<Option<String>>,
     /// When it was idle or live last, ms.
     pub(super) well: Cell<u64>,
+    /// Whether the target has been given of a publication, and not been told that it is over.
+    pub(super) is_open: Cell<bool>,
+    /// Where that publication, or without one the next that the target may be given, is over, once it is: another may have begun behind it.
+    pub(super) end: Cell<Option<u64>>,
 }
 
 pub(super) enum Phase {
@@ -78,7 +89,20 @@ impl ForwardStatus {
             reconnects: Cell::new(0),
             last_error: RefCell::new(None),
             well: Cell::new(0),
+            is_open: Cell::new(false),
+            end: Cell::new(None),
         }
+    }
+
+    /// Whether the target has still to be told of an end.
+    pub(super) fn owes_end(&self) -> bool {
+        self.is_open.get() && self.end.get().is_some()
+    }
+
+    /// It has been told, or need not be any more.
+    pub(super) fn forget_end(&self) {
+        self.is_open.set(false);
+        self.end.set(None);
     }
 
     /// Lets the connection's [`Liveness`] know something.
