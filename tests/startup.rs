@@ -285,6 +285,13 @@ fn an_added_port_gets_every_running_stream_and_nobody_notices() {
     cluster.await_live("live/other");
     let after = cluster.pids();
     assert_eq!(after.len(), before.len() + 2);
+    for unit in cluster.status().units {
+        let config = fs::read_to_string(&unit.config).unwrap();
+        assert!(
+            config.contains(&format!("memory: auto/{}\n", after.len())),
+            "its share is another: {config}"
+        );
+    }
     assert!(before.iter().all(|(id, pid)| after.get(id) == Some(pid)), "restarted: {before:?} → {after:?}");
     for stream in [STREAM, "live/other"] {
         for host in [6, 7] {

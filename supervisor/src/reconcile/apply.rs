@@ -9,7 +9,7 @@ use control::{Code, Error};
 use super::job::{AwaitReady, Configure, Job, Phase, Step, Turn};
 use super::kernel::{Answer, InForce, Kernel};
 use super::member::Member;
-use super::plan::Plan;
+use super::plan::{Kind, Plan};
 use super::reconciler::{Reconciler, specs};
 use super::steps::STOP_LIMIT;
 use crate::machine::state::{Event, State, Wanted};
@@ -59,7 +59,7 @@ impl Reconciler {
             job.push_first([Step::Commit { file, new: Box::new(new) }, Step::Retry { idle: true }]);
             return Ok(());
         }
-        let ids: Vec<UnitId> = plan.started().cloned().collect();
+        let ids: Vec<UnitId> = plan.units(Kind::Start).cloned().collect();
         let origins: Vec<UnitId> = new.origins.iter().map(Port::id).collect();
         let mut touched = ids.iter().chain(&origins).filter_map(|id| self.member(id));
         if let Some(why) = touched.find_map(Member::left_alone) {
@@ -96,6 +96,12 @@ impl Reconciler {
             .origins
             .iter()
             .map(|origin| Configure::step(new.worker_spec(origin, self.dirs.secret()), true));
+        // Each port's share of memory is smaller by those that were added. One that does not take it now, has it with its next start.
+        let shares: Vec<_> =
+            new.edges.iter().filter(|edge| plan.units(Kind::Configure).any(|id| *id == edge.id())).collect();
+        let told = told.chain(
+            shares.into_iter().map(|edge| Configure::step(new.worker_spec(edge, self.dirs.secret()), false)),
+        );
         let rest = [Step::Commit { file, new: Box::new(new.clone()) }, Step::Retry { idle: false }];
         let steps: Vec<Step> = starts.chain(waits).chain(told).chain(rest).collect();
         job.push_first(steps);
@@ -115,7 +121,7 @@ impl Reconciler {
         Turn::Done
     }
 
-    /// Gives a running origin its new spec, and its next process too.
+    /// Gives a running port its new spec, and its next process too.
     pub(super) fn configure(
         &mut self,
         configure: Configure,
@@ -141,7 +147,11 @@ impl Reconciler {
                 let new = ProcessSpec::Worker((*spec).clone());
                 // The file first: it can be undone, what the process was told cannot.
                 if let Err(why) = kernel.write_config(&new) {
-                    return failed(why);
+                    if is_change {
+                        return failed(why);
+                    }
+                    // Each start writes it again.
+                    tracing::warn!("{why}");
                 }
                 member.spec = new;
                 if !is_live {
@@ -153,8 +163,9 @@ impl Reconciler {
                 return configured(&spec, *before, is_change, job, kernel);
             }
             (Phase::Telling { before }, Some(Answer::Configured(Err(why)))) => {
-                let why = format!("{id} does not take its new forward targets: {why}");
-                if before == spec {
+                let why = format!("{id} does not take its new config: {why}");
+                if before == spec || !is_change {
+                    // Its next process has it.
                     return failed(why);
                 }
                 member.spec = ProcessSpec::Worker((*before).clone());
@@ -256,14 +267,14 @@ impl Reconciler {
             tracing::warn!(%error, "the file before is not in force again");
         }
         let secret = self.dirs.secret();
-        let told = cluster.origins.iter().map(|origin| cluster.worker_spec(origin, secret.clone()));
-        job.push_first(told.map(|spec| Configure::step(spec, false)));
+        let told: Vec<_> = cluster.ports().map(|port| cluster.worker_spec(port, secret.clone())).collect();
+        job.push_first(told.into_iter().map(|spec| Configure::step(spec, false)));
         (self.cluster, self.path) = (cluster.clone(), path);
         Turn::Done
     }
 }
 
-/// An origin has its new spec.
+/// A port has its new spec.
 fn configured(
     spec: &WorkerSpec,
     before: WorkerSpec,

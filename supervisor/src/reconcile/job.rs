@@ -79,7 +79,7 @@ pub(crate) enum Step {
     },
     /// Wait until a unit is ready.
     AwaitReady(AwaitReady),
-    /// Give an origin its new spec.
+    /// Give a port its new spec.
     Configure(Configure),
     /// From here on the new file is in force.
     Commit {

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use cluster::{Cluster, Host, Port, UnitId};
+use cluster::{Cluster, Host, Memory, Port, UnitId};
 use serde::{Deserialize, Serialize};
 
 /// One step, with its reason.
@@ -22,7 +22,7 @@ pub struct Action {
 pub enum Kind {
     /// Start the worker of an added edge port.
     Start,
-    /// Give a running origin its new forward targets; no connection is dropped.
+    /// Give a running port its new forward targets, or its new share of the machine's memory; no connection is dropped.
     Configure,
     /// Cannot be done to a running cluster: it would take `down` and `up`.
     Refuse,
@@ -86,6 +86,14 @@ impl Plan {
                 unit: Some(origin.id()),
                 reason: targets.clone(),
             }));
+            let (before, now) = (current.ports().count(), new.ports().count());
+            let shares = |edge: &&Port| matches!(edge.options.memory, Memory::Auto(_));
+            let kept = current.edges.iter().filter(shares).map(Port::id);
+            actions.extend(kept.map(|unit| Action {
+                kind: Kind::Configure,
+                unit: Some(unit),
+                reason: format!("memory: a share for {before} ports → for {now}"),
+            }));
         }
         Self { actions }
     }
@@ -101,11 +109,11 @@ impl Plan {
         self.actions.iter().filter(|action| action.kind == Kind::Refuse)
     }
 
-    /// The ids of the processes that are started.
-    pub(crate) fn started(&self) -> impl Iterator<Item = &UnitId> {
+    /// The ids of the processes to which `kind` is done.
+    pub(crate) fn units(&self, kind: Kind) -> impl Iterator<Item = &UnitId> {
         self.actions
             .iter()
-            .filter(|action| action.kind == Kind::Start)
+            .filter(move |action| action.kind == kind)
             .filter_map(|action| action.unit.as_ref())
     }
 }
@@ -216,6 +224,8 @@ mod tests {
                 "start edge-127.0.0.6-1937: added to the file",
                 "start edge-127.0.0.8-1935: added to the file",
                 "configure origin-127.0.0.5-1935: 2 more forward targets",
+                "configure edge-127.0.0.6-1935: memory: a share for 3 ports → for 5",
+                "configure edge-127.0.0.6-1936: memory: a share for 3 ports → for 5",
             ]
         );
     }
@@ -224,6 +234,11 @@ mod tests {
     fn every_origin_is_told_of_an_added_port_and_no_origin_is_added_itself() {
         let mut two = guide();
         two.origins.push(port(Role::Origin, "127.0.0.4", 1935));
+        assert_eq!(plan(|new| new.clone_from(&two)), ["cannot change origins: 1 → 2"]);
+        for edge in &mut two.edges {
+            // It has no share.
+            edge.options.memory = Memory::Fixed(300);
+        }
         let mut more = two.clone();
         more.edges.push(port(Role::Edge, "127.0.0.8", 1935));
         let steps: Vec<_> = Plan::compare(&two, &more).actions.iter().map(ToString::to_string).collect();
@@ -235,7 +250,6 @@ mod tests {
                 "configure origin-127.0.0.4-1935: 1 more forward target",
             ]
         );
-        assert_eq!(plan(|new| *new = two), ["cannot change origins: 1 → 2"]);
     }
 
     #[test]
@@ -283,6 +297,6 @@ mod tests {
         new.edges.push(port(Role::Edge, "127.0.0.8", 1935));
         new.edges[0].options.gop_cache = false;
         let plan = Plan::compare(&guide(), &new);
-        assert_eq!((plan.refused().count(), plan.started().count()), (1, 1));
+        assert_eq!((plan.refused().count(), plan.units(Kind::Start).count()), (1, 1));
     }
 }

@@ -383,7 +383,13 @@ impl History {
         }
         if supervisor.queue.runs().is_none() {
             let targets = supervisor.cluster.targets();
+            let ports: Vec<UnitId> = supervisor.cluster.ports().map(cluster::Port::id).collect();
             for member in &supervisor.members {
+                if let (true, cluster::ProcessSpec::Worker(spec)) = (ports.contains(&member.id), &member.spec)
+                {
+                    let share = cluster::Memory::Auto(ports.len() as u32);
+                    assert_eq!(spec.options.memory, share, "{} has another share of the memory", member.id);
+                }
                 if let (Role::Origin, cluster::ProcessSpec::Worker(spec)) = (member.role(), &member.spec) {
                     assert_eq!(spec.forward, targets, "{} has other targets than the cluster", member.id);
                 }
