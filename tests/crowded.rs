@@ -112,6 +112,32 @@ fn players_that_wait_for_nothing_make_room_for_one_that_has_something_to_see() {
 }
 
 #[test]
+fn whoever_makes_room_is_told_so_and_keeps_what_else_its_connection_does() {
+    let cluster = TestCluster::with(|net| net.guide_with("{ max_streams: 2, max_connections: 2 }"));
+    cluster.up();
+    let origin = cluster.net.origin();
+    let mut publishes = stranger(&cluster, "s1", START);
+    publishes.send(&command("createStream", 4.0, &amf::NULL, 0));
+    let name = [&amf::NULL[..], &amf::string("s2"), &amf::string("live")].concat();
+    publishes.send(&command("publish", 5.0, &name, 2));
+    publishes.expect(START);
+    publishes.send(&message(5, 0, 8, 1, b"\xAF\x01first"));
+    let mut plays = waiting(origin, "s1");
+    plays.expect("first");
+    plays.send(&command("createStream", 4.0, &amf::NULL, 0));
+    plays.send(&command("play", 5.0, &[&amf::NULL[..], &amf::string("nobody")].concat(), 2));
+    plays.expect("NetStream.Play.Start");
+
+    let _encoder = publisher(&cluster, "other", START);
+    publishes.expect("All places are taken");
+    let mut newcomer = waiting(origin, "s1");
+    plays.expect("All places are taken");
+    publishes.send(&message(5, 40, 8, 1, b"\xAF\x01second"));
+    newcomer.expect("second");
+    plays.expect("second");
+}
+
+#[test]
 fn an_address_that_publishes_name_after_name_is_refused_and_others_are_not() {
     let cluster = TestCluster::guide();
     cluster.up();

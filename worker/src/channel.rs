@@ -23,6 +23,12 @@ pub(crate) struct Channel {
     head: watch::Sender<Head>,
     /// Whether media have come since its players were last told of an end.
     pub(crate) is_open: Cell<bool>,
+    /// When its publication began, ms.
+    pub(crate) began: Cell<u64>,
+    /// Which publication of the port it is.
+    pub(crate) number: Cell<u64>,
+    /// Its publication is to make room for another.
+    pub(crate) makes_room: Cell<bool>,
     /// Seconds for which the name has carried a stream.
     pub(crate) carried: Cell<u32>,
     /// Whether the flush task knows that there is something to send.
@@ -40,6 +46,9 @@ impl Channel {
             forwards: RefCell::default(),
             head: watch::Sender::new(Head::default()),
             is_open: Cell::new(false),
+            began: Cell::new(0),
+            number: Cell::new(0),
+            makes_room: Cell::new(false),
             carried: Cell::new(0),
             dirty: Cell::new(false),
         }

@@ -38,6 +38,8 @@ pub(crate) struct Hub {
     /// Names this process in the names of its streams' clocks.
     process: String,
     channels_made: Cell<u64>,
+    /// Publications so far.
+    pub(crate) publications: Cell<u64>,
     epoch: Instant,
     pub(crate) counters: Counters,
     pub(crate) tally: Tally,
@@ -73,6 +75,7 @@ impl Hub {
             secret,
             process: format!("{:016x}", getrandom::u64().unwrap_or_else(|_| wall_clock())),
             channels_made: Cell::new(0),
+            publications: Cell::new(0),
             epoch: Instant::now(),
             counters: Counters::default(),
             tally: Tally::default(),
@@ -199,18 +202,22 @@ impl Hub {
                 self.forget_if_useless(channel);
                 continue;
             }
-            let places: Vec<_> = held.iter().filter_map(|channel| self.place(channel)).collect();
+            let places = held.iter().filter_map(|channel| Some((self.place(channel)?, channel)));
+            let (places, published): (Vec<_>, Vec<_>) = places.unzip();
             let is_known = self.known.borrow().has(key);
-            let Some(displaced) = places::displaced(&places, by.source, is_known) else { return false };
+            let displaced = places::displaced(&places, by.source, is_known);
+            let Some(channel) = displaced.and_then(|index| published.get(index)) else { return false };
             self.tally.count(Limit::StreamsRoom, self.now());
-            self.cut(displaced, Cut::MadeRoom);
+            channel.makes_room.set(true);
+            // Its task ends the publication.
+            self.publisher(channel).inspect(|conn| conn.wake());
         }
     }
 
-    /// Whether its publisher is being ended.
+    /// Whether its publication is being ended.
     fn is_leaving(&self, channel: &Channel) -> bool {
-        let conn = self.publisher(channel);
-        conn.is_some_and(|conn| conn.is_cut().is_some())
+        let publisher = self.publisher(channel);
+        publisher.is_some_and(|conn| channel.makes_room.get() || conn.is_cut().is_some())
     }
 
     fn publisher(&self, channel: &Channel) -> Option<Rc<Conn>> {
@@ -220,7 +227,7 @@ impl Hub {
 
     fn place(&self, channel: &Channel) -> Option<Place> {
         let conn = self.publisher(channel)?;
-        let is_young = self.now().saturating_sub(conn.began.get()) < JUDGED_AFTER;
+        let is_young = self.now().saturating_sub(channel.began.get()) < JUDGED_AFTER;
         let standing = if self.known.borrow().has(&channel.key) {
             Standing::Known
         } else if is_young || self.carries(channel) {
@@ -228,7 +235,7 @@ impl Hub {
         } else {
             Standing::Idle
         };
-        Some(Place { source: conn.source, standing, by: conn.id })
+        Some(Place { source: conn.source, standing, number: channel.number.get() })
     }
 
     /// Whether more than next to nothing is published there.
@@ -240,10 +247,12 @@ impl Hub {
     /// Makes a place for one more player, `conn`, which `has_media` before it or would wait: one of those who wait goes. False if
     /// none has to.
     pub(crate) fn displace_waiting(&self, conn: &Conn, has_media: bool) -> bool {
-        let waiting: Vec<_> = self.channels().iter().flat_map(|channel| waiting(channel)).collect();
-        let Some(displaced) = places::gives_way(&waiting, conn.source, has_media) else { return false };
+        let players: Vec<_> = self.channels().iter().flat_map(|channel| waiting(channel)).collect();
+        let waiting: Vec<_> = players.iter().map(|player| place_of(player)).collect();
+        let displaced = places::gives_way(&waiting, conn.source, has_media);
+        let Some(player) = displaced.and_then(|index| players.get(index)) else { return false };
         self.tally.count(Limit::PlayersRoom, self.now());
-        self.cut(displaced, Cut::MadeRoom);
+        player.make_room();
         true
     }
 
@@ -253,14 +262,15 @@ impl Hub {
         if channels.len() < NAMES_MAX {
             return;
         }
-        let names: Vec<_> = channels.iter().map(|channel| (channel, waiting(channel))).collect();
+        let places = |channel| waiting(channel).iter().map(|player| place_of(player)).collect();
+        let names: Vec<(_, Vec<_>)> = channels.iter().map(|channel| (channel, places(channel))).collect();
         let Some(given_up) = places::name_given_up(names.iter().map(|(name, waiting)| (*name, &waiting[..])))
         else {
             return;
         };
         self.tally.count(Limit::Names, self.now());
         for player in given_up.players.borrow().iter() {
-            player.conn.cut(Cut::MadeRoom);
+            player.make_room();
         }
         // Its players hold it until they are gone.
         self.channels.borrow_mut().remove(&given_up.key);
@@ -340,13 +350,17 @@ impl Hub {
 }
 
 /// Those who wait for the name of a channel without media.
-fn waiting(channel: &Channel) -> Vec<Waiting> {
+fn waiting(channel: &Channel) -> Vec<Rc<Player>> {
     if channel.is_held() {
         return Vec::new();
     }
     let players = channel.players.borrow();
-    let staying = players.iter().filter(|player| player.conn.is_cut().is_none());
-    staying.map(|player| Waiting { source: player.conn.source, conn: player.conn.id }).collect()
+    let is_staying = |player: &&Rc<Player>| player.conn.is_cut().is_none() && player.ended().is_none();
+    players.iter().filter(is_staying).cloned().collect()
+}
+
+fn place_of(player: &Player) -> Waiting {
+    Waiting { source: player.conn.source, conn: player.conn.id }
 }
 
 /// Milliseconds since 1970, within 31 bits so that a stream's clock meets the 32-bit wrap only after weeks. As the start of

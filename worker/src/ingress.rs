@@ -61,7 +61,9 @@ pub(crate) fn publish(
         None => Sender::Encoder { clock: wall_clock() },
     };
     let (id, replaced) = channel.stream_mut().publish(conn.id, sender, hub.now());
-    conn.began.set(hub.now());
+    channel.began.set(hub.now());
+    channel.number.set(hub.publications.replace(hub.publications.get() + 1));
+    channel.makes_room.set(false);
     // By another connection; one may publish on several of its message streams.
     if let Some(replaced) = replaced.filter(|replaced| *replaced != conn.id) {
         hub.cut(replaced, Cut::Replaced);
@@ -85,6 +87,11 @@ fn bad_name(description: String) -> Refusal {
 impl Publisher {
     pub(crate) fn key(&self) -> &StreamKey {
         &self.channel.key
+    }
+
+    /// Whether its publication is to make room for another.
+    pub(crate) fn makes_room(&self) -> bool {
+        self.channel.makes_room.get()
     }
 
     /// Takes one message; true if it was media. The first media starts the forwarders: a name alone costs no connection. In a flood of names they start

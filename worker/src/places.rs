@@ -5,6 +5,7 @@
 //! that whoever takes all places while an encoder restarts does not keep it out. Of players, those who wait for a name that has no
 //! media go first, the oldest of the address that most of them come from.
 
+use std::cmp::Reverse;
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -44,13 +45,13 @@ pub(crate) struct Place {
     /// See [`source`].
     pub(crate) source: IpAddr,
     pub(crate) standing: Standing,
-    /// Larger is younger.
-    pub(crate) by: ConnId,
+    /// Of all publications of the port: larger is younger.
+    pub(crate) number: u64,
 }
 
-/// Who makes room for a publisher from `source`, whose name `is_known` or not, when all of `places` are taken: nobody, if it has
-/// no better right.
-pub(crate) fn displaced(places: &[Place], source: IpAddr, is_known: bool) -> Option<ConnId> {
+/// Which of `places`, all that there are, makes room for a publisher from `source`, whose name `is_known` or not: none, if it has no
+/// better right.
+pub(crate) fn displaced(places: &[Place], source: IpAddr, is_known: bool) -> Option<usize> {
     let mut counts: HashMap<IpAddr, usize> = HashMap::new();
     for place in places {
         *counts.entry(place.source).or_default() += 1;
@@ -66,8 +67,9 @@ pub(crate) fn displaced(places: &[Place], source: IpAddr, is_known: bool) -> Opt
             Standing::Known => is_known && is_over,
         }
     };
-    let worst = |place: &&Place| (place.standing, usize::MAX - of(place), u64::MAX - place.by.0);
-    places.iter().filter(|place| yields(place)).min_by_key(worst).map(|place| place.by)
+    let worst =
+        |(_, place): &(usize, &Place)| (place.standing, usize::MAX - of(place), u64::MAX - place.number);
+    places.iter().enumerate().filter(|(_, place)| yields(place)).min_by_key(worst).map(|(index, _)| index)
 }
 
 /// A player that waits for a name without media.
@@ -79,17 +81,18 @@ pub(crate) struct Waiting {
     pub(crate) conn: ConnId,
 }
 
-/// Who of `waiting` makes room for a player from `source`. One that `has_media` before it has the better right; one that would
+/// Which of `waiting` makes room for a player from `source`. One that `has_media` before it has the better right; one that would
 /// wait too has it only against an address from which more wait.
-pub(crate) fn gives_way(waiting: &[Waiting], source: IpAddr, has_media: bool) -> Option<ConnId> {
-    let mut counts: HashMap<IpAddr, (usize, ConnId)> = HashMap::new();
-    for one in waiting {
-        let (count, oldest) = counts.entry(one.source).or_insert((0, one.conn));
+pub(crate) fn gives_way(waiting: &[Waiting], source: IpAddr, has_media: bool) -> Option<usize> {
+    let mut counts: HashMap<IpAddr, (usize, (ConnId, usize))> = HashMap::new();
+    for (index, one) in waiting.iter().enumerate() {
+        let (count, oldest) = counts.entry(one.source).or_insert((0, (one.conn, index)));
         *count += 1;
-        *oldest = (*oldest).min(one.conn);
+        *oldest = (*oldest).min((one.conn, index));
     }
     let own = counts.get(&source).map_or(0, |(count, _)| *count);
-    let (count, oldest) = counts.into_values().max_by_key(|(count, oldest)| (*count, u64::MAX - oldest.0))?;
+    let (count, (_, oldest)) =
+        counts.into_values().max_by_key(|(count, oldest)| (*count, Reverse(*oldest)))?;
     (has_media || count > own + 1).then_some(oldest)
 }
 
@@ -167,23 +170,21 @@ mod tests {
 
     /// Publications from address `n`, numbered from `first` on.
     fn places(n: u8, standing: Standing, first: u64, count: u64) -> Vec<Place> {
-        (first..first + count)
-            .map(|number| Place { source: address(n), standing, by: ConnId(number) })
-            .collect()
+        (first..first + count).map(|number| Place { source: address(n), standing, number }).collect()
     }
 
     #[test]
     fn one_that_sends_nothing_makes_room_for_anybody_even_of_its_own_address() {
         let all = [places(1, Carrying, 0, 3), places(1, Idle, 3, 1)].concat();
-        assert_eq!(displaced(&all, address(1), false), Some(ConnId(3)));
-        assert_eq!(displaced(&all, address(2), true), Some(ConnId(3)));
+        assert_eq!(displaced(&all, address(1), false), Some(3));
+        assert_eq!(displaced(&all, address(2), true), Some(3));
     }
 
     #[test]
     fn an_address_with_more_than_its_share_gives_its_youngest_to_one_that_has_less() {
         let all = [places(1, Carrying, 0, 60), places(2, Carrying, 60, 4)].concat();
-        assert_eq!(displaced(&all, address(3), false), Some(ConnId(59)));
-        assert_eq!(displaced(&all, address(2), false), Some(ConnId(59)));
+        assert_eq!(displaced(&all, address(3), false), Some(59));
+        assert_eq!(displaced(&all, address(2), false), Some(59));
         assert_eq!(displaced(&all, address(1), false), None, "it has its share");
         let even: Vec<_> = (0..64).flat_map(|n| places(n, Carrying, n.into(), 1)).collect();
         assert_eq!(displaced(&even, address(99), false), None, "nobody has more than one");
@@ -193,10 +194,10 @@ mod tests {
     fn a_known_name_keeps_its_place_and_gets_it_back() {
         let farm = places(1, Known, 0, 64);
         assert_eq!(displaced(&farm, address(2), false), None, "a stranger displaces no known name");
-        assert_eq!(displaced(&farm, address(2), true), Some(ConnId(63)), "a known one has a share");
+        assert_eq!(displaced(&farm, address(2), true), Some(63), "a known one has a share");
         assert_eq!(displaced(&farm, address(1), true), None);
         let strangers: Vec<_> = (0..64).flat_map(|n| places(n, Carrying, n.into(), 1)).collect();
-        assert_eq!(displaced(&strangers, address(99), true), Some(ConnId(63)), "whoever came last");
+        assert_eq!(displaced(&strangers, address(99), true), Some(63), "whoever came last");
     }
 
     fn waiting(n: u8, first: u64, count: u64) -> Vec<Waiting> {
@@ -206,9 +207,9 @@ mod tests {
     #[test]
     fn who_waits_makes_room_for_who_has_something_to_see_and_the_crowd_for_who_waits_alone() {
         let all = [waiting(1, 0, 1), waiting(2, 1, 100)].concat();
-        assert_eq!(gives_way(&all, address(3), true), Some(ConnId(1)), "the oldest of the crowd");
-        assert_eq!(gives_way(&all, address(2), true), Some(ConnId(1)));
-        assert_eq!(gives_way(&all, address(3), false), Some(ConnId(1)));
+        assert_eq!(gives_way(&all, address(3), true), Some(1), "the oldest of the crowd");
+        assert_eq!(gives_way(&all, address(2), true), Some(1));
+        assert_eq!(gives_way(&all, address(3), false), Some(1));
         assert_eq!(gives_way(&all, address(2), false), None, "the crowd gains nothing by asking again");
         assert_eq!(gives_way(&[], address(3), true), None);
     }

@@ -106,7 +106,7 @@ impl Driver {
                 Some(Cut::Lost) if is_publishing => self.is_deaf = true,
                 Some(cut) => return Poll::Ready(End::Cut(cut)),
             }
-            if let Err(end) = self.end_plays() {
+            if let Err(end) = self.end_activities() {
                 return self.last_words(end);
             }
             match self.write(cx) {
@@ -172,13 +172,19 @@ impl Driver {
         Ok(true)
     }
 
-    /// Ends the plays that have had all that they get.
-    fn end_plays(&mut self) -> Result<(), End> {
+    /// Ends the plays that have had all that they get, and what makes room for others.
+    fn end_activities(&mut self) -> Result<(), End> {
         loop {
-            let ended =
-                self.players().find_map(|playing| Some((playing.player.msid, playing.player.ended()?)));
+            let now = self.hub.now();
+            let ended = self.streams.iter().find_map(|(msid, activity)| match activity {
+                Activity::Publishing(publisher) => publisher.makes_room().then_some((*msid, None)),
+                Activity::Playing(playing) => Some((*msid, Some(playing.player.ended()?))),
+            });
             let Some((msid, why)) = ended else { return Ok(()) };
-            self.machine.end_play(msid, why, self.hub.now());
+            match why {
+                None => self.machine.make_room(msid, now),
+                Some(why) => self.machine.end_play(msid, why, now),
+            }
             self.leave(msid)?;
             self.pass_replies()?;
             self.conn.set_deadline(self.machine.deadline());
@@ -390,7 +396,8 @@ impl Driver {
         match activity {
             Activity::Publishing(publisher) => {
                 if self.takes_line() {
-                    info!(peer = %self.conn.peer, stream = %publisher.key(), "unpublished");
+                    let makes_room = publisher.makes_room();
+                    info!(peer = %self.conn.peer, stream = %publisher.key(), makes_room, "unpublished");
                 }
                 publisher.finish();
                 Ok(())

@@ -20,9 +20,6 @@ pub(crate) enum Cut {
     #[error("made room: all connections are taken and this one neither published nor played")]
     Evicted,
     /// See the message.
-    #[error("made room: all places are taken, and it had less right to one than who came")]
-    MadeRoom,
-    /// See the message.
     #[error("the port's memory is used up, and it held much of it")]
     Memory,
     /// See the message.
@@ -63,9 +60,7 @@ impl End {
             | Self::Cut(Cut::Idle | Cut::Silent | Cut::Stuck | Cut::Memory) => true,
             Self::Closed
             | Self::Io(_)
-            | Self::Cut(
-                Cut::Replaced | Cut::Evicted | Cut::MadeRoom | Cut::Lingered | Cut::Lost | Cut::Bug,
-            ) => false,
+            | Self::Cut(Cut::Replaced | Cut::Evicted | Cut::Lingered | Cut::Lost | Cut::Bug) => false,
         }
     }
 }

@@ -21,8 +21,6 @@ pub(crate) struct Conn {
     pub(crate) source: IpAddr,
     /// What it holds of the port's memory.
     pub(crate) holding: Holding,
-    /// When it began to publish, ms.
-    pub(crate) began: Cell<u64>,
     pub(crate) socket: TcpStream,
     cut: Cell<Option<Cut>>,
     /// When its task is to look at the time, ms.
@@ -41,7 +39,6 @@ impl Conn {
             peer,
             source: places::source(peer),
             holding: Holding::default(),
-            began: Cell::new(0),
             socket,
             cut: Cell::new(None),
             deadline: Cell::new(None),

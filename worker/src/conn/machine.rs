@@ -15,7 +15,7 @@
 
 use std::collections::BTreeMap;
 
-use rtmp::server::{Config, Event, PlayEnd, Session, StreamKey};
+use rtmp::server::{Config, Event, PlayEnd, PublishEnd, Session, StreamKey};
 use rtmp::{auth, chunk, wire};
 use stream::{CONTROL_MAX, Track};
 
@@ -305,9 +305,18 @@ impl Machine {
         self.session.end_play(msid, why);
         self.streams.remove(&msid);
         self.heard = now;
-        if why == PlayEnd::Unpublished && self.streams.is_empty() {
-            self.closing = Some(now);
+        match why {
+            PlayEnd::Unpublished if self.streams.is_empty() => self.closing = Some(now),
+            PlayEnd::MadeRoom => self.refused = Some(now),
+            PlayEnd::Unpublished | PlayEnd::Complete => {}
         }
+    }
+
+    /// What is published on `msid` makes room for another, and is told so. Whatever else it does goes on.
+    pub(crate) fn make_room(&mut self, msid: u32, now: u64) {
+        self.session.end_publish(msid, PublishEnd::MadeRoom);
+        self.streams.remove(&msid);
+        self.refused = Some(now);
     }
 
     /// The last player is none any more: `rest` is what it is still owed, `owed` bytes of it the rest of a message.
@@ -339,7 +348,7 @@ impl Machine {
                 Ok(None)
             }
             Some((_, Due::Unpublish(msid))) => {
-                self.session.end_publish(msid);
+                self.session.end_publish(msid, PublishEnd::Idle);
                 self.streams.remove(&msid);
                 Ok(Some(Wish::Stop { msid }))
             }
@@ -658,6 +667,18 @@ mod tests {
         assert!(matches!(pair.machine.handle_timeout(pair.now), Ok(Some(Wish::Stop { msid: 2 }))));
         assert!(matches!(pair.say(&media(1, &[0xAF, 1])), Some(Wish::Media(_))));
         assert_eq!(cut_after(&mut pair.machine, pair.now), (PATIENCE.normal, Cut::Silent));
+    }
+
+    #[test]
+    fn a_publication_that_makes_room_ends_alone_and_a_connection_that_has_no_other_lingers() {
+        let mut pair = publishing();
+        assert!(matches!(pair.say(&ask("publish", "b", 2)), Some(Wish::Publish { msid: 2, .. })));
+        pair.machine.accept(0);
+        pair.machine.make_room(2, 100);
+        assert!(pair.say(&media(2, &[0xAF, 1])).is_none(), "its media go nowhere");
+        assert!(matches!(pair.say(&media(1, &[0xAF, 1])), Some(Wish::Media(message)) if message.msid == 1));
+        pair.machine.make_room(1, 200);
+        assert_eq!(cut_after(&mut pair.machine, 200), (LINGER, Cut::Lingered));
     }
 
     #[test]

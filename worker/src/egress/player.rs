@@ -55,6 +55,13 @@ impl Player {
         self.cursor.borrow_mut().end_at(offset);
     }
 
+    /// It waits for a name in vain, and is to make room for another.
+    pub(crate) fn make_room(&self) {
+        self.end.set(PlayEnd::MadeRoom);
+        self.has_all.set(true);
+        self.conn.wake();
+    }
+
     /// Replies of the session, for the next boundary of messages; false if there are too many of them already.
     pub(crate) fn push_control(&self, replies: &mut Vec<u8>) -> bool {
         let mut cursor = self.cursor.borrow_mut();

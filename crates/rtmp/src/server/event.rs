@@ -103,6 +103,17 @@ pub enum PlayEnd {
     Complete,
     /// The publication is over.
     Unpublished,
+    /// All places are taken, and another has more right to one.
+    MadeRoom,
+}
+
+/// Why a publication is ended that its client goes on with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublishEnd {
+    /// Nothing was sent for too long.
+    Idle,
+    /// All places are taken, and another has more right to one.
+    MadeRoom,
 }
 
 /// The client broke the protocol or a limit. The output may hold a last reply; flush it if possible, then close.

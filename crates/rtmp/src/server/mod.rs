@@ -9,6 +9,6 @@ mod session;
 mod tests;
 
 pub use config::Config;
-pub use event::{Auth, Error, Event, MAX_ACTIVE, MAX_BEFORE_CONNECT, MAX_OUTPUT, PlayEnd};
+pub use event::{Auth, Error, Event, MAX_ACTIVE, MAX_BEFORE_CONNECT, MAX_OUTPUT, PlayEnd, PublishEnd};
 pub use key::{KeyError, StreamKey};
 pub use session::Session;

@@ -1,6 +1,6 @@
 //! What the server says.
 
-use super::PlayEnd;
+use super::{PlayEnd, PublishEnd};
 use crate::amf0::Value;
 use crate::link::{Output, object, user_control};
 use crate::message_type;
@@ -99,6 +99,16 @@ pub(super) fn play_started(output: &mut Output, msid: u32, resets: bool) {
     output.data(msid, &["|RtmpSampleAccess".into(), true.into(), true.into()]);
 }
 
+const MADE_ROOM: &str = "All places are taken, and another had more right to this one.";
+
+pub(super) fn publish_ended(output: &mut Output, msid: u32, why: PublishEnd) {
+    let (code, description) = match why {
+        PublishEnd::Idle => ("NetStream.Publish.Idle", "Nothing was sent."),
+        PublishEnd::MadeRoom => ("NetStream.Publish.Denied", MADE_ROOM),
+    };
+    on_status(output, msid, "error", code, description);
+}
+
 /// FFmpeg and librtmp end at the status, GStreamer at the end of the stream.
 pub(super) fn play_ended(output: &mut Output, msid: u32, why: PlayEnd) {
     match why {
@@ -109,6 +119,7 @@ pub(super) fn play_ended(output: &mut Output, msid: u32, why: PlayEnd) {
         PlayEnd::Unpublished => {
             on_status(output, msid, "status", "NetStream.Play.UnpublishNotify", "The publication is over.");
         }
+        PlayEnd::MadeRoom => on_status(output, msid, "error", "NetStream.Play.Failed", MADE_ROOM),
     }
     output.user_control(user_control::STREAM_EOF, msid);
     play_stopped(output, msid);

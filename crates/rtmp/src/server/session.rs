@@ -5,7 +5,7 @@ mod streams;
 
 use self::streams::{Activity, Streams};
 use super::reply;
-use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT, PlayEnd};
+use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT, PlayEnd, PublishEnd};
 use crate::chunk::{Message, ReadError};
 use crate::handshake::Handshaking;
 use crate::link::{self, Command, Link, user_control};
@@ -171,17 +171,11 @@ impl Session {
         reply::on_status(&mut self.link.output, msid, "error", code, description);
     }
 
-    /// Ends what is published on `msid`, which has sent nothing for too long, and says so; the others go on.
-    pub fn end_publish(&mut self, msid: u32) {
+    /// Ends what is published on `msid`, and says why; the others go on.
+    pub fn end_publish(&mut self, msid: u32, why: PublishEnd) {
         if self.streams.find(msid) == Some(Activity::Publishing) {
             self.streams.stop(msid);
-            reply::on_status(
-                &mut self.link.output,
-                msid,
-                "error",
-                "NetStream.Publish.Idle",
-                "Nothing was sent.",
-            );
+            reply::publish_ended(&mut self.link.output, msid, why);
         }
     }
 

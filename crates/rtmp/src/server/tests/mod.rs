@@ -255,7 +255,7 @@ fn answers_to_questions_nobody_asked_do_nothing() {
     let mut session = Session::new(Config::default());
     session.ping(1);
     session.end_play(1, PlayEnd::Complete);
-    session.end_publish(1);
+    session.end_publish(1, PublishEnd::MadeRoom);
     assert!(session.output().is_empty());
 }
 
