@@ -1,12 +1,16 @@
 //! Accepting connections.
 
+use std::future::poll_fn;
 use std::rc::Rc;
+use std::task::Poll;
 use std::time::Duration;
 
 use rtmp_io::socket;
 use rustix::io::Errno;
+use rustix::net::sockopt::set_socket_linger;
 use tokio::net::TcpListener;
-use tokio::task::JoinSet;
+use tokio::task::coop::unconstrained;
+use tokio::task::{JoinError, JoinSet, yield_now};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
@@ -16,20 +20,45 @@ use crate::hub::Hub;
 /// Wait after an accept that failed for want of descriptors or memory: connections stay in the backlog.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// Connections that are accepted in one go; then others have their turn.
+const ACCEPTS_PER_TURN: usize = 64;
+/// So many accepted without the queue having been empty once: others wait, and a flood is refused.
+const CROWD: usize = 128;
+
 /// Accepts until the task is dropped; the connections end with it.
 pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
     let mut connections = JoinSet::new();
+    // Accepted since the queue was empty.
+    let mut row = 0_usize;
     loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            Some(ended) = connections.join_next() => {
-                if let Err(error) = ended {
-                    warn!(%error, "a connection's task failed");
-                }
-                continue;
+        // Else a turn of the runtime would look like an empty queue.
+        let accepted = unconstrained(poll_fn(|cx| {
+            if let Poll::Ready(accepted) = listener.poll_accept(cx) {
+                return Poll::Ready(Some(accepted));
             }
-        };
+            row = 0;
+            match connections.poll_join_next(cx) {
+                Poll::Ready(Some(ended)) => {
+                    look_at(ended);
+                    Poll::Ready(None)
+                }
+                Poll::Ready(None) | Poll::Pending => Poll::Pending,
+            }
+        }))
+        .await;
+        let Some(accepted) = accepted else { continue };
+        row += 1;
+        if row.is_multiple_of(ACCEPTS_PER_TURN) {
+            while let Some(ended) = connections.try_join_next() {
+                look_at(ended);
+            }
+            yield_now().await;
+        }
         match accepted {
+            Ok((socket, peer)) if row > CROWD && hub.is_flood(peer) => {
+                // A reset leaves nothing behind.
+                let _ = set_socket_linger(&socket, Some(Duration::ZERO));
+            }
             Ok((socket, peer)) => {
                 if let Err(error) = socket::set_options(&socket) {
                     // It is gone already.
@@ -53,5 +82,61 @@ pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
                 _ => debug!(%error, "a connection was lost before it was accepted"),
             },
         }
+    }
+}
+
+fn look_at(ended: Result<(), JoinError>) {
+    if let Err(error) = ended {
+        warn!(%error, "a connection's task failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpStream};
+
+    use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
+    use tokio::net::TcpSocket;
+    use tokio::task::LocalSet;
+
+    use super::*;
+
+    /// How many of `count` connections are taken in and how many refused, when all wait in the queue at once.
+    async fn accepted_and_refused(count: u64, stays: bool) -> (u64, u64) {
+        let spec = WorkerSpec {
+            id: UnitId::worker(Role::Edge, "127.0.0.1", 1935),
+            cluster: "test".to_owned(),
+            role: Role::Edge,
+            host: "127.0.0.1".to_owned(),
+            listen: "127.0.0.1:1935".parse().unwrap(),
+            options: WorkerOptions::default(),
+            sources: Vec::new(),
+            forward: Vec::new(),
+            secret_file: "/none".into(),
+        };
+        let hub = Hub::new(spec, vec![7; 32]);
+        let listener = TcpSocket::new_v4().unwrap();
+        listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let listener = Rc::new(listener.listen(1_024).unwrap());
+        let address: SocketAddr = listener.local_addr().unwrap();
+        let comes = |_| Some(TcpStream::connect(address).unwrap()).filter(|_| stays);
+        let _crowd: Vec<_> = (0..count).filter_map(comes).collect();
+        let accepting = tokio::task::spawn_local(accept(Rc::clone(&hub), listener));
+        let ended = || (hub.counters.accepted.get(), hub.tally.refused());
+        while ended().0 + ended().1 < count {
+            yield_now().await;
+        }
+        accepting.abort();
+        ended()
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_connections_that_come_to_nothing_is_refused_and_a_crowd_that_stays_is_not() {
+        let test = async {
+            let (accepted, refused) = accepted_and_refused(600, false).await;
+            assert!((200..600).contains(&accepted), "{accepted} accepted, {refused} refused");
+            assert_eq!(accepted_and_refused(300, true).await, (300, 0));
+        };
+        LocalSet::new().run_until(test).await;
     }
 }

@@ -17,6 +17,11 @@ const FORWARDS_OF_ONE: u32 = 32;
 const PUBLISHES_OF_ONE: u32 = 2;
 /// Of a port of fewer streams, the same counts as for so many: its one encoder may be restarted often.
 const LEAST_STREAMS: u32 = 64;
+/// The length of a window of connections, ms: whoever is refused comes again.
+const CONNECT_WINDOW: u64 = 1_000;
+/// Connections of one address within [`CONNECT_WINDOW`] that come to nothing, which ended and neither published nor played. While
+/// others wait in the queue, more are refused: no client does that, and whoever plays or publishes does not count.
+const VOIDS_OF_ONE: u32 = 200;
 /// Addresses that are told apart within one window; all others share.
 const ADDRESSES_MAX: usize = 4_096;
 
@@ -78,8 +83,10 @@ impl Budget {
 }
 
 /// What each address may do within one window.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Sources {
+    /// Its length, ms.
+    window: u64,
     window_began: Cell<u64>,
     done: RefCell<HashMap<Option<IpAddr>, Done>>,
 }
@@ -89,9 +96,33 @@ struct Done {
     lines: u32,
     forwards: u32,
     publishes: u32,
+    voids: u32,
 }
 
 impl Sources {
+    /// For what is done by those who have a connection.
+    pub(crate) fn of_peers() -> Self {
+        Self { window: WINDOW, window_began: Cell::new(0), done: RefCell::default() }
+    }
+
+    /// For connections.
+    pub(crate) fn of_connections() -> Self {
+        Self { window: CONNECT_WINDOW, ..Self::of_peers() }
+    }
+
+    /// A connection of `source` came to nothing.
+    pub(crate) fn note_void(&self, source: IpAddr, now: u64) {
+        self.take(source, now, 0, |done| &mut done.voids);
+    }
+
+    /// Whether as many connections of `source` came to nothing as may in one window.
+    pub(crate) fn has_many_voids(&self, source: IpAddr, now: u64) -> bool {
+        self.begin_window(now);
+        let done = self.done.borrow();
+        let done = done.get(&Some(source)).or_else(|| done.get(&None));
+        done.is_some_and(|done| done.voids >= VOIDS_OF_ONE)
+    }
+
     /// Whether `source` may cause one more log line.
     pub(crate) fn take_line(&self, source: IpAddr, now: u64) -> bool {
         self.take(source, now, LINES_OF_ONE, |done| &mut done.lines)
@@ -109,15 +140,19 @@ impl Sources {
     }
 
     fn take(&self, source: IpAddr, now: u64, most: u32, what: impl Fn(&mut Done) -> &mut u32) -> bool {
+        self.begin_window(now);
         let mut done = self.done.borrow_mut();
-        if now.saturating_sub(self.window_began.get()) >= WINDOW {
-            self.window_began.set(now);
-            *done = HashMap::new();
-        }
         let is_known = done.contains_key(&Some(source)) || done.len() < ADDRESSES_MAX;
         let count = what(done.entry(is_known.then_some(source)).or_default());
         *count = count.saturating_add(1);
         *count <= most
+    }
+
+    fn begin_window(&self, now: u64) {
+        if now.saturating_sub(self.window_began.get()) >= self.window {
+            self.window_began.set(now);
+            *self.done.borrow_mut() = HashMap::new();
+        }
     }
 }
 
@@ -127,7 +162,7 @@ mod tests {
 
     #[test]
     fn each_address_has_its_own_and_the_next_window_is_fresh() {
-        let (sources, [a, b]) = (Sources::default(), [1, 2].map(|n| IpAddr::from([192, 0, 2, n])));
+        let (sources, [a, b]) = (Sources::of_peers(), [1, 2].map(|n| IpAddr::from([192, 0, 2, n])));
         let may = |address, now| (0..1_000).filter(|_| sources.take_publish(address, now, 64)).count();
         assert_eq!((may(a, 0), may(a, WINDOW - 1), may(b, 0)), (128, 0, 128));
         assert_eq!(may(a, WINDOW), 128);
@@ -136,8 +171,19 @@ mod tests {
     }
 
     #[test]
+    fn connections_of_an_address_that_come_to_nothing_are_counted_anew_each_second() {
+        let (sources, [a, b]) = (Sources::of_connections(), [1, 2].map(|n| IpAddr::from([192, 0, 2, n])));
+        let voids = |count, now| (0..count).for_each(|_| sources.note_void(a, now));
+        voids(VOIDS_OF_ONE - 1, 0);
+        assert!(!sources.has_many_voids(a, 999));
+        voids(1, 999);
+        assert!(sources.has_many_voids(a, 999) && !sources.has_many_voids(b, 999));
+        assert!(!sources.has_many_voids(a, 1_000));
+    }
+
+    #[test]
     fn addresses_without_number_cost_no_memory_without_end() {
-        let sources = Sources::default();
+        let sources = Sources::of_peers();
         for number in 0..10 * ADDRESSES_MAX as u32 {
             sources.take_line(IpAddr::from(number.to_be_bytes()), 0);
         }

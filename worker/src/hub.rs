@@ -51,6 +51,8 @@ pub(crate) struct Hub {
     pub(crate) forward_lines: Budget,
     /// What each address may cause.
     pub(crate) sources: Sources,
+    /// Connections of each address that came to nothing.
+    connects: Sources,
     known: RefCell<KnownNames<StreamKey>>,
     pub(crate) buffer: RefCell<Box<[u8]>>,
     channels: RefCell<HashMap<StreamKey, Rc<Channel>>>,
@@ -83,7 +85,8 @@ impl Hub {
             lag: Lag::default(),
             conn_lines: Budget::of_lines(),
             forward_lines: Budget::of_lines(),
-            sources: Sources::default(),
+            sources: Sources::of_peers(),
+            connects: Sources::of_connections(),
             known: RefCell::default(),
             buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             channels: RefCell::default(),
@@ -101,6 +104,17 @@ impl Hub {
     /// Monotonic milliseconds of this process.
     pub(crate) fn now(&self) -> u64 {
         u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Whether a connection from `peer` is refused while others wait to be accepted: its address has had too many that came to nothing.
+    /// Never one of the origin.
+    pub(crate) fn is_flood(&self, peer: SocketAddr) -> bool {
+        let is_flood = self.connects.has_many_voids(places::source(peer), self.now())
+            && !self.spec.borrow().sources.contains(&peer.ip().to_canonical());
+        if is_flood {
+            self.tally.count(Limit::ConnectRate, self.now());
+        }
+        is_flood
     }
 
     /// Takes an accepted connection in, if there is a slot for it.
@@ -132,6 +146,9 @@ impl Hub {
     pub(crate) fn release(&self, id: ConnId) {
         if let Some(conn) = self.conns.borrow_mut().remove(&id) {
             self.books.close(&conn.holding);
+            if !conn.was_served.get() {
+                self.connects.note_void(conn.source, self.now());
+            }
         }
         self.slots.borrow_mut().release(id);
     }

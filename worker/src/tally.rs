@@ -16,6 +16,8 @@ const TOLD_EVERY: u64 = 10_000;
 pub(crate) enum Limit {
     /// All slots are taken.
     Connections,
+    /// See [`Sources::has_many_voids`](crate::budget::Sources::has_many_voids).
+    ConnectRate,
     /// `max_connections` players.
     Players,
     /// Names that are played or waited for: one was given up.
@@ -111,6 +113,7 @@ impl Limit {
     fn name(self) -> &'static str {
         match self {
             Self::Connections => "connections",
+            Self::ConnectRate => "connect_rate",
             Self::Players => "max_connections",
             Self::Names => "names",
             Self::Streams => "max_streams",
@@ -128,6 +131,9 @@ impl Limit {
             Self::Connections => {
                 "connections refused: all slots are taken (max_connections, max_streams and the reserve)"
                     .into()
+            }
+            Self::ConnectRate => {
+                "connections refused: their address opened and closed too many within 1 s without a publish or play".into()
             }
             Self::Players => format!("players refused: {max_connections} play (max_connections)"),
             Self::Names => {

@@ -383,6 +383,7 @@ impl Driver {
     }
 
     fn begin(&mut self, msid: u32, activity: Activity) {
+        self.conn.was_served.set(true);
         self.hub.slots.borrow_mut().set_open(self.conn.id, false);
         self.streams.insert(msid, activity);
     }

@@ -19,6 +19,8 @@ pub(crate) struct Conn {
     pub(crate) peer: SocketAddr,
     /// Whose share it uses; see [`places`].
     pub(crate) source: IpAddr,
+    /// It has published or played.
+    pub(crate) was_served: Cell<bool>,
     /// What it holds of the port's memory.
     pub(crate) holding: Holding,
     pub(crate) socket: TcpStream,
@@ -38,6 +40,7 @@ impl Conn {
             id,
             peer,
             source: places::source(peer),
+            was_served: Cell::new(false),
             holding: Holding::default(),
             socket,
             cut: Cell::new(None),
