@@ -25,7 +25,8 @@ use crate::host::last_words::last_words;
 use crate::host::oom::OomKills;
 use crate::host::procfs::{self, Cpu};
 use crate::machine::exit::Exit;
-use crate::machine::health::{Heartbeat, Ladder, judge_name};
+use crate::machine::health::{Ladder, judge_name};
+use crate::machine::heartbeat::Heartbeat;
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{Input, Instance, Report, What};
 

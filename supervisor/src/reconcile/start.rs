@@ -10,7 +10,7 @@ use super::job::{AwaitStart, Job, Step, Turn};
 use super::kernel::Kernel;
 use super::member::Member;
 use super::reconciler::Reconciler;
-use crate::machine::health::Heartbeat;
+use crate::machine::heartbeat::Heartbeat;
 use crate::machine::state::State;
 
 /// Beyond the limit of one start: one more try of a process that died at once.

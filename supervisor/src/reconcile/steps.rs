@@ -7,7 +7,7 @@ use control::{Code, Error};
 use super::job::{AwaitPlay, AwaitReady, Job, Step, Turn};
 use super::kernel::Kernel;
 use super::reconciler::Reconciler;
-use crate::machine::health::Heartbeat;
+use crate::machine::heartbeat::Heartbeat;
 use crate::machine::state::{KILL_REPEAT, STOP_STEP, State};
 
 /// How long `restart` waits for a keyframe of each live stream before it goes on to the next process.

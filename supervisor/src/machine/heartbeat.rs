@@ -1,0 +1,199 @@
+//! Signs of life of a process. Pure: samples in, a verdict out.
+
+use std::time::Duration;
+
+/// Judges signs of life, once a [`Heartbeat::PERIOD`].
+///
+/// Silence is counted in the time that the process had for itself: one that waits for a core or for the disk is slow, and
+/// to start it again would make it slower.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Heartbeat {
+    /// It has said who it is.
+    is_greeted: bool,
+    beats: Option<u64>,
+    /// The beats of the report that is coming in have moved.
+    moves: bool,
+    /// There was a sign of life since the last sample.
+    is_alive: bool,
+    /// There was an answer since the last sample, whatever it said.
+    has_answered: bool,
+    /// Since the last sign of life: what the process had for itself.
+    silent: Duration,
+    /// The same by the clock.
+    passed: Duration,
+}
+
+impl Heartbeat {
+    /// Time between two samples.
+    pub(crate) const PERIOD: Duration = Duration::from_secs(1);
+    /// So long without a sign of life a process is frozen. Less would kill one that a loaded machine let wait; more would
+    /// let its players wait.
+    pub(crate) const LIMIT: Duration = Duration::from_secs(5);
+    /// The same for its first sign, the answer to HELLO: before it, the process reads its files.
+    pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+    /// A sample that is this late says more about the sampler (stopped, starved) than about the process.
+    pub(crate) const LATE: Duration = Duration::from_secs(1);
+
+    /// Of a process that has said who it is to somebody else.
+    pub(crate) fn of_adopted() -> Self {
+        Self { is_greeted: true, ..Self::default() }
+    }
+
+    /// Whether it has said who it is.
+    pub(crate) fn is_greeted(&self) -> bool {
+        self.is_greeted
+    }
+
+    /// It has said who it is.
+    pub(crate) fn handle_hello(&mut self) {
+        (self.is_greeted, self.is_alive) = (true, true);
+    }
+
+    /// It cannot be asked, since its control socket is not there. Whoever removed that file has not stopped the process.
+    pub(crate) fn handle_missing(&mut self) {
+        self.is_alive = true;
+    }
+
+    /// The first packet of a report came.
+    pub(crate) fn handle_beats(&mut self, beats: u64) {
+        self.moves = self.beats.replace(beats) != Some(beats);
+        self.has_answered = true;
+        self.is_alive |= self.moves;
+    }
+
+    /// A further packet of that report came: whoever takes long for a long report still turns.
+    pub(crate) fn handle_packet(&mut self) {
+        self.is_alive |= self.moves;
+    }
+
+    /// Takes one sample: `elapsed` since the one before, and what of it the process had for itself. Returns why it is to
+    /// be killed, if it is frozen.
+    pub(crate) fn handle_sample(&mut self, elapsed: Duration, own: Duration) -> Option<String> {
+        let has_answered = std::mem::take(&mut self.has_answered);
+        if std::mem::take(&mut self.is_alive) || elapsed > Self::PERIOD + Self::LATE {
+            (self.silent, self.passed) = (Duration::ZERO, Duration::ZERO);
+            return None;
+        }
+        self.silent += own;
+        self.passed += elapsed;
+        let limit = if self.is_greeted { Self::LIMIT } else { Self::START_LIMIT };
+        // A timer is never early by much, and may be so each time.
+        if self.silent + Self::PERIOD / 2 < limit {
+            return None;
+        }
+        let seconds = self.passed.as_secs_f32().round();
+        Some(match (self.is_greeted, has_answered) {
+            (false, _) => format!("no answer on its control socket within {seconds} s"),
+            (true, true) => format!("frozen: its data loop stood still for {seconds} s"),
+            (true, false) => format!("frozen: no heartbeat for {seconds} s"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TICK: Duration = Heartbeat::PERIOD;
+
+    fn alive() -> Heartbeat {
+        let mut heartbeat = Heartbeat::of_adopted();
+        heartbeat.handle_beats(1);
+        assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+        heartbeat
+    }
+
+    #[test]
+    fn a_process_that_does_not_answer_is_frozen_after_5_s() {
+        let mut heartbeat = alive();
+        for _ in 0..4 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+        }
+        assert_eq!(heartbeat.handle_sample(TICK, TICK).unwrap(), "frozen: no heartbeat for 5 s");
+    }
+
+    #[test]
+    fn a_process_that_answers_while_its_loop_stands_still_is_frozen_after_5_s() {
+        let mut heartbeat = alive();
+        let mut sample = || {
+            heartbeat.handle_beats(1);
+            heartbeat.handle_packet();
+            heartbeat.handle_sample(TICK, TICK)
+        };
+        for _ in 0..4 {
+            assert_eq!(sample(), None);
+        }
+        assert_eq!(sample().unwrap(), "frozen: its data loop stood still for 5 s");
+    }
+
+    #[test]
+    fn a_process_that_cannot_be_asked_is_not_frozen() {
+        let mut heartbeat = alive();
+        for _ in 0..100 {
+            heartbeat.handle_missing();
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+        }
+    }
+
+    #[test]
+    fn one_beat_starts_the_count_anew() {
+        let mut heartbeat = Heartbeat::of_adopted();
+        for beats in 0..100 {
+            for _ in 0..4 {
+                assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+            }
+            heartbeat.handle_beats(beats);
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+        }
+    }
+
+    #[test]
+    fn a_report_that_takes_longer_than_the_limit_is_a_sign_of_life_from_its_first_packet_on() {
+        let mut heartbeat = alive();
+        heartbeat.handle_beats(2);
+        for _ in 0..60 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+            heartbeat.handle_packet();
+        }
+    }
+
+    #[test]
+    fn a_process_that_waits_for_the_core_or_the_disk_is_slow_and_not_frozen() {
+        let mut heartbeat = alive();
+        for _ in 0..200 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK / 50), None, "4 s of its own in 200 s");
+        }
+        let killed = (0..100).find_map(|_| heartbeat.handle_sample(TICK, TICK / 50)).unwrap();
+        assert!(killed.starts_with("frozen: no heartbeat for 2"), "{killed}");
+    }
+
+    #[test]
+    fn a_start_has_30_s_of_its_own_to_say_who_it_is() {
+        let mut heartbeat = Heartbeat::default();
+        for _ in 0..29 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+        }
+        let late = heartbeat.handle_sample(TICK, TICK);
+        assert_eq!(late.unwrap(), "no answer on its control socket within 30 s");
+        let mut slow = Heartbeat::default();
+        for _ in 0..600 {
+            assert_eq!(slow.handle_sample(TICK, TICK / 50), None);
+        }
+        slow.handle_hello();
+        assert_eq!(slow.handle_sample(TICK, TICK), None);
+    }
+
+    #[test]
+    fn a_supervisor_that_was_stopped_itself_blames_nobody() {
+        let mut heartbeat = alive();
+        for _ in 0..4 {
+            heartbeat.handle_sample(TICK, TICK);
+        }
+        let long = Duration::from_secs(30);
+        assert_eq!(heartbeat.handle_sample(long, long), None);
+        for _ in 0..4 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None, "the count starts anew");
+        }
+        assert!(heartbeat.handle_sample(TICK, TICK).is_some());
+    }
+}
