@@ -1,6 +1,7 @@
 //! What a command means: which cluster, with which file and which state. It is decided here, once, and every command takes
 //! the answer; whatever else may name a cluster or a part of one one day belongs here too.
 
+use std::cell::LazyCell;
 use std::io;
 use std::net::{IpAddr, ToSocketAddrs as _};
 use std::path::{Path, PathBuf};
@@ -118,8 +119,8 @@ impl Subject {
 
     /// The cluster of `file`, once it has been found sound.
     pub(crate) fn of_loaded(global: &Global, file: ClusterFile) -> Result<(Self, Loaded), Failure> {
-        let cluster = parse(&file)?;
         let roots = global.roots()?;
+        let cluster = parse_in(&file, &roots)?;
         let path = if file.path().is_file() {
             std::path::absolute(file.path())
                 .map_err(|e| Failure::usage(format!("{}: no absolute path: {e}", file.path().display())))?
@@ -140,6 +141,11 @@ impl Subject {
     /// Where its state is.
     pub(crate) fn dirs(&self) -> &ClusterDirs {
         &self.dirs
+    }
+
+    /// The state of all clusters.
+    pub(crate) fn roots(&self) -> &StateRoots {
+        &self.roots
     }
 
     /// To ask its supervisor.
@@ -166,7 +172,7 @@ impl Subject {
     /// What its file says, or the one in force where there is none or a broken one.
     pub(crate) fn cluster(&self) -> Result<Cluster, Failure> {
         match &self.file {
-            Some(file) => parse(file)
+            Some(file) => parse_in(file, &self.roots)
                 .or_else(|error| Self::started_from(file.path(), &self.roots, error)?.cluster_in_force()),
             None => self.cluster_in_force(),
         }
@@ -275,7 +281,7 @@ impl Subject {
         let in_force = self.in_force.as_ref().ok_or_else(|| {
             Failure::failed(format!("cluster {} has no file in force; name it: -f FILE", self.name()))
         })?;
-        Ok(parse(in_force)?)
+        Ok(parse_in(in_force, &self.roots)?)
     }
 
     /// Says that the command goes on without its file, and why.
@@ -286,10 +292,22 @@ impl Subject {
 
 /// What a cluster file says; names of hosts are looked up as the system does.
 pub(crate) fn parse(file: &ClusterFile) -> Result<Cluster, FileError> {
-    let resolve = |host: &str| -> io::Result<Vec<IpAddr>> {
-        Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
-    };
-    file.cluster(&resolve)
+    file.cluster(&look_up)
+}
+
+/// The same of a cluster that may run: then a name stands for what it stood for when its ports were brought up.
+pub(crate) fn parse_in(file: &ClusterFile, roots: &StateRoots) -> Result<Cluster, FileError> {
+    let brought_up = LazyCell::new(|| {
+        file.name().map(|name| orphans::addresses(&roots.cluster(&name))).unwrap_or_default()
+    });
+    file.cluster(&|host| match brought_up.get(&host.to_ascii_lowercase()) {
+        Some(address) => Ok(vec![*address]),
+        None => look_up(host),
+    })
+}
+
+fn look_up(host: &str) -> io::Result<Vec<IpAddr>> {
+    Ok((host, 0).to_socket_addrs()?.map(|address| address.ip()).collect())
 }
 
 fn in_force(dirs: &ClusterDirs) -> Result<Option<ClusterFile>, Failure> {

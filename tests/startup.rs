@@ -104,6 +104,86 @@ fn a_full_state_directory_is_reported_and_nothing_is_started() {
 }
 
 #[test]
+fn a_takeover_needs_no_room_and_no_lib_that_can_be_written() {
+    let cluster = TestCluster::guide();
+    fs::create_dir(&cluster.state).unwrap();
+    let script = r#"
+        mount -t tmpfs -o size=4m,mode=700 tmpfs "$SRSCTL_STATE_DIR" || exit 99
+        lib=$SRSCTL_STATE_DIR/lib
+        pids() { "$0" status --json | grep '"pid"'; }
+        orphan() { kill -9 "$(cat "$SRSCTL_STATE_DIR"/run/*/lock)"; until "$0" status >/dev/null; [ $? = 4 ]; do :; done; }
+        "$0" up cluster.yaml || exit 98
+        before=$(pids)
+        cat /dev/zero > "$SRSCTL_STATE_DIR/filler" 2>/dev/null
+        orphan
+        "$0" up cluster.yaml && [ "$(pids)" = "$before" ] && echo "taken over on a full disk"
+        rm "$SRSCTL_STATE_DIR/filler"
+        mount --bind "$lib" "$lib" && mount -o remount,ro,bind "$lib" || exit 99
+        orphan
+        "$0" up cluster.yaml && [ "$(pids)" = "$before" ] && echo "taken over beside a lib that is read-only"
+        "$0" down && echo "stopped"
+    "#;
+    let mount = if getuid().is_root() { &["--mount"][..] } else { &["--mount", "--map-root-user"] };
+    let mut command = Command::new("unshare");
+    command.args(mount).args(["sh", "-c", script, SRSCTL]);
+    command.current_dir(cluster.dir.path()).env("SRSCTL_STATE_DIR", &cluster.state).env_remove("RUST_LOG");
+    let done = run(&mut command);
+    // Where nothing can be mounted there is no disk to fill.
+    if done.code != 99 && !done.text().contains("unshare") {
+        done.expect_words(&["on a full disk", "that is read-only", "stopped"]);
+    }
+    cluster.assert_nothing_left();
+}
+
+#[test]
+fn a_name_service_that_is_away_keeps_nobody_from_taking_over_what_runs() {
+    let cluster = TestCluster::with(|net| {
+        format!(
+            "cluster: {}\norigin: {{ host: origin.test }}\nedges:\n  - {{ host: Edge.test, ports: [1935] }}\n\
+             \x20 - {{ host: nat.test, listen: {}, ports: [1935] }}\n",
+            net.cluster_name(),
+            net.host(7)
+        )
+    });
+    let (hosts, resolver) = (cluster.dir.path().join("hosts"), cluster.dir.path().join("resolver"));
+    let (origin, edge) = (cluster.net.host(5), cluster.net.host(6));
+    fs::write(&hosts, format!("{origin} origin.test\n{edge} edge.test\n203.0.113.7 nat.test\n")).unwrap();
+    // Nobody is there.
+    let nobody = cluster.net.host(53);
+    fs::write(&resolver, format!("nameserver {nobody}\noptions timeout:1 attempts:1\n")).unwrap();
+    let script = r#"
+        mount --bind "$1" /etc/hosts && mount --bind "$2" /etc/resolv.conf || exit 99
+        "$0" up cluster.yaml || exit 98
+        : > "$1"
+        "$0" up cluster.yaml && echo "the same file is taken"
+        kill -9 "$(cat "$SRSCTL_STATE_DIR"/run/*/lock)"; until "$0" status >/dev/null; [ $? = 4 ]; do :; done
+        "$0" up cluster.yaml && echo "taken over"
+        sed -i 's/\[1935\] }$/[1935, 1936] }/;' cluster.yaml
+        "$0" up cluster.yaml && echo "ports are added"
+        "$0" restart edge 1936 && echo "one is restarted"
+        "$0" down && echo "stopped"
+        "$0" up cluster.yaml || echo "a start needs names: $?"
+    "#;
+    let mount = if getuid().is_root() { &["--mount"][..] } else { &["--mount", "--map-root-user"] };
+    let mut command = Command::new("unshare");
+    command.args(mount).args(["sh", "-c", script, SRSCTL]).args([&hosts, &resolver]);
+    command.current_dir(cluster.dir.path()).env("SRSCTL_STATE_DIR", &cluster.state).env_remove("RUST_LOG");
+    let done = run(&mut command);
+    if done.code != 99 && !done.text().contains("unshare") {
+        done.expect_words(&[
+            "the same file is taken",
+            "runs already",
+            "taken over\n",
+            "ports are added",
+            "one is restarted",
+            "stopped",
+            "a start needs names: 2",
+        ]);
+    }
+    cluster.assert_nothing_left();
+}
+
+#[test]
 fn a_disk_that_fills_up_costs_log_lines_and_no_port() {
     let cluster = TestCluster::with(|net| {
         format!("{}encoder: {{ source: test-card, stream: {STREAM} }}\n", net.guide())

@@ -93,6 +93,7 @@ pub(crate) fn config(subject: &Subject, loaded: Loaded, detached: bool) -> Resul
     let binary =
         supervisor::own_binary().map_err(|e| Failure::failed(format!("cannot find srsctl itself: {e}")))?;
     let Loaded { cluster, path, text } = loaded;
+    let roots = subject.roots().clone();
     Ok(AgentConfig {
         cluster,
         path,
@@ -100,8 +101,9 @@ pub(crate) fn config(subject: &Subject, loaded: Loaded, detached: bool) -> Resul
         dirs: subject.dirs().clone(),
         binary,
         detached,
-        parse: Arc::new(|path, text| {
-            subject::parse(&ClusterFile::new(path.to_owned(), text.to_owned())).map_err(|e| e.to_string())
+        parse: Arc::new(move |path, text| {
+            let file = ClusterFile::new(path.to_owned(), text.to_owned());
+            subject::parse_in(&file, &roots).map_err(|e| e.to_string())
         }),
     })
 }

@@ -70,8 +70,13 @@ impl Service for Port {
     fn configure(&self, new: WorkerSpec) -> Result<(), Error> {
         {
             let old = self.hub.spec.borrow();
-            let changed =
-                WorkerSpec { options: new.options.clone(), forward: new.forward.clone(), ..old.clone() };
+            let changed = WorkerSpec {
+                options: new.options.clone(),
+                forward: new.forward.clone(),
+                // A worker has no use for it, and an older supervisor did not tell it.
+                address: new.address,
+                ..old.clone()
+            };
             if changed != new {
                 let why = "only options and forward targets change without a restart";
                 return Err(Error::new(Code::NeedsRestart, why));

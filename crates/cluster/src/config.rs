@@ -19,6 +19,10 @@ impl WorkerSpec {
         key(&mut out, "What others connect to.", "host", &quote(&self.host));
         let listen = "The address of the listener that the supervisor binds and lends.";
         key(&mut out, listen, "listen", &quote(&self.listen.to_string()));
+        if let Some(address) = self.address {
+            let stood = "What `host` stood for when it was brought up.";
+            key(&mut out, stood, "address", &quote(&address.to_string()));
+        }
         key(&mut out, "Limits and behaviour.", "options", "");
         let WorkerOptions {
             max_connections,
@@ -184,6 +188,7 @@ mod tests {
             role: Role::Origin,
             host: text.into(),
             listen: "[::1]:1936".parse().unwrap(),
+            address: Some("127.0.0.9".parse().unwrap()),
             options: WorkerOptions { max_connections: 7, gop_cache: false, ..WorkerOptions::default() },
             sources: vec!["127.0.0.5".parse().unwrap(), "::1".parse().unwrap()],
             forward: vec![
@@ -211,7 +216,7 @@ mod tests {
             let spec = worker(text);
             let written = file(&spec.to_file_text());
             assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), spec);
-            let edge = WorkerSpec { role: Role::Edge, forward: Vec::new(), ..spec };
+            let edge = WorkerSpec { role: Role::Edge, address: None, forward: Vec::new(), ..spec };
             let written = file(&edge.to_file_text());
             assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), edge);
         }

@@ -345,6 +345,7 @@ impl Cluster {
             role: port.role,
             host: port.host.name.clone(),
             listen: port.listen_addr(),
+            address: Some(port.host.address).filter(|address| *address != port.listen),
             options: WorkerOptions { memory, ..port.options.clone() },
             sources: self.origins.iter().map(Port::source_address).collect(),
             forward: if port.role == Role::Origin { self.targets() } else { Vec::new() },
@@ -393,6 +394,10 @@ pub struct WorkerSpec {
     pub host: String,
     /// The address its listener is bound to; the supervisor binds it and lends it.
     pub listen: SocketAddr,
+    /// What `host` stood for when it was brought up, where that is not the address of `listen`. Kept for the next supervisor,
+    /// which may find no name service.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
     /// Limits and behaviour.
     pub options: WorkerOptions,
     /// Where an edge's streams come from, the origins' addresses: slots are kept for them. The same list on an origin, whose
@@ -410,6 +415,12 @@ impl WorkerSpec {
     pub const RESERVED_CONNECTIONS: u32 = 64;
     /// Descriptors a worker uses besides connections and forwarders: listener, control, log, lock, epoll, some spare.
     pub const SPARE_FDS: u32 = 64;
+
+    /// What [`host`](Self::host) stood for when it was brought up.
+    #[must_use]
+    pub fn host_address(&self) -> IpAddr {
+        self.address.unwrap_or_else(|| self.listen.ip())
+    }
 
     /// The connections this worker takes in: players, publishers and the reserve.
     #[must_use]

@@ -417,6 +417,7 @@ mod tests {
             role: Role::Edge,
             host: "127.0.0.6".into(),
             listen: "127.0.0.6:1935".parse().unwrap(),
+            address: None,
             options: WorkerOptions::default(),
             sources: Vec::new(),
             forward: Vec::new(),

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use cluster::{Cluster, Port, Role, UnitId};
@@ -52,6 +52,13 @@ pub enum OrphansError {
 #[must_use]
 pub fn are_there(dirs: &ClusterDirs) -> bool {
     dirs.run().exists() || !strays::find(dirs).is_empty()
+}
+
+/// What the names of hosts (in lower case) stand for as long as the workers of the cluster run that were brought up with them,
+/// supervised or not: a name service that is away keeps nobody from taking them over, and a name that has moved moves no port.
+#[must_use]
+pub fn addresses(dirs: &ClusterDirs) -> BTreeMap<String, IpAddr> {
+    strays::addresses(dirs)
 }
 
 /// A unit on record, looked at without a supervisor.
@@ -120,7 +127,7 @@ pub fn holders(cluster: &Cluster) -> Vec<Holder> {
             address,
             pid: worker.pid,
             user: user.map_or_else(|| worker.uid.to_string(), |user| user.name),
-            lib: worker.config.ancestors().nth(2).map(Path::to_path_buf).unwrap_or_default(),
+            lib: worker.lib().to_owned(),
         })
     };
     cluster.ports().filter_map(holds).collect()

@@ -22,7 +22,7 @@ use crate::exec::monitor::{Message, Watched};
 use crate::exec::names::Names;
 use crate::exec::process::{Given, Process, Spawner};
 use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
-use crate::exec::strays;
+use crate::exec::strays::{self, CONFIG};
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::{StateError, write_atomic};
 use crate::host::{logs, preflight, procfs};
@@ -31,8 +31,6 @@ use crate::probe;
 use crate::reconcile::config::Parse;
 use crate::reconcile::kernel::{Answer, Client, Input, Instance, Kernel, Look, Ticket, Unplayed, What};
 
-/// The name of the file in memory that holds a config.
-const CONFIG: &str = "srsctl-config";
 /// Descriptors that the encoder uses at most.
 const ENCODER_FDS: u64 = 64;
 /// Descriptors that a spawn opens at most.

@@ -2,13 +2,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
-use cluster::UnitId;
+use cluster::{UnitId, WorkerSpec};
 
 use crate::host::dirs::ClusterDirs;
 use crate::host::procfs;
+
+/// The name of the file in memory that holds the config of a process.
+pub(crate) const CONFIG: &str = "srsctl-config";
 
 /// A worker or an encoder, as its command line says: `srsctl worker --config LIB/CLUSTER/conf/ID.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -20,6 +24,13 @@ pub(crate) struct Started {
     pub(crate) config: PathBuf,
 }
 
+impl Started {
+    /// Where its cluster's state is; the last part is that cluster's name.
+    pub(crate) fn lib(&self) -> &Path {
+        self.config.ancestors().nth(2).unwrap_or_else(|| Path::new(""))
+    }
+}
+
 /// The processes of this user that were started with the config of a unit of the cluster, of every unit one.
 ///
 /// The kernel keeps their command lines when files are removed, moved or replaced. What they say is no proof: any process of
@@ -29,6 +40,17 @@ pub(crate) fn find(dirs: &ClusterDirs) -> BTreeMap<UnitId, u32> {
     let own = rustix::process::geteuid().as_raw();
     let ours = all().filter(|started| started.uid == own && started.config == dirs.config(&started.unit));
     ours.map(|started| (started.unit, started.pid)).collect()
+}
+
+/// What the names of hosts (in lower case) stood for when the workers that [`find`] finds were brought up.
+pub(crate) fn addresses(dirs: &ClusterDirs) -> BTreeMap<String, IpAddr> {
+    let told = |(unit, pid): (UnitId, u32)| {
+        let in_memory = procfs::path_in_memory(pid, CONFIG);
+        let spec = in_memory.into_iter().chain([dirs.config(&unit)]);
+        let spec = spec.filter_map(|path| WorkerSpec::from_file(&path).ok()).next()?;
+        Some((spec.host.to_ascii_lowercase(), spec.host_address()))
+    };
+    find(dirs).into_iter().filter_map(told).collect()
 }
 
 /// Those of every user and every cluster that this process can see.

@@ -215,7 +215,7 @@ impl ClusterDirs {
         write_atomic(&self.lib.join("cluster.path"), format!("{}\n", original.display()).as_bytes())
     }
 
-    /// Creates the directories that are missing and proves that files can be written in them.
+    /// Creates the directories that are missing.
     ///
     /// # Errors
     /// When that fails; what was created is removed again.
@@ -227,7 +227,15 @@ impl ClusterDirs {
             created.create(&dir)?;
             require_own(&dir)?;
         }
-        // A disk with less room would leave some processes without a record, and all without a log.
+        Ok(created)
+    }
+
+    /// Proves that files can be written. A disk with less room would leave some processes without a record, and all without a
+    /// log.
+    ///
+    /// # Errors
+    /// When that fails.
+    pub(crate) fn prove_room(&self) -> Result<(), StateError> {
         for dir in [&self.run, &self.lib] {
             let probe = dir.join(".write-test");
             let outcome = write_synced(&probe, &vec![0; ROOM]);
@@ -238,13 +246,13 @@ impl ClusterDirs {
                 source,
             })?;
         }
-        Ok(created)
+        Ok(())
     }
 
-    /// The secret. One that is not there any more is written again as `kept` has it, else a new one.
+    /// The secret. One that is not there any more is written again as `kept` has it, if that is possible, else a new one.
     ///
     /// # Errors
-    /// When it can be neither read nor written.
+    /// When it can be neither read nor written, and nobody has kept it.
     pub(crate) fn ensure_secret(&self, kept: impl FnOnce() -> Option<String>) -> Result<String, StateError> {
         let path = self.secret();
         let fail = |what, source| StateError { what, path: path.clone(), source };
@@ -258,15 +266,16 @@ impl ClusterDirs {
             }
             return Ok(text);
         }
-        let text = match kept() {
-            Some(text) => text,
-            None => {
-                let mut secret = [0; 32];
-                getrandom::fill(&mut secret)
-                    .map_err(|error| fail("no random numbers for", io::Error::other(error.to_string())))?;
-                format!("{}\n", hex(&secret))
+        if let Some(text) = kept() {
+            if let Err(error) = write_atomic(&path, text.as_bytes()) {
+                tracing::warn!(%error, "secret not written; its processes have it in memory");
             }
-        };
+            return Ok(text);
+        }
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret)
+            .map_err(|error| fail("no random numbers for", io::Error::other(error.to_string())))?;
+        let text = format!("{}\n", hex(&secret));
         write_atomic(&path, text.as_bytes())?;
         Ok(text)
     }

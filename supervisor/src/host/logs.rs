@@ -71,6 +71,14 @@ pub(crate) fn write_here(path: &Path) -> io::Result<()> {
     become_output(&open(path)?)
 }
 
+/// Has them go nowhere.
+///
+/// # Errors
+/// When there is no /dev/null.
+pub(crate) fn write_nowhere() -> io::Result<()> {
+    become_output(&File::options().append(true).open("/dev/null")?)
+}
+
 fn become_output(file: &File) -> io::Result<()> {
     rustix::stdio::dup2_stdout(file)?;
     rustix::stdio::dup2_stderr(file)?;

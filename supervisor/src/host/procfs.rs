@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Of the kernel's boot: differs after a reboot.
@@ -29,11 +30,15 @@ pub(crate) fn name(pid: u32) -> Option<String> {
 /// The text of the file in memory called `name` that process `pid` has open, if it lets us look.
 #[must_use]
 pub(crate) fn file_in_memory(pid: u32, name: &str) -> Option<String> {
+    fs::read_to_string(path_in_memory(pid, name)?).ok()
+}
+
+/// The path of that file.
+#[must_use]
+pub(crate) fn path_in_memory(pid: u32, name: &str) -> Option<PathBuf> {
     let link = format!("/memfd:{name} (deleted)");
     let mut open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().map(|entry| entry.path());
-    let path =
-        open.find(|path| fs::read_link(path).is_ok_and(|target| target.as_os_str() == link.as_str()))?;
-    fs::read_to_string(path).ok()
+    open.find(|path| fs::read_link(path).is_ok_and(|target| target.as_os_str() == link.as_str()))
 }
 
 /// Milliseconds since boot.

@@ -474,6 +474,25 @@ mod tests {
         let none_yet = StreamStats { joining: Some(Joining::NoKeyframe), videoless_players: 1, ..stream() };
         assert!(of_stream(none_yet).1.starts_with("live/a: 1 player waits for a picture"));
         assert!(waits(Joining::Keyless, 0, 0).starts_with("live/a: no keyframe for 42 s:"));
+        let never = StreamStats { joining: Some(Joining::Keyless), ..stream() };
+        assert!(
+            of_stream(never).1.starts_with("live/a: no keyframe: who joins"),
+            "also when nobody is there"
+        );
+    }
+
+    #[test]
+    fn players_that_wait_on_a_name_that_nobody_publishes_are_no_failure() {
+        let (joining, players) = (Some(Joining::Unpublished), 9);
+        let before_the_show = StreamStats {
+            joining,
+            players,
+            waiting_players: players,
+            publishing: false,
+            last_frame_age_ms: None,
+            ..stream()
+        };
+        assert_eq!(of_stream(before_the_show), said(Health::Passing, ""));
     }
 
     fn forward(state: ForwardState, waiting_ms: Option<u64>, error: Option<&str>) -> ForwardStats {

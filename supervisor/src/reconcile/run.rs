@@ -173,7 +173,9 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let units = specs.iter().map(|(spec, _)| spec.id().clone());
     let found = find_all(&dirs, units, &boot_id).await?;
     let mut before = None;
-    if !found.is_empty() {
+    if found.is_empty() {
+        dirs.prove_room()?;
+    } else {
         before = what_was_in_force(&dirs, &path, &text, &parse)?;
         let refused = refused(before.as_ref(), &cluster, &found);
         if !refused.is_empty() {
@@ -185,16 +187,18 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         .map_err(|errors| AgentError::Preflight(errors.into_iter().map(Problem::from).collect()))?;
     let listener = surroundings::listen(&dirs)?;
     let kept = || found.values().find_map(Found::secret);
+    // What runs already needs no log, and no file that says again what it says.
+    let (is_takeover, is_changed) = (!found.is_empty(), before.is_some());
     let committed = dirs.ensure_secret(kept).and_then(|secret| {
-        if detached {
-            let log = dirs.agent_log();
-            logs::write_here(&log).map_err(|source| StateError {
-                what: "cannot open log",
-                path: log,
-                source,
-            })?;
+        if let Err(error) = dirs.put_in_force(&path, &text) {
+            if !is_takeover || is_changed {
+                return Err(error);
+            }
+            tracing::warn!(%error, "file in force not written");
         }
-        dirs.put_in_force(&path, &text)?;
+        if detached {
+            open_log(&dirs.agent_log(), is_takeover)?;
+        }
         Ok(secret)
     });
     let secret = match committed {
@@ -223,6 +227,18 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         .collect();
     let reconciler = Reconciler::start(Instant::now(), (cluster, path, dirs), before, looks, &mut processes);
     Ok(Assembled { inputs, processes, reconciler, surroundings })
+}
+
+/// Has the output of this process go to its log; nowhere until that can be opened, in a takeover.
+fn open_log(log: &Path, is_takeover: bool) -> Result<(), StateError> {
+    let fail = |source| StateError { what: "cannot open log", path: log.to_owned(), source };
+    match logs::write_here(log).map_err(fail) {
+        Err(error) if is_takeover => {
+            tracing::warn!(%error, "the supervisor has no log until this is mended");
+            logs::write_nowhere().map_err(fail)
+        }
+        other => other,
+    }
 }
 
 /// Removes what was created, unless it is kept.

@@ -1,6 +1,7 @@
 //! Processes that outlive their supervisor: the next one, and `down` without one.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use cluster::Role;
@@ -52,6 +53,23 @@ async fn down_after_the_supervisor_was_killed_stops_what_it_left() {
     assert!(report.left.is_empty());
     assert!(pids.values().all(|pid| !lives(*pid)));
     assert!(!bench.dirs.run().exists());
+}
+
+#[tokio::test]
+async fn as_long_as_a_worker_runs_its_host_stands_for_what_it_stood_for_whatever_is_on_disk() {
+    let bench = Bench::new("1935");
+    let supervisor = bench.up();
+    let expected: Vec<(String, IpAddr)> = [5, 6]
+        .map(|last| format!("{}.{last}", bench.net))
+        .map(|host| (host.clone(), host.parse().unwrap()))
+        .into();
+    let known = || orphans::addresses(&bench.dirs).into_iter().collect::<Vec<_>>();
+    assert_eq!(known(), expected);
+    supervisor.kill();
+    std::fs::remove_dir_all(bench.dirs.lib()).unwrap();
+    assert_eq!(known(), expected);
+    orphans::down(&bench.dirs, |_| {}).await.unwrap();
+    assert_eq!(known(), []);
 }
 
 #[tokio::test]

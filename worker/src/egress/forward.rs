@@ -389,6 +389,7 @@ mod tests {
             role: Role::Origin,
             host: "127.0.0.1".to_owned(),
             listen: "127.0.0.1:1935".parse().unwrap(),
+            address: None,
             options: WorkerOptions::default(),
             sources: Vec::new(),
             forward: vec![target],
