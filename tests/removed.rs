@@ -165,6 +165,7 @@ fn no_second_supervisor_starts_while_the_lock_of_the_first_is_removed() {
 fn a_cluster_that_its_file_names_anew_or_that_lies_elsewhere_is_said_to_have_the_ports() {
     let cluster = TestCluster::up_guide();
     let (name, pid) = (cluster.net.cluster_name(), cluster.pid(cluster.net.origin()).to_string());
+    let supervisor = cluster.status().supervisor_pid;
     let words = ["is not running", &cluster.net.origin().to_string(), &pid, &name, "of user"];
     let elsewhere = cluster.dir.path().join("elsewhere");
     for command in ["status", "down"] {
@@ -177,8 +178,14 @@ fn a_cluster_that_its_file_names_anew_or_that_lies_elsewhere_is_said_to_have_the
     for (command, code) in [("status", 4), ("down", 1)] {
         cluster.run(&[command]).expect_code(code).expect_words(&words).expect_words(&["cluster renamed"]);
     }
+    signal(supervisor, SIGKILL);
+    let hint = format!("of cluster {name}; stop it with: srsctl down {name}");
+    wait_for("the workers to be named as what has the ports", SOON, || {
+        let done = cluster.run(&["up", "cluster.yaml"]).expect_code(1);
+        if done.text().contains(&hint) { Ok(()) } else { Err(done.text()) }
+    });
     cluster.write(&text);
-    cluster.run(&["status"]).expect_code(0);
+    cluster.up();
     cluster.down();
     cluster.run(&["down"]).expect_code(0);
 }

@@ -11,7 +11,8 @@ use cluster::{Port, UnitId};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
-use crate::host::owner::{self, Owner};
+use crate::exec::strays;
+use crate::host::owner::{self, Kin, Owner};
 
 /// Why a port cannot be served here.
 #[derive(Debug, thiserror::Error)]
@@ -69,9 +70,12 @@ fn owner_text(owner: Option<&Owner>, port: u16) -> String {
                 "another program (this user cannot see which; try: sudo ss -ltnp 'sport = :{port}'); stop it"
             )
         },
-        |owner| match &owner.cluster_file {
-            Some(file) => format!("the cluster of {file}; stop it with: srsctl -f {file} down"),
-            None => format!("{} (pid {}); stop that program", owner.name, owner.pid),
+        |Owner { pid, name, kin }| match kin {
+            Kin::Worker(cluster) => {
+                format!("a worker (pid {pid}) of cluster {cluster}; stop it with: srsctl down {cluster}")
+            }
+            Kin::Supervisor(file) => format!("the cluster of {file}; stop it with: srsctl -f {file} down"),
+            Kin::Stranger => format!("{name} (pid {pid}); stop that program"),
         },
     )
 }
@@ -147,7 +151,7 @@ pub(crate) fn bind_all<'a>(
 pub(crate) fn bind(port: &Port) -> Result<OwnedFd, ListenError> {
     let (unit, address) = (port.id(), port.listen_addr());
     try_bind(address, backlog()).map_err(|error| match error {
-        Errno::ADDRINUSE => ListenError::Taken { unit, address, owner: owner::listening_on(address) },
+        Errno::ADDRINUSE => ListenError::Taken { unit, address, owner: owner_of(address) },
         Errno::ADDRNOTAVAIL => ListenError::NotLocal {
             unit,
             host: port.host.name.clone(),
@@ -156,6 +160,17 @@ pub(crate) fn bind(port: &Port) -> Result<OwnedFd, ListenError> {
         },
         Errno::ACCESS if address.port() < 1024 => ListenError::Privileged { unit, address },
         other => ListenError::Other { unit, address, source: other.into() },
+    })
+}
+
+/// Who has `address`; its supervisor may be gone, and its file may name the cluster anew since.
+fn owner_of(address: SocketAddr) -> Option<Owner> {
+    let owner = owner::listening_on(address)?;
+    let worker = strays::all().find(|worker| worker.pid == owner.pid);
+    let cluster = worker.and_then(|worker| Some(worker.lib().file_name()?.to_str()?.to_owned()));
+    Some(match cluster {
+        Some(cluster) => Owner { kin: Kin::Worker(cluster), ..owner },
+        None => owner,
     })
 }
 

@@ -10,8 +10,19 @@ pub struct Owner {
     pub pid: u32,
     /// Its short name.
     pub name: String,
-    /// The cluster file of a supervisor of ours.
-    pub cluster_file: Option<String>,
+    /// Whether it is one of ours.
+    pub kin: Kin,
+}
+
+/// What a process is to us.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Kin {
+    /// Started as `srsctl agent FILE`, with this file.
+    Supervisor(String),
+    /// A worker of the cluster of this name.
+    Worker(String),
+    /// None of ours, as far as can be seen.
+    Stranger,
 }
 
 /// Who keeps `address` from being bound.
@@ -36,7 +47,7 @@ pub(crate) fn listening_on(address: SocketAddr) -> Option<Owner> {
             .then(|| Owner {
                 pid,
                 name: crate::host::procfs::name(pid).unwrap_or_default(),
-                cluster_file: cluster_file(pid),
+                kin: cluster_file(pid).map_or(Kin::Stranger, Kin::Supervisor),
             })
     })
 }
