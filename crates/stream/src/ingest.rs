@@ -108,16 +108,14 @@ impl Ingest {
             Kind::VideoHeader | Kind::VideoMetadata | Kind::Keyframe | Kind::Video => Track::Video,
         };
         // `@setDataFrame` is a word to a server.
-        let payload = match track {
-            Track::Data => media::metadata_for_players(&message.payload),
-            Track::Audio | Track::Video => message.payload.clone(),
-        };
+        let data = (track == Track::Data).then(|| media::metadata_for_players(&message.payload));
+        let payload = data.as_ref().unwrap_or(&message.payload);
         // In an aggregate, which may be longer: the next server would not take it in.
         if track == Track::Data && payload.len() > chunk::MAX_DATA {
             return false;
         }
         stats.count_received(track, message.payload.len(), codec);
-        let Placed { time, is_repeated } = self.place(track, kind, (message.timestamp, &payload), now, log);
+        let Placed { time, is_repeated } = self.place(track, kind, (message.timestamp, payload), now, log);
         if kind == Kind::Keyframe || self.preamble.is_some_and(|until| now > until) {
             self.preamble = None;
         }
@@ -126,7 +124,7 @@ impl Ingest {
             self.put_metadata_in_force(log);
             self.has_stored = true;
             stats.count_stored(track, kind, now);
-            self.store(track, kind, time, (&message.payload, &payload), log);
+            self.store(track, kind, time, (&message.payload, payload), log);
         }
         true
     }

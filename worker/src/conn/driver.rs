@@ -1,6 +1,5 @@
 //! What moves an accepted connection: reads and writes its socket, and does what its machine says.
 
-use std::collections::BTreeMap;
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,6 +11,7 @@ use rtmp_io::socket;
 use stream::Cursor;
 use tracing::{debug, info, warn};
 
+use super::by_stream::ByStream;
 use super::end::{Cut, End};
 use super::handle::Conn;
 use super::machine::{Machine, Patience, Proof, Refusal, Wish};
@@ -39,7 +39,7 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
         machine: Machine::new(patience, hub.now()),
         hub,
         conn,
-        streams: BTreeMap::new(),
+        streams: ByStream::default(),
         is_changed: false,
         is_deaf: false,
     });
@@ -78,7 +78,7 @@ struct Driver {
     conn: Rc<Conn>,
     machine: Machine,
     /// The message streams that do something.
-    streams: BTreeMap<u32, Activity>,
+    streams: ByStream<Activity>,
     /// A command has changed what a player gets: it is flushed once all of the read is taken.
     is_changed: bool,
     /// The peer takes nothing any more. What it has published before is still read, to its end.
@@ -177,8 +177,8 @@ impl Driver {
         loop {
             let now = self.hub.now();
             let ended = self.streams.iter().find_map(|(msid, activity)| match activity {
-                Activity::Publishing(publisher) => publisher.makes_room().then_some((*msid, None)),
-                Activity::Playing(playing) => Some((*msid, Some(playing.player.ended()?))),
+                Activity::Publishing(publisher) => publisher.makes_room().then_some((msid, None)),
+                Activity::Playing(playing) => Some((msid, Some(playing.player.ended()?))),
             });
             let Some((msid, why)) = ended else { return Ok(()) };
             match why {
@@ -306,7 +306,7 @@ impl Driver {
         let peer = self.conn.peer;
         match wish {
             Wish::Media(message) => {
-                if let Some(Activity::Publishing(publisher)) = self.streams.get(&message.msid)
+                if let Some(Activity::Publishing(publisher)) = self.streams.get(message.msid)
                     && publisher.take(&message, now)
                 {
                     self.machine.handle_media(message.msid);
@@ -390,7 +390,7 @@ impl Driver {
 
     /// The message stream publishes or plays no more, if it did, and may do so again.
     fn leave(&mut self, msid: u32) -> Result<(), End> {
-        let Some(activity) = self.streams.remove(&msid) else { return Ok(()) };
+        let Some(activity) = self.streams.remove(msid) else { return Ok(()) };
         if self.streams.is_empty() {
             self.hub.slots.borrow_mut().set_open(self.conn.id, true);
         }
@@ -438,7 +438,7 @@ impl Driver {
 
     /// Gives `change` the player's cursor, and where a player begins that comes now.
     fn with_cursor(&mut self, msid: u32, change: impl FnOnce(&mut Cursor, u64)) {
-        if let Some(Activity::Playing(playing)) = self.streams.get(&msid) {
+        if let Some(Activity::Playing(playing)) = self.streams.get(msid) {
             let from = playing.begin();
             change(&mut playing.player.cursor.borrow_mut(), from);
             self.is_changed = true;

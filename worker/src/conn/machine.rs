@@ -13,12 +13,11 @@
 //! Received bytes are a publisher's life, not whole messages: a large keyframe takes long on a slow uplink, and a picture that
 //! stands still is not sent at all. Whoever has been silent for half of its time is pinged; most clients answer.
 
-use std::collections::BTreeMap;
-
 use rtmp::server::{Config, Event, PlayEnd, PublishEnd, Session, StreamKey};
 use rtmp::{auth, chunk, wire};
 use stream::{CONTROL_MAX, Track};
 
+use super::by_stream::ByStream;
 use super::end::{Cut, End};
 
 /// From accept to `connect`, ms.
@@ -137,7 +136,7 @@ pub(crate) struct Machine {
     session: Session,
     patience: Patience,
     /// The message streams that do something.
-    streams: BTreeMap<u32, Role>,
+    streams: ByStream<Role>,
     asking: Option<Asking>,
     /// The clock of a proven forwarder of the origin.
     clock: Option<String>,
@@ -162,7 +161,7 @@ impl Machine {
         Self {
             session: Session::new(config),
             patience,
-            streams: BTreeMap::new(),
+            streams: ByStream::default(),
             asking: None,
             clock: None,
             doubt: None,
@@ -242,7 +241,7 @@ impl Machine {
             }
             Event::Media(message) => Some(Wish::Media(message)),
             Event::Unpublish { msid } | Event::StopPlay { msid } => {
-                self.streams.remove(&msid);
+                self.streams.remove(msid);
                 Some(Wish::Stop { msid })
             }
             Event::Pause { msid, on } => Some(Wish::Pause { msid, on }),
@@ -253,7 +252,7 @@ impl Machine {
     }
 
     fn ask(&mut self, msid: u32, to_publish: bool) {
-        self.streams.remove(&msid);
+        self.streams.remove(msid);
         self.refused = None;
         self.asking = Some(Asking { msid, to_publish });
     }
@@ -270,7 +269,7 @@ impl Machine {
 
     /// What it published on `msid` was media, and not metadata or nothing that is relayed.
     pub(crate) fn handle_media(&mut self, msid: u32) {
-        if let Some(Role::Publishing { awaits_since }) = self.streams.get_mut(&msid) {
+        if let Some(Role::Publishing { awaits_since }) = self.streams.get_mut(msid) {
             *awaits_since = None;
         }
     }
@@ -303,7 +302,7 @@ impl Machine {
     /// it is closed: a recorder has ended.
     pub(crate) fn end_play(&mut self, msid: u32, why: PlayEnd, now: u64) {
         self.session.end_play(msid, why);
-        self.streams.remove(&msid);
+        self.streams.remove(msid);
         self.heard = now;
         match why {
             PlayEnd::Unpublished if self.streams.is_empty() => self.closing = Some(now),
@@ -315,7 +314,7 @@ impl Machine {
     /// What is published on `msid` makes room for another, and is told so. Whatever else it does goes on.
     pub(crate) fn make_room(&mut self, msid: u32, now: u64) {
         self.session.end_publish(msid, PublishEnd::MadeRoom);
-        self.streams.remove(&msid);
+        self.streams.remove(msid);
         self.refused = Some(now);
     }
 
@@ -349,7 +348,7 @@ impl Machine {
             }
             Some((_, Due::Unpublish(msid))) => {
                 self.session.end_publish(msid, PublishEnd::Idle);
-                self.streams.remove(&msid);
+                self.streams.remove(msid);
                 Ok(Some(Wish::Stop { msid }))
             }
         }
@@ -370,10 +369,10 @@ impl Machine {
         }
         let patience = if self.is_forwarder() { FORWARDER_PATIENCE } else { 1 };
         let normal = self.patience.normal * patience;
-        let of = |(msid, role): (&u32, &Role)| match role {
+        let of = |(msid, role): (u32, &Role)| match role {
             Role::Playing => None,
             Role::Publishing { awaits_since: Some(since) } => {
-                let due = if self.streams.len() == 1 { Due::Cut(Cut::Silent) } else { Due::Unpublish(*msid) };
+                let due = if self.streams.len() == 1 { Due::Cut(Cut::Silent) } else { Due::Unpublish(msid) };
                 Some((since + self.patience.first * patience, due))
             }
             Role::Publishing { awaits_since: None } if self.is_pinged => {

@@ -1,5 +1,6 @@
 //! A connection that was accepted.
 
+mod by_stream;
 mod driver;
 pub(crate) mod end;
 pub(crate) mod handle;
