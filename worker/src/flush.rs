@@ -22,21 +22,23 @@ const AUTO_SHARE: f64 = 0.2;
 const TIMER: Duration = Duration::from_millis(1);
 /// Players between two looks at everything else the thread has to do, and the time for them: large frames take longer.
 const PLAYERS_PER_TURN: usize = 128;
-/// Players between two looks at the clock.
-const PLAYERS_PER_LOOK: usize = 16;
 /// See [`PLAYERS_PER_TURN`].
 const TURN: Duration = Duration::from_millis(2);
 
 /// Sends to the players of every channel that has something for them: at once, or when the configured latency has passed.
 pub(crate) async fn flush(hub: Rc<Hub>) {
     let mut next = Instant::now();
+    let mut parts = VecDeque::new();
     loop {
-        hub.flush_wanted.notified().await;
+        if parts.is_empty() {
+            hub.flush_wanted.notified().await;
+        }
         if next > Instant::now() + TIMER {
             sleep_until(next).await;
         }
         let started = Instant::now();
-        let busy = pass(&hub).await;
+        take_dirty(&hub, &mut parts);
+        let busy = pass(&hub, &mut parts, started + Duration::from(Latency::MAX)).await;
         next = next_pass(hub.spec.borrow().options.latency, next, started, busy);
     }
 }
@@ -81,16 +83,26 @@ struct Part {
     index: usize,
     /// Removals of players before it began.
     removals: u64,
+    /// The channel has had something for its players since.
+    is_stale: bool,
 }
 
-/// One pass over the players of all channels that have something for them, a turn of each in rotation; the time it kept the thread.
-async fn pass(hub: &Hub) -> Duration {
-    let part = |channel: Rc<Channel>| {
+/// Adds what is to be sent to what is left of the last pass, in front of it.
+fn take_dirty(hub: &Hub, parts: &mut VecDeque<Part>) {
+    for channel in hub.take_dirty() {
         channel.dirty.set(false);
-        let removals = channel.removals.get();
-        Part { channel, index: 0, removals }
-    };
-    let mut parts: VecDeque<_> = hub.take_dirty().into_iter().map(part).collect();
+        if let Some(part) = parts.iter_mut().find(|part| Rc::ptr_eq(&part.channel, &channel)) {
+            part.is_stale = true;
+        } else {
+            let removals = channel.removals.get();
+            parts.push_front(Part { channel, index: 0, removals, is_stale: false });
+        }
+    }
+}
+
+/// One pass over the players of `parts`, a turn of each in rotation; the time it kept the thread. What is left at its `end` is for the
+/// next one: a channel whose players take long to send to does not hold up those that have something new.
+async fn pass(hub: &Hub, parts: &mut VecDeque<Part>, end: Instant) -> Duration {
     let (mut busy, mut started) = (Duration::ZERO, Instant::now());
     while let Some(mut part) = parts.pop_front() {
         let is_over = part.turn(hub, started);
@@ -101,6 +113,9 @@ async fn pass(hub: &Hub) -> Duration {
             busy += started.elapsed();
             yield_now().await;
             started = Instant::now();
+            if started >= end {
+                return busy;
+            }
         }
     }
     busy + started.elapsed()
@@ -109,7 +124,7 @@ async fn pass(hub: &Hub) -> Duration {
 impl Part {
     /// Flushes what is left of a turn that began at `started`; true when all players are passed.
     fn turn(&mut self, hub: &Hub, started: Instant) -> bool {
-        let Self { channel, index, removals } = self;
+        let Self { channel, index, removals, is_stale } = self;
         {
             let (log, players, now) = (channel.log(), channel.players.borrow(), hub.now());
             let one = |player: &Player| player.flush(&log, &hub.counters, now);
@@ -118,7 +133,7 @@ impl Part {
                 return false;
             }
         }
-        if channel.removals.get() != *removals {
+        if *is_stale || channel.removals.get() != *removals {
             // A player may have moved to a place that was passed already.
             hub.mark_dirty(channel);
         }
@@ -132,7 +147,7 @@ fn turn(players: &[Rc<Player>], started: Instant, flush: impl Fn(&Player)) -> us
         if !player.is_parked() {
             flush_player(player, &flush);
         }
-        if (index + 1).is_multiple_of(PLAYERS_PER_LOOK) && started.elapsed() >= TURN {
+        if started.elapsed() >= TURN {
             return index + 1;
         }
     }
@@ -151,6 +166,8 @@ fn flush_player(player: &Player, flush: impl Fn(&Player)) {
 mod tests {
     use std::cell::RefCell;
 
+    use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
+    use rtmp::server::StreamKey;
     use stream::{ConnId, Cursor, Recipient};
     use tokio::net::{TcpListener, TcpStream};
 
@@ -168,7 +185,8 @@ mod tests {
             players.push(Rc::new(Player::new(conn, 1, Cursor::new(Recipient::Player, 1, 0))));
         }
         let flushed = RefCell::new(Vec::new());
-        let passed = turn(&players, Instant::now(), |player| {
+        // The turn is never over: to tell of a panic takes longer than one.
+        let passed = turn(&players, Instant::now() + Duration::from_secs(60), |player| {
             assert_ne!(player.conn.id, ConnId(1), "this one has a bug");
             flushed.borrow_mut().push(player.conn.id);
         });
@@ -176,5 +194,53 @@ mod tests {
         assert_eq!(flushed.take(), [ConnId(0), ConnId(2)]);
         let cuts: Vec<_> = players.iter().map(|player| player.conn.is_cut()).collect();
         assert_eq!(cuts, [None, Some(Cut::Bug), None]);
+    }
+
+    #[tokio::test]
+    async fn a_channel_that_takes_long_does_not_hold_up_another() {
+        let spec = WorkerSpec {
+            id: UnitId::worker(Role::Edge, "127.0.0.1", 1935),
+            cluster: "test".to_owned(),
+            role: Role::Edge,
+            host: "127.0.0.1".to_owned(),
+            listen: "127.0.0.1:1935".parse().unwrap(),
+            address: None,
+            options: WorkerOptions::default(),
+            sources: Vec::new(),
+            forward: Vec::new(),
+            secret_file: "/none".into(),
+        };
+        let hub = Hub::new(spec, vec![7; 32]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let conn = Rc::new(Conn::new(ConnId(0), peer, TcpStream::connect(peer).await.unwrap()));
+        let channel = |name: &str, players: usize| {
+            let key = StreamKey::parse("live", name).unwrap();
+            let channel = hub.channel(&key, usize::MAX).unwrap();
+            let player = || Rc::new(Player::new(Rc::clone(&conn), 1, Cursor::new(Recipient::Player, 1, 0)));
+            channel.players.borrow_mut().extend((0..players).map(|_| player()));
+            channel
+        };
+        let (large, small) = (channel("large", PLAYERS_PER_TURN + 1), channel("small", 1));
+        let names = |parts: &VecDeque<Part>| -> Vec<_> {
+            parts.iter().map(|part| (part.channel.key.to_string(), part.index, part.is_stale)).collect()
+        };
+        let mut parts = VecDeque::new();
+        hub.mark_dirty(&large);
+        take_dirty(&hub, &mut parts);
+        pass(&hub, &mut parts, Instant::now()).await;
+        let [(_, index, false)] = names(&parts)[..] else { panic!("{:?}", names(&parts)) };
+        assert!((1..=PLAYERS_PER_TURN).contains(&index), "{index}");
+
+        hub.mark_dirty(&large);
+        hub.mark_dirty(&small);
+        take_dirty(&hub, &mut parts);
+        assert_eq!(
+            names(&parts),
+            [("live/small".to_owned(), 0, false), ("live/large".to_owned(), index, true)]
+        );
+        pass(&hub, &mut parts, Instant::now() + Duration::from(Latency::MAX)).await;
+        assert!(parts.is_empty());
+        assert!(large.dirty.get() && !small.dirty.get(), "its first players have something again");
     }
 }
