@@ -119,12 +119,11 @@ impl Reconciler {
         let secret = new.dirs.secret();
         let adopted =
             |unit: &UnitId| new.member(unit).and_then(|it| it.live).is_some_and(|live| live.adopted);
-        // For the same reason an edge may have another share of memory; that has time.
-        let tell = |port: &Port| Configure::step(new.cluster.worker_spec(port, secret.clone()), false);
-        let of = |ports: &[Port]| ports.iter().filter(|port| adopted(&port.id())).map(tell).collect();
-        let (origins, edges): (Vec<_>, Vec<_>) = (of(&new.cluster.origins), of(&new.cluster.edges));
+        let origins = new.cluster.origins.iter().filter(|origin| adopted(&origin.id()));
+        let told =
+            origins.map(|origin| Configure::step(new.cluster.worker_spec(origin, secret.clone()), false));
         let wait = Step::AwaitStart(AwaitStart { begin: now, told: Vec::new() });
-        let steps: Vec<Step> = origins.into_iter().chain([wait]).chain(edges).collect();
+        let steps: Vec<Step> = told.chain([wait]).collect();
         new.job = Some(Job::new(None, steps));
         new.advance(now, kernel);
         new

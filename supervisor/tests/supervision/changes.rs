@@ -90,7 +90,7 @@ async fn an_origin_that_does_not_say_whether_it_took_its_targets_is_told_the_old
     bench.edges = "1935,1936".into();
     let apply = Apply { path: "/c.txt".into(), text: bench.text() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
-    assert!(error.contains("does not take its new forward targets"), "{error}");
+    assert!(error.contains("does not take its new config"), "{error}");
     assert_eq!(bench.log(&bench.origin()).lines().last(), Some("configured 1 targets"));
     assert!(bench.connect(&bench.edge(1936)).is_err());
     supervisor.end(Signal::SIGTERM);
