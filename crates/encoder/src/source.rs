@@ -1,14 +1,17 @@
 //! What is sent: the frames of an FLV file, front to back, as a publisher sends them.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cluster::EncoderSource;
-use rtmp::flv::{FlvError, Reader, Tag, Timeline};
+use rtmp::flv::{FlvError, Reader, Tag};
+use rtmp::line::Lane;
 use rtmp::media::{self, Kind};
 use rtmp::message_type;
+use rtmp::timeline::{self, Timeline};
 use rtmp::wire::csid;
 
 /// The built-in picture and tone; `crates/encoder/assets/make-test-card.sh` makes it.
@@ -17,6 +20,12 @@ static TEST_CARD: &[u8] = include_bytes!("../assets/test-card.flv");
 const DATA_MAX: usize = 60 * 1024;
 /// Bytes read from a file at once.
 const FILE_READ: usize = 64 * 1024;
+/// Tags held at most, to see whether a frame is astray.
+const AHEAD_TAGS: usize = 64;
+/// No more is held once they have so many bytes.
+const AHEAD_BYTES: usize = 4 << 20;
+/// A loop lasts at least so long, ms: one picture of 25 a second.
+const LOOP_LEAST: u32 = 40;
 
 /// Why a source cannot be sent.
 #[derive(Debug, thiserror::Error)]
@@ -57,11 +66,13 @@ pub struct Frame {
     pub payload: Bytes,
 }
 
-/// A source that is being read. It holds no more than one piece of the file.
+/// A source that is being read. It holds no more than one piece of the file, and the few tags behind a frame whose time is doubtful.
 pub struct Source {
     path: PathBuf,
     input: Box<dyn Read>,
     reader: Reader,
+    /// Tags that were read ahead.
+    ahead: VecDeque<Tag>,
     timeline: Timeline,
     length: Length,
 }
@@ -88,7 +99,14 @@ impl Source {
     }
 
     fn new(path: PathBuf, input: Box<dyn Read>) -> Self {
-        Self { path, input, reader: Reader::new(), timeline: Timeline::default(), length: Length::default() }
+        Self {
+            path,
+            input,
+            reader: Reader::new(),
+            ahead: VecDeque::new(),
+            timeline: Timeline::default(),
+            length: Length::default(),
+        }
     }
 
     /// Makes sure that `source` can be read and holds media.
@@ -121,7 +139,11 @@ impl Source {
             if payload.is_empty() || (is_data && payload.len() > DATA_MAX) {
                 continue;
             }
-            let time = self.timeline.time(&tag);
+            let behind = match self.timeline.leaps(&tag) {
+                Some(lane) => self.look_ahead(lane)?,
+                None => Vec::new(),
+            };
+            let time = self.timeline.time(&tag, &behind);
             self.length.extend(tag.type_id, time);
             return Ok(Some(Frame { csid, type_id: tag.type_id, time, payload }));
         }
@@ -131,11 +153,11 @@ impl Source {
         Ok(None)
     }
 
-    /// Milliseconds until it can start over, counted from its first frame, when all frames have been read; at least 1, so that a
-    /// file of one frame is not sent as fast as the network takes it.
+    /// Milliseconds until it can start over, counted from its first frame, when all frames have been read: never so soon that a short
+    /// file is sent as fast as the network takes it.
     #[must_use]
     pub fn length(&self) -> u32 {
-        self.length.end()
+        self.length.end(self.timeline.rest())
     }
 
     /// Whether the file, read so far, ends within a tag.
@@ -145,6 +167,27 @@ impl Source {
     }
 
     fn next_tag(&mut self) -> Result<Option<Tag>, SourceError> {
+        match self.ahead.pop_front() {
+            Some(tag) => Ok(Some(tag)),
+            None => self.read_tag(),
+        }
+    }
+
+    /// The timestamps of the next frames of `lane`, as many as are needed or may be held.
+    fn look_ahead(&mut self, lane: Lane) -> Result<Vec<u32>, SourceError> {
+        let is_of_lane = |tag: &Tag| timeline::lane(tag) == Some(lane);
+        let mut found = self.ahead.iter().filter(|tag| is_of_lane(tag)).count();
+        let mut bytes: usize = self.ahead.iter().map(|tag| tag.payload.len()).sum();
+        while found < Timeline::AHEAD && self.ahead.len() < AHEAD_TAGS && bytes < AHEAD_BYTES {
+            let Some(tag) = self.read_tag()? else { break };
+            found += usize::from(is_of_lane(&tag));
+            bytes += tag.payload.len();
+            self.ahead.push_back(tag);
+        }
+        Ok(self.ahead.iter().filter(|tag| is_of_lane(tag)).map(|tag| tag.timestamp).collect())
+    }
+
+    fn read_tag(&mut self) -> Result<Option<Tag>, SourceError> {
         loop {
             let tag = self.reader.next_tag();
             let tag = tag.map_err(|source| SourceError::Flv { path: self.path.clone(), source })?;
@@ -187,10 +230,11 @@ impl Length {
         };
     }
 
-    fn end(&self) -> u32 {
+    /// The last frames are shown for `rest` ms at least.
+    fn end(&self, rest: u32) -> u32 {
         let [video, audio] = self.lanes;
         let shown = video.or(audio).map_or(0, |(last, distance)| last.saturating_add(distance));
-        shown.max(self.latest.saturating_add(1))
+        shown.max(self.latest.saturating_add(rest.max(1))).max(LOOP_LEAST)
     }
 }
 
@@ -202,7 +246,7 @@ mod tests {
     fn length(frames: &[(u8, u32)]) -> u32 {
         let mut length = Length::default();
         frames.iter().for_each(|&(type_id, time)| length.extend(type_id, time));
-        length.end()
+        length.end(0)
     }
 
     #[test]
@@ -215,7 +259,7 @@ mod tests {
     #[test]
     fn no_time_runs_backwards_when_it_starts_over() {
         assert_eq!(length(&[(9, 0), (8, 0), (9, 40), (8, 1_000)]), 1_001, "sound longer than the picture");
-        assert_eq!(length(&[(9, 0)]), 1, "one frame");
+        assert_eq!(length(&[(9, 0), (9, 2), (9, 4)]), LOOP_LEAST, "few frames");
     }
 
     #[test]
@@ -244,6 +288,55 @@ mod tests {
         let sent = read_all(&source.next_frame().unwrap().unwrap().payload).unwrap();
         let expected = Value::EcmaArray(vec![("width".to_owned(), 640.0.into())]);
         assert_eq!(sent, ["@setDataFrame".into(), "onMetaData".into(), expected]);
+    }
+
+    /// When each frame of a file of pictures with these timestamps is sent in the first 10 s, over and over.
+    fn sent(timestamps: &[u32]) -> Vec<u32> {
+        let mut bytes = Vec::new();
+        flv::put_header(&mut bytes, true, true);
+        for timestamp in timestamps {
+            let payload = Bytes::from_static(b"\x17\x01");
+            flv::put_tag(&mut bytes, &Tag { type_id: 9, timestamp: *timestamp, payload });
+            flv::put_tag(&mut bytes, &Tag { type_id: 15, timestamp: 0, payload: Bytes::from_static(b"x") });
+        }
+        let (mut sent, mut start) = (Vec::new(), 0);
+        while start < 10_000 {
+            let mut source = Source::new("test".into(), Box::new(io::Cursor::new(bytes.clone())));
+            while let Some(frame) = source.next_frame().unwrap() {
+                sent.push(start + frame.time);
+            }
+            start += source.length();
+        }
+        sent.retain(|time| *time < 10_000);
+        sent
+    }
+
+    #[test]
+    fn no_file_is_sent_faster_than_in_real_time() {
+        for (timestamps, at_most) in [
+            (&[7][..], 10),
+            (&[0, 0], 250),
+            (&[0; 50], 250),
+            (&[5; 1_000], 258),
+            (&[0, 1, 2, 3, 4, 5], 250),
+            (&[0, 40, 80, 120], 250),
+            (&[0, 20_000, 40_000], 4),
+        ] {
+            let sent = sent(timestamps);
+            assert!(
+                (at_most - at_most / 5..=at_most).contains(&sent.len()),
+                "{}: {sent:?}",
+                timestamps.len()
+            );
+        }
+    }
+
+    #[test]
+    fn a_frame_with_a_time_of_its_own_delays_no_other() {
+        let stamp = |i: u32| i * 40 + if i % 10 == 5 { 3_000 } else { 0 };
+        let sent = sent(&(0..250).map(stamp).collect::<Vec<_>>());
+        assert_eq!(sent.len(), 250);
+        assert!(sent.windows(2).all(|two| two[1] - two[0] <= 80), "{sent:?}");
     }
 
     #[test]

@@ -1,7 +1,5 @@
 //! FLV files: the same tags RTMP carries (FLV 10.1, annex E.2 to E.4).
 
-use crate::line::{Lane, Line};
-use crate::media;
 use crate::message_type;
 use bytes::{Buf, Bytes, BytesMut};
 
@@ -37,9 +35,6 @@ pub enum FlvError {
     /// The offset to the first tag is absurd.
     #[error("damaged FLV header: the first tag would be at byte {0}")]
     Offset(u32),
-    /// Neither audio, video nor data, or encrypted.
-    #[error("damaged FLV file: a tag of type {0}")]
-    TagType(u8),
 }
 
 /// Incremental reader: push bytes, pull tags. Holds what was pushed and not yet pulled.
@@ -62,7 +57,8 @@ impl Reader {
         self.buffer.extend_from_slice(bytes);
     }
 
-    /// The next complete tag, or `None` until more was pushed.
+    /// The next complete tag of audio, video or script data, or `None` until more was pushed. Those of other types, and encrypted
+    /// ones, are passed over: the format has room for more (FLV 10.1, annex E.4.1).
     pub fn next_tag(&mut self) -> Result<Option<Tag>, FlvError> {
         if !self.has_header {
             let signature = self.buffer.get(..self.buffer.len().min(3)).unwrap_or_default();
@@ -78,66 +74,34 @@ impl Reader {
             self.has_header = true;
             self.skip = offset as usize + TRAILER;
         }
-        let skipped = self.skip.min(self.buffer.len());
-        self.buffer.advance(skipped);
-        self.skip -= skipped;
-        let Some(&[type_id, s2, s1, s0, t2, t1, t0, t3, ..]) = self.buffer.first_chunk::<TAG_HEADER>() else {
-            return Ok(None);
-        };
-        if !matches!(type_id, message_type::AUDIO | message_type::VIDEO | message_type::DATA) {
-            return Err(FlvError::TagType(type_id));
+        loop {
+            let skipped = self.skip.min(self.buffer.len());
+            self.buffer.advance(skipped);
+            self.skip -= skipped;
+            let Some(&[type_id, s2, s1, s0, t2, t1, t0, t3, ..]) = self.buffer.first_chunk::<TAG_HEADER>()
+            else {
+                return Ok(None);
+            };
+            let size = u32::from_be_bytes([0, s2, s1, s0]) as usize;
+            if !matches!(type_id, message_type::AUDIO | message_type::VIDEO | message_type::DATA) {
+                self.skip = TAG_HEADER + size + TRAILER;
+                continue;
+            }
+            if self.buffer.len() < TAG_HEADER + size {
+                return Ok(None);
+            }
+            self.buffer.advance(TAG_HEADER);
+            let payload = self.buffer.split_to(size).freeze();
+            self.skip = TRAILER;
+            let timestamp = u32::from_be_bytes([t3, t2, t1, t0]);
+            return Ok(Some(Tag { type_id, timestamp, payload }));
         }
-        let size = u32::from_be_bytes([0, s2, s1, s0]) as usize;
-        if self.buffer.len() < TAG_HEADER + size {
-            return Ok(None);
-        }
-        self.buffer.advance(TAG_HEADER);
-        let payload = self.buffer.split_to(size).freeze();
-        self.skip = TRAILER;
-        Ok(Some(Tag { type_id, timestamp: u32::from_be_bytes([t3, t2, t1, t0]), payload }))
     }
 
     /// Whether the file may end here: nothing is half read. The length behind the last tag may be missing.
     pub fn is_clean_end(&self) -> bool {
         let nothing_held = self.buffer.is_empty() && self.skip == TRAILER;
         self.has_header && (nothing_held || self.buffer.len() == self.skip)
-    }
-}
-
-/// A gap of a file that is longer is a cut, ms: the file goes on behind it at once. Of frames that are never nearer, so much of it is left:
-/// less than what a server waits for a publisher that is silent.
-const GAP: i64 = 3_000;
-
-/// When the tags of a file are due: live recordings begin at any time, and their script data and headers at 0; recordings with cuts have
-/// gaps, and appended ones start over.
-#[derive(Debug, Default)]
-pub struct Timeline {
-    /// From the first frame of audio or video on.
-    line: Option<Line>,
-}
-
-impl Timeline {
-    /// Milliseconds from the first frame of audio or video to `tag`, without what is no time of the recording; 0 for one that is older or
-    /// stands before it.
-    pub fn time(&mut self, tag: &Tag) -> u32 {
-        let lane = Lane::of(media::classify(tag.type_id, &tag.payload).kind);
-        if lane.is_some() {
-            self.line.get_or_insert_with(|| Line::new(GAP, GAP, tag.timestamp, 0, 0));
-        }
-        let Some(line) = &mut self.line else { return 0 };
-        // A tag comes when it is due: what lies ahead of the newest is ahead of its arrival.
-        let now = line.newest().max(0).cast_unsigned();
-        let time = match lane {
-            Some(lane) => line.frame(lane, tag.timestamp, now),
-            None => line.other(tag.timestamp, now),
-        };
-        u32::try_from(time.max(0)).unwrap_or(u32::MAX)
-    }
-
-    /// Whether there was no frame.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.line.is_none()
     }
 }
 
@@ -214,61 +178,32 @@ mod tests {
     }
 
     #[test]
-    fn times_count_from_the_first_media_whatever_stands_before_it() {
-        let mut timeline = Timeline::default();
-        let times =
-            [(18, 0), (8, 3_600_000), (18, 0), (8, 3_599_990), (8, 3_600_020)].map(|(type_id, timestamp)| {
-                timeline.time(&Tag { type_id, timestamp, payload: Bytes::from_static(&[0x2f, 1]) })
-            });
-        assert_eq!(times, [0, 0, 0, 0, 20]);
-        let header = Tag { type_id: 9, timestamp: 0, payload: Bytes::from_static(&[0x17, 0, 0, 0, 0]) };
-        assert_eq!(timeline.time(&header), 20);
-    }
-
-    /// The times of a file of pictures `step` ms apart and sound, whose timestamps are shifted from the one with that number on.
-    fn times(step: u32, shifts: &[(usize, i64)]) -> Vec<u32> {
-        let mut timeline = Timeline::default();
-        let shift = |i: usize| shifts.iter().rfind(|(from, _)| i >= *from).map_or(0, |(_, shift)| *shift);
-        let tag = |type_id, timestamp: i64, payload: &'static [u8]| {
-            let timestamp = u32::try_from(timestamp).unwrap();
-            Tag { type_id, timestamp, payload: Bytes::from_static(payload) }
+    fn tags_of_other_types_are_passed_over_however_they_are_cut() {
+        let tag = |type_id, payload: &'static [u8]| Tag {
+            type_id,
+            timestamp: 7,
+            payload: Bytes::from_static(payload),
         };
-        let mut times = Vec::new();
-        for i in 0..200 {
-            let at = i as i64 * i64::from(step) + 50_000;
-            times.push(timeline.time(&tag(9, at + shift(i), b"\x27\x01")));
-            // Sound trails by three.
-            let sound = timeline.time(&tag(8, at + shift(i.saturating_sub(3)), b"\xaf\x01"));
-            assert!(sound.abs_diff(times[i]) <= 2 * step, "{sound} beside {}", times[i]);
+        let known = [tag(8, b"\xaf\x01"), tag(9, b"\x17\x01")];
+        let [sound, picture] = known.clone();
+        let file =
+            file(&[tag(15, b"abc"), sound, tag(99, b""), tag(0x28, &[0; 90]), picture, tag(0, b"end")]);
+        for step in 1..file.len() {
+            let mut reader = Reader::new();
+            let mut read = Vec::new();
+            for bytes in file.chunks(step) {
+                reader.push(bytes);
+                while let Some(tag) = reader.next_tag().unwrap() {
+                    read.push(tag);
+                }
+                assert!(reader.buffer.len() < TAG_HEADER + 2 + step, "what is passed over is not held");
+            }
+            assert_eq!((&read[..], reader.is_clean_end()), (&known[..], true), "{step}");
         }
-        times
-    }
-
-    #[test]
-    fn a_recording_with_cuts_or_of_several_parts_is_one_line() {
-        for shifts in [&[(100, 12_000)][..], &[(100, -4_000)], &[(50, 3_600_000), (100, 100), (150, -49_000)]]
-        {
-            let times = times(40, shifts);
-            assert!(times.windows(2).all(|two| (20..=90).contains(&(two[1] - two[0]))), "{times:?}");
-        }
-        // Pictures that stand for long stay for long.
-        let times = times(2_500, &[]);
-        assert!(times.windows(2).all(|two| two[1] - two[0] == 2_500));
-    }
-
-    #[test]
-    fn of_pictures_that_stand_longer_than_a_server_waits_some_time_is_left() {
-        let mut timeline = Timeline::default();
-        let times: Vec<_> = (0..4)
-            .map(|i| {
-                timeline.time(&Tag {
-                    type_id: 9,
-                    timestamp: i * 20_000,
-                    payload: Bytes::from_static(b"\x17\x01"),
-                })
-            })
-            .collect();
-        assert_eq!(times, [0, 3_000, 6_000, 9_000]);
+        let mut reader = Reader::new();
+        reader.push(&file[..file.len() - TRAILER - 1]);
+        while reader.next_tag().unwrap().is_some() {}
+        assert!(!reader.is_clean_end(), "cut within the last");
     }
 
     #[test]
@@ -279,8 +214,5 @@ mod tests {
         let mut reader = Reader::new();
         reader.push(b"FLV\x01\x05\xff\xff\xff\xff");
         assert_eq!(reader.next_tag(), Err(FlvError::Offset(u32::MAX)));
-        let mut reader = Reader::new();
-        reader.push(b"FLV\x01\x05\0\0\0\x09\0\0\0\0\x28\0\0\0\0\0\0\0\0\0\0");
-        assert_eq!(reader.next_tag(), Err(FlvError::TagType(0x28)));
     }
 }

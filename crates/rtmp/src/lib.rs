@@ -33,6 +33,7 @@ pub mod message_type;
 pub mod server;
 #[cfg(test)]
 mod testing;
+pub mod timeline;
 pub mod url;
 pub mod wire;
 
