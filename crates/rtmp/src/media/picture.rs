@@ -1,13 +1,14 @@
 //! What a coded picture says of itself. The frame type in front of it is 0 from some senders and wrong from others, and then nobody
 //! could join: so the first bytes of the picture are looked at, as far as they are told without the decoder's configuration.
 //!
-//! NAL units: ITU-T H.264 §7.3, H.265 §7.3, H.266 §7.3, each behind its length of four bytes (ISO/IEC 14496-15). OBUs: AV1 §5.3. VP8:
-//! RFC 6386 §9.1. VP9: bitstream specification §6.2.
+//! NAL units: ITU-T H.264 §7.3, H.265 §7.3, H.266 §7.3, each behind its length (ISO/IEC 14496-15) or a start code (annex B). OBUs:
+//! AV1 §5.3. VP8: RFC 6386 §9.1. VP9: bitstream specification §6.2.
 
 use super::codec::Coding;
 
-/// NAL units or OBUs looked at in front of the picture. Encoders put fewer than ten there.
-const UNITS_MAX: usize = 32;
+/// NAL units or OBUs looked at in one message. Encoders put fewer than ten in front of a picture, and a picture of 4K has hundreds of
+/// slices at most.
+const UNITS_MAX: usize = 4096;
 /// Bytes of one SEI message looked at for a recovery point.
 const SEI_MAX: usize = 4 * 1024;
 
@@ -44,29 +45,85 @@ enum Unit {
     Other,
 }
 
-/// The first slice tells; a recovery point in front of it makes it a place to start.
-fn nal_units(mut body: &[u8], classify: fn(&[u8]) -> Unit) -> Picture {
-    let mut recovers = false;
-    for _ in 0..UNITS_MAX {
-        let Some((length, rest)) = body.split_first_chunk::<4>() else { break };
-        let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
-        let Some((unit, rest)) = rest.split_at_checked(length) else { break };
-        match classify(unit) {
-            Unit::Slice(_) if recovers => return Picture::Key,
-            Unit::Slice(picture) => return picture,
-            Unit::Sei(header) => recovers |= has_recovery_point(unit.get(header..).unwrap_or(&[])),
+/// What separates the units: how long their lengths are stands in the decoder's configuration, but lengths that are read in the wrong
+/// size do not end where the message does. Nearly all senders have four bytes. Some send start codes, as an elementary stream has them.
+fn nal_units(body: &[u8], classify: fn(&[u8]) -> Unit) -> Picture {
+    let (picture, fits) = by_lengths::<4>(body, classify);
+    if fits {
+        return picture;
+    }
+    if body.starts_with(&[0, 0, 1]) || body.starts_with(&[0, 0, 0, 1]) {
+        return by_start_codes(body, classify);
+    }
+    for (other, fits) in [by_lengths::<2>(body, classify), by_lengths::<1>(body, classify)] {
+        if fits {
+            return other;
+        }
+    }
+    picture
+}
+
+/// What is told by the units so far.
+#[derive(Default)]
+struct Told {
+    picture: Option<Picture>,
+    recovers: bool,
+}
+
+impl Told {
+    /// The first slice tells; a recovery point in front of it makes it a place to start.
+    fn note(&mut self, unit: &[u8], kind: Unit) {
+        match kind {
+            Unit::Slice(_) if self.recovers => self.picture = Some(Picture::Key),
+            Unit::Slice(picture) => self.picture = Some(picture),
+            Unit::Sei(header) => self.recovers |= has_recovery_point(unit.get(header..).unwrap_or(&[])),
             Unit::Other => {}
+        }
+    }
+}
+
+/// The picture, if each unit stands behind its length of `N` bytes, and whether the units end where `body` does, but for zeros.
+fn by_lengths<const N: usize>(mut body: &[u8], classify: fn(&[u8]) -> Unit) -> (Picture, bool) {
+    let mut told = Told::default();
+    for _ in 0..UNITS_MAX {
+        let Some((length, rest)) = body.split_first_chunk::<N>() else { break };
+        let length = length.iter().fold(0, |length, byte| length << 8 | usize::from(*byte));
+        // Lengths of four bytes, read as shorter ones, begin with zero.
+        let Some((unit, rest)) = rest.split_at_checked(length).filter(|_| length > 0 || N == 4) else {
+            break;
+        };
+        if told.picture.is_none() {
+            told.note(unit, classify(unit));
         }
         body = rest;
     }
-    Picture::Untold
+    (told.picture.unwrap_or(Picture::Untold), body.iter().all(|byte| *byte == 0))
+}
+
+/// The same behind start codes. They are not looked for in the picture itself.
+fn by_start_codes(mut body: &[u8], classify: fn(&[u8]) -> Unit) -> Picture {
+    let find = |bytes: &[u8]| bytes.windows(3).position(|bytes| bytes == [0, 0, 1]);
+    let mut told = Told::default();
+    for _ in 0..UNITS_MAX {
+        let Some(unit) = find(body).and_then(|at| body.get(at + 3..)) else { break };
+        let kind = classify(unit);
+        let is_picture = matches!(kind, Unit::Slice(_));
+        let end = if is_picture { unit.len() } else { find(unit).unwrap_or(unit.len()) };
+        told.note(unit.get(..end).unwrap_or(unit), kind);
+        if is_picture {
+            break;
+        }
+        body = unit;
+    }
+    told.picture.unwrap_or(Picture::Untold)
 }
 
 fn avc(unit: &[u8]) -> Unit {
     match unit.first().map(|first| first & 0x1F) {
         Some(5) => Unit::Slice(Picture::Key),
-        Some(1) => Unit::Slice(avc_slice(unit.get(1..).unwrap_or(&[]))),
-        Some(2..=4) => Unit::Slice(Picture::Untold),
+        // Whole, and the first part of one in parts.
+        Some(1 | 2) => Unit::Slice(avc_slice(unit.get(1..).unwrap_or(&[]))),
+        Some(3 | 4) => Unit::Slice(Picture::Untold),
         Some(6) => Unit::Sei(1),
         _ => Unit::Other,
     }
@@ -99,7 +156,9 @@ fn hevc(unit: &[u8]) -> Unit {
     match unit.first().map(|first| (first >> 1) & 0x3F) {
         // IDR, CRA and BLA.
         Some(16..=21) => Unit::Slice(Picture::Key),
-        Some(0..=31) => Unit::Slice(Picture::Untold),
+        // Trailing pictures and sublayers, and what is skipped behind a keyframe.
+        Some(0..=9) => Unit::Slice(Picture::Dependent),
+        Some(10..=31) => Unit::Slice(Picture::Untold),
         Some(39) => Unit::Sei(2),
         _ => Unit::Other,
     }
@@ -109,7 +168,9 @@ fn vvc(unit: &[u8]) -> Unit {
     match unit.get(1).map(|second| second >> 3) {
         // IDR, CRA and gradual decoding refresh.
         Some(7..=10) => Unit::Slice(Picture::Key),
-        Some(0..=11) => Unit::Slice(Picture::Untold),
+        // As of HEVC.
+        Some(0..=3) => Unit::Slice(Picture::Dependent),
+        Some(4..=11) => Unit::Slice(Picture::Untold),
         _ => Unit::Other,
     }
 }
@@ -149,32 +210,34 @@ fn unescaped(bytes: &[u8]) -> impl Iterator<Item = u8> {
     })
 }
 
-/// The first frame header tells.
+/// The first frame header tells. A keyframe that is not shown is a place to start if the same unit of time shows it: else pictures
+/// may stand between that need what came before it.
 fn av1(mut body: &[u8]) -> Picture {
     let (sequence_header, frame_header, frame) = (1, 3, 6);
+    let mut has_hidden_key = false;
     for _ in 0..UNITS_MAX {
         let Some((&header, rest)) = body.split_first() else { break };
         let (kind, has_extension, has_size) = ((header >> 3) & 0xF, header & 4 != 0, header & 2 != 0);
         let Some(mut rest) = rest.get(usize::from(has_extension)..) else { break };
         let Some(size) = (if has_size { leb128(&mut rest) } else { Some(rest.len()) }) else { break };
         let Some((unit, rest)) = rest.split_at_checked(size) else { break };
-        let Some(first) = unit.first() else {
-            body = rest;
-            continue;
-        };
+        body = rest;
+        let Some(first) = unit.first() else { continue };
         // A still picture has no frame type.
         if kind == sequence_header && first & 0x08 != 0 {
             return Picture::Key;
         }
         if kind == frame_header || kind == frame {
             let (shows_existing, frame_type, is_shown) = (first >> 7, (first >> 5) & 3, (first >> 4) & 1);
-            return match (shows_existing, frame_type, is_shown) {
-                (0, 0, 1) => Picture::Key,
-                (0, 1.., _) => Picture::Dependent,
-                _ => Picture::Untold,
-            };
+            match (shows_existing, frame_type, is_shown) {
+                (0, 0, 1) => return Picture::Key,
+                (0, 0, _) => has_hidden_key = true,
+                (1.., _, _) if has_hidden_key => return Picture::Key,
+                _ if has_hidden_key => break,
+                // An earlier frame is shown, or needed.
+                _ => return Picture::Dependent,
+            }
         }
-        body = rest;
     }
     Picture::Untold
 }
@@ -210,10 +273,11 @@ fn vp9(body: &[u8]) -> Picture {
     let (marker, is_profile_3) = (first >> 6, (first >> 4) & 3 == 3);
     let at = if is_profile_3 { 34 } else { 35 };
     let bit = |from: u32| (bits >> from) & 1;
-    if marker != 2 || bit(at) == 1 {
+    if marker != 2 {
         return Picture::Untold;
     }
-    if bit(at - 1) == 1 {
+    // An earlier frame is shown, or needed.
+    if bit(at) == 1 || bit(at - 1) == 1 {
         return Picture::Dependent;
     }
     let sync = (bits >> (at - 3 - 24)) & 0xFF_FFFF;
@@ -254,12 +318,76 @@ mod tests {
         assert_eq!(look(Coding::Hevc, &units(&[&[0x4E, 1, 6, 1, 0x80], &[2, 1, 0xD0]])), Key);
     }
 
+    /// Units, each behind a length of `size` bytes.
+    fn units_of(size: usize, units: &[&[u8]]) -> Vec<u8> {
+        let length = |unit: &[u8]| (unit.len() as u32).to_be_bytes()[4 - size..].to_vec();
+        units.iter().flat_map(|unit| [length(unit), unit.to_vec()].concat()).collect()
+    }
+
+    #[test]
+    fn a_picture_is_found_behind_lengths_of_any_size_and_behind_start_codes() {
+        let (delimiter, sei) = (&[9, 0xF0][..], &[6, 5, 3, 9, 9, 9, 0x80][..]);
+        let recovery = &[6, 6, 1, 0xC4, 0x80][..];
+        // Two slices, the second in the way of an end that fits by chance; first_mb_in_slice 0, slice_type 5 (P).
+        let slice = |header: u8, rest: usize| [&[header, 0b1001_1000][..], &vec![0x55; rest]].concat();
+        for length in [2, 40, 200] {
+            let (idr, p) = (slice(0x65, length), slice(0x41, length));
+            let pictures = [
+                (vec![delimiter, sei, &idr, &idr], Key),
+                (vec![&idr[..]], Key),
+                (vec![delimiter, sei, &p, &p], Dependent),
+                (vec![&p[..]], Dependent),
+                (vec![delimiter, recovery, &p], Key),
+            ];
+            for (parts, picture) in pictures {
+                for size in [1, 2, 4] {
+                    assert_eq!(
+                        look(Coding::Avc, &units_of(size, &parts)),
+                        picture,
+                        "{size} {length} {parts:x?}"
+                    );
+                }
+                for start in [&[0, 0, 1][..], &[0, 0, 0, 1]] {
+                    let body: Vec<u8> = parts.iter().flat_map(|unit| [start, unit].concat()).collect();
+                    assert_eq!(look(Coding::Avc, &body), picture, "{start:?} {length} {parts:x?}");
+                }
+            }
+        }
+        assert_eq!(look(Coding::Hevc, &units_of(2, &[&[0x46, 1, 0x50], &[0x26, 1, 0xAF]])), Key);
+        assert_eq!(look(Coding::Hevc, &[0, 0, 0, 1, 0x46, 1, 0x50, 0, 0, 1, 2, 1, 0xD0]), Dependent);
+    }
+
+    #[test]
+    fn a_large_picture_behind_short_lengths_is_not_taken_for_one_behind_long_ones() {
+        // Of four bytes the first length would be 0x2_09F0, and end in the middle of the picture.
+        let idr = [&[0x65, 0x88][..], &[0x41; 60_000]].concat();
+        let body = units_of(2, &[&[9, 0xF0], &idr, &idr, &idr]);
+        assert_eq!(look(Coding::Avc, &body), Key);
+    }
+
+    #[test]
+    fn a_message_that_is_cut_or_padded_tells_all_the_same() {
+        let body = units(&[&[9, 0xF0], &[&[0x65, 0x88][..], &[0x55; 300]].concat(), &[0x65, 0x88]]);
+        assert_eq!(look(Coding::Avc, &body[..body.len() - 1]), Key);
+        let p = units(&[&[&[0x41, 0b1001_1000][..], &[0x55; 0x163]].concat()]);
+        assert_eq!(p[3], 0x65, "behind a start code it would be a keyframe");
+        assert_eq!(look(Coding::Avc, &[&p[..], &[0; 3]].concat()), Dependent);
+    }
+
     #[test]
     fn hevc_and_vvc_are_told_by_the_type_of_their_nal_unit() {
         for kind in 0..32 {
-            let hevc = if (16..=21).contains(&kind) { Key } else { Untold };
+            let hevc = match kind {
+                0..=9 => Dependent,
+                16..=21 => Key,
+                _ => Untold,
+            };
             assert_eq!(look(Coding::Hevc, &units(&[&[0x40, 1], &[kind << 1, 1, 0x80]])), hevc, "{kind}");
-            let vvc = if (7..=10).contains(&kind) { Key } else { Untold };
+            let vvc = match kind {
+                0..=3 => Dependent,
+                7..=10 => Key,
+                _ => Untold,
+            };
             assert_eq!(look(Coding::Vvc, &units(&[&[0, 0xA0, 1], &[0, kind << 3 | 1, 0x80]])), vvc, "{kind}");
         }
     }
@@ -271,7 +399,10 @@ mod tests {
         assert_eq!(unit(&[0x32, 1, 0b0001_0000]), Key);
         assert_eq!(unit(&[0x32, 1, 0b0011_0000]), Dependent);
         assert_eq!(unit(&[0x1A, 1, 0b0000_0000]), Untold, "a keyframe that is not shown yet");
-        assert_eq!(unit(&[0x1A, 1, 0b1000_0000]), Untold, "an earlier frame");
+        assert_eq!(unit(&[0x1A, 1, 0b1000_0000]), Dependent, "an earlier frame");
+        let hidden = &[0x32, 1, 0b0000_0000][..];
+        assert_eq!(unit(&[hidden, &[0x1A, 1, 0b1000_0000]].concat()), Key, "it is shown at once");
+        assert_eq!(unit(&[hidden, &[0x32, 1, 0b0011_0000]].concat()), Untold, "another picture is shown");
         // Without a size; behind a long one.
         assert_eq!(look(Coding::Av1, &[0x30, 0b0001_0000]), Key);
         assert_eq!(look(Coding::Av1, &[&[0x2A, 0x80, 0x01][..], &[0; 128], &[0x30, 0x10]].concat()), Key);
@@ -286,7 +417,7 @@ mod tests {
         assert_eq!(look(Coding::Vp9, &[0x86, 0, 0x40, 0x92, 0]), Dependent);
         // Profile 3: one bit later.
         assert_eq!(look(Coding::Vp9, &[0xB1, 0x24, 0xC1, 0xA1, 0]), Key);
-        assert_eq!(look(Coding::Vp9, &[0x88, 0, 0, 0, 0]), Untold, "an earlier frame");
+        assert_eq!(look(Coding::Vp9, &[0x88, 0, 0, 0, 0]), Dependent, "an earlier frame");
     }
 
     #[test]
@@ -297,6 +428,7 @@ mod tests {
         }
         assert_eq!(look(Coding::Avc, &[0, 0, 1, 0, 0x65]), Untold, "longer than the message");
         assert_eq!(look(Coding::Avc, &units(&[&[9, 0xF0][..]; UNITS_MAX + 1])), Untold);
+        assert_eq!(look(Coding::Avc, &[0, 0, 1].repeat(UNITS_MAX + 1)), Untold);
     }
 
     proptest! {
@@ -311,7 +443,7 @@ mod tests {
 
         #[test]
         fn what_stands_in_front_of_a_keyframe_does_not_hide_it(
-            before in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..UNITS_MAX - 1),
+            before in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..40), 0..100),
         ) {
             // Parameter sets and end-of-sequence, of any content.
             let mut body = Vec::new();
