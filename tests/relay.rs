@@ -9,7 +9,7 @@ use crate::support::clients::{
 use crate::support::cluster::TestCluster;
 use crate::support::flv::{Source, assert_same};
 use crate::support::net::url;
-use crate::support::raw::{Raw, kind, message};
+use crate::support::raw::{Raw, amf, command, kind, message};
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for};
 
 /// Seconds of video that each player records.
@@ -205,6 +205,58 @@ fn the_configuration_of_every_track_reaches_players_of_an_edge_early_and_late() 
         let tags = late.tags();
         if tags.iter().any(|tag| tag.payload == behind) { Ok(()) } else { Err(format!("{}", tags.len())) }
     });
+}
+
+/// All of a publication of these frames on message stream 1, and its end.
+fn whole(name: &str, frames: &[String]) -> Vec<u8> {
+    let named = |before: &[u8]| [before, &amf::string(name)].concat();
+    let mut all = command("createStream", 2.0, &amf::NULL, 0);
+    all.extend(command("publish", 3.0, &[named(&amf::NULL), amf::string("live")].concat(), 1));
+    for (time, frame) in (0..).step_by(40).zip(frames) {
+        all.extend(message(5, time, 8, 1, &[b"\xAF\x01", frame.as_bytes()].concat()));
+    }
+    all.extend(command("FCUnpublish", 4.0, &named(&amf::NULL), 0));
+    all.extend(command("deleteStream", 5.0, &[&amf::NULL[..], &amf::number(1.0)].concat(), 0));
+    all
+}
+
+/// A connection that waits for `name` to be published.
+fn waiting(addr: SocketAddr, name: &str) -> Raw {
+    let mut raw = Raw::dial(addr).handshake().connect("live", &[]);
+    raw.send(&command("createStream", 2.0, &amf::NULL, 0));
+    raw.send(&command("play", 3.0, &[&amf::NULL[..], &amf::string(name)].concat(), 1));
+    raw.expect("NetStream.Play.Start");
+    raw
+}
+
+#[test]
+fn a_publication_that_comes_in_one_write_with_its_end_reaches_each_edge_whole_and_its_end_too() {
+    let cluster = TestCluster::with(|net| net.guide_with("{ end_of_stream: close }"));
+    cluster.up();
+    for number in 0..5 {
+        let name = format!("short{number}");
+        let mut players: Vec<_> = cluster.net.edges().into_iter().map(|edge| waiting(edge, &name)).collect();
+        let frames: Vec<_> = (10..40).map(|frame| format!("frame-{frame}")).collect();
+        let mut encoder = Raw::dial(cluster.net.origin()).handshake().connect("live", &[]);
+        assert!(encoder.send(&whole(&name, &frames)));
+        for player in &mut players {
+            player.expect_closed(SOON);
+            let missing: Vec<_> = frames.iter().filter(|frame| !player.has(frame)).collect();
+            assert!(missing.is_empty(), "{name}: {missing:?}");
+        }
+    }
+}
+
+#[test]
+fn publications_that_follow_each_other_without_a_pause_all_reach_who_waits_at_an_edge() {
+    let cluster = TestCluster::up_guide();
+    let mut players: Vec<_> = cluster.net.edges().into_iter().map(|edge| waiting(edge, "a")).collect();
+    let mut encoder = Raw::dial(cluster.net.origin()).handshake().connect("live", &[]);
+    let all: Vec<_> = (0..8).map(|number| whole("a", &[format!("only-{number}")])).collect();
+    assert!(encoder.send(&all.concat()));
+    for player in &mut players {
+        (0..8).for_each(|number| player.expect(&format!("only-{number}")));
+    }
 }
 
 /// The card's first keyframe.

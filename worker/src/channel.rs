@@ -88,11 +88,11 @@ impl Channel {
         self.stream.borrow_mut().begin_reader(offset);
     }
 
-    /// Once a second: the log drops what no reader needs.
-    pub(crate) fn tick(&self) {
+    /// Once a second, at `now`, monotonic ms: the log drops what no reader needs.
+    pub(crate) fn tick(&self, now: u64) {
         let (players, forwards) = (self.players.borrow(), self.forwards.borrow());
         let players = players.iter().map(|player| player.cursor.borrow().offset());
-        let needed = players.chain(forwards.iter().filter_map(Forward::offset)).min();
+        let needed = players.chain(forwards.iter().filter_map(|forward| forward.needs(now))).min();
         self.stream.borrow_mut().tick(needed.unwrap_or(u64::MAX));
     }
 

@@ -348,7 +348,7 @@ impl Hub {
             }
         }
         for channel in self.channels() {
-            channel.tick();
+            channel.tick(now);
             if self.carries(&channel) {
                 channel.carried.set(channel.carried.get().saturating_add(1));
                 self.known.borrow_mut().note(&channel.key, channel.carried.get());

@@ -94,8 +94,8 @@ impl Publisher {
         self.channel.makes_room.get()
     }
 
-    /// Takes one message; true if it was media. The first media starts the forwarders: a name alone costs no connection. In a flood of names they start
-    /// with the next second.
+    /// Takes one message; true if it was media. The first media starts the forwarders: a name alone costs no connection. In a flood of names they wait
+    /// for their turn ([`forward::start_late`]).
     pub(crate) fn take(&self, message: &Message, now: u64) -> bool {
         let is_media = self.channel.stream_mut().take(self.id, message, now);
         self.is_fresh.set(self.is_fresh.get() | is_media);
@@ -146,8 +146,6 @@ impl Drop for Publisher {
         // The last of it may have come with its end.
         self.commit();
         if self.channel.stream_mut().end(self.id, how, self.hub.now()) {
-            let end = self.channel.log().end();
-            self.channel.forwards.borrow().iter().for_each(|forward| forward.end_at(end));
             self.channel.announce();
             if self.is_end_told(how) {
                 self.end_players();
@@ -234,7 +232,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_names_starts_few_forwards_and_a_stream_that_stays_is_forwarded() {
+    async fn a_flood_of_names_starts_few_forwards_at_once_and_each_that_is_left_in_its_turn() {
         let test = async {
             let hub = origin_that_forwards();
             let conn = conn(&hub).await;
@@ -248,8 +246,20 @@ mod tests {
             let stays = publish(&hub, &key(5), None, &conn).unwrap();
             assert!(stays.take(&audio(), hub.now()));
             assert!(hub.find(&key(5)).unwrap().forwards.borrow().is_empty());
+            let forwarded = || {
+                let channels = hub.channels();
+                channels.iter().filter(|channel| !channel.forwards.borrow().is_empty()).count()
+            };
+            // All that are left are over, but for this one.
+            let before = forwarded();
             forward::start_late(&hub);
             assert_eq!(hub.find(&key(5)).unwrap().forwards.borrow().len(), 1);
+            let waited = forwarded() - before - 1;
+            assert!((1..=8).contains(&waited), "{waited} of those that are over");
+            for _ in 0..MAX_STREAMS {
+                forward::start_late(&hub);
+            }
+            assert_eq!(forwarded(), hub.channels().len(), "each has its turn");
         };
         LocalSet::new().run_until(test).await;
     }

@@ -454,8 +454,8 @@ impl Cursor {
         self.skips += 1;
         let reached = offset.max(self.state.had);
         match log.join_after(offset, reached) {
-            Some(point) => self.join(&point, log, reached),
-            None => self.state.place = Position::Waiting { from: log.end(), reached },
+            Some(point) if !self.ends_at(point.offset) => self.join(&point, log, reached),
+            _ => self.state.place = Position::Waiting { from: log.end(), reached },
         }
     }
 

@@ -33,7 +33,7 @@ mod testing;
 mod track;
 
 pub use cursor::{CONTROL_MAX, Cursor, Flushed, Recipient, State};
-pub use log::{Entry, Log, Offer};
+pub use log::{Entry, Log, Offer, Span};
 pub use stats::Stats;
 pub use storage::Meter;
 pub use stream::{ConnId, Ended, Head, PublicationId, Sender, Stream};

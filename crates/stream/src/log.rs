@@ -42,6 +42,8 @@ const STILL_AFTER: u64 = 1_000;
 /// Messages at the end of the log among which one that is sent again is looked for. A new one of the same time comes right behind the
 /// last, so there are no more between them than slices, tracks and data of one time.
 const SAME_TIME_MAX: usize = 64;
+/// Publications that are over and still offered to those who have had nothing of them.
+const PAST_MAX: usize = 32;
 
 /// Up to where a track is known to a reader.
 #[derive(Clone, Copy, Debug, Default)]
@@ -125,6 +127,38 @@ pub struct Entry {
     pub header: bool,
 }
 
+/// One publication, as offsets of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    /// Where it begins.
+    pub begin: u64,
+    /// Where it is over; `None` while it goes on.
+    pub end: Option<u64>,
+}
+
+/// A publication that another has followed, with the places where a reader may start in it.
+#[derive(Debug)]
+struct Past {
+    begin: JoinPoint,
+    /// Its last keyframe.
+    key: Option<JoinPoint>,
+    end: u64,
+}
+
+impl Past {
+    /// What is still there to start with in a log whose oldest message is at `floor`: all of it, or its last group of pictures.
+    fn points(&self, floor: u64) -> impl Iterator<Item = &JoinPoint> {
+        [Some(&self.begin), self.key.as_ref()]
+            .into_iter()
+            .flatten()
+            .filter(move |point| point.offset >= floor)
+    }
+
+    fn span(&self) -> Span {
+        Span { begin: self.begin.offset, end: Some(self.end) }
+    }
+}
+
 /// What a reader gets that joins now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Offer {
@@ -157,6 +191,8 @@ pub struct Log {
     key: Option<JoinPoint>,
     /// Where the publication begins.
     begin: Option<JoinPoint>,
+    /// Those before it that are not gone, oldest first.
+    past: VecDeque<Past>,
     headers: Rc<Headers>,
     /// Offset behind the message, or the barrier, with which they last changed.
     headers_end: u64,
@@ -198,6 +234,7 @@ impl Log {
             first_barrier: 0,
             key: None,
             begin: None,
+            past: VecDeque::new(),
             headers: Rc::default(),
             headers_end: 0,
             headers_changed: false,
@@ -236,12 +273,42 @@ impl Log {
         key.map(|key| key.offset).or_else(|| near().map(|point| point.offset)).unwrap_or_else(|| self.end())
     }
 
-    /// The same for a forwarder: it passes on all of a publication that has only begun, and if it `is_first`, not a later connection,
-    /// also of one that began with more than its connecting took.
+    /// Where a forwarder begins with a publication: one that is over it passes on whole, or the last group of pictures of what is left of
+    /// it; one that goes on whole if it has only begun, or if this `is_first`, not a later connection, else as a player would. Of one that
+    /// is gone there is nothing behind its begin.
     #[must_use]
-    pub fn start_of_forward(&self, is_first: bool) -> u64 {
-        let begin = self.begun().filter(|begin| is_first || self.is_near_live(begin.time));
-        begin.map_or_else(|| self.start(true), |begin| begin.offset)
+    pub fn start_of_forward(&self, publication: Span, is_first: bool) -> u64 {
+        let Span { begin, .. } = publication;
+        if let Some(past) = self.past.iter().find(|past| past.begin.offset == begin) {
+            return past.points(self.floor).next().map_or(past.end, |point| point.offset);
+        }
+        if self.current().is_none_or(|current| current.begin != begin) {
+            return begin;
+        }
+        let is_whole = |begin: &&JoinPoint| is_first || !self.is_live || self.is_near_live(begin.time);
+        self.begun().filter(is_whole).map_or_else(|| self.start(true), |begin| begin.offset)
+    }
+
+    /// The first publication that begins at `offset` or behind it and of which there is something to read.
+    #[must_use]
+    pub fn publication_from(&self, offset: u64) -> Option<Span> {
+        let readable = self.past.iter().filter(|past| past.points(self.floor).next().is_some());
+        let mut all = readable.map(Past::span).chain(self.current());
+        all.find(|publication| publication.begin >= offset)
+    }
+
+    /// The publication that begins at `begin`, if anything of it is left.
+    #[must_use]
+    pub fn publication_at(&self, begin: u64) -> Option<Span> {
+        let mut all = self.past.iter().map(Past::span).chain(self.current());
+        all.find(|publication| publication.begin == begin)
+    }
+
+    /// The newest publication, if it has had media.
+    fn current(&self) -> Option<Span> {
+        let begin = self.begin.as_ref().map_or(0, |begin| begin.offset);
+        let end = (!self.is_live).then_some(self.end());
+        (!self.is_empty() && begin < self.end()).then_some(Span { begin, end })
     }
 
     /// What a reader gets that joins now, with `gop_cache`.
@@ -401,7 +468,13 @@ impl Log {
     /// A new publication that does not go on where the last one ended: no header, no join point and no seed of the old one counts,
     /// and readers that are there wait for a keyframe.
     pub(crate) fn reset(&mut self, time: u64) {
-        self.key = None;
+        let key = self.key.take();
+        if let Some(begin) = self.begin.take().filter(|begin| begin.offset < self.end()) {
+            self.past.push_back(Past { begin, key, end: self.end() });
+        }
+        if self.past.len() > PAST_MAX {
+            self.past.pop_front();
+        }
         self.headers = Rc::default();
         self.headers_changed = false;
         for reached in &mut self.tracks {
@@ -439,21 +512,26 @@ impl Log {
     pub(crate) fn clear(&mut self) {
         self.reset(self.newest);
         self.entries.clear();
+        self.past.clear();
         self.trim();
     }
 
     /// Where a reader starts that has had everything before `reached` and wants nothing before `from`; `None` where there is nothing
     /// to start with. A keyframe before `reached` shows it the picture again: what it hears goes on behind the newest message.
     ///
-    /// * One that waited for the publication starts where it begins.
+    /// * One that waited for a publication starts where it begins, also when that is over.
     /// * Else it starts at the newest keyframe, whatever its age; where the picture stands still, audio starts near live.
     /// * Else it starts near live, without video before the next keyframe.
     pub(crate) fn join_after(&self, from: u64, reached: u64) -> Option<JoinPoint> {
-        let waited_for = |begin: &&JoinPoint| {
-            let at = from.max(reached);
-            begin.offset == at || (begin.offset > at && self.is_near_live(begin.time))
+        let at = from.max(reached);
+        let waited_for =
+            |begin: &JoinPoint| begin.offset == at || (begin.offset > at && self.is_near_live(begin.time));
+        let is_wanted = |past: &Past, point: &JoinPoint| {
+            point.offset == at || (point.offset == past.begin.offset && waited_for(point))
         };
-        let begin = self.begun().filter(waited_for);
+        let mut past = self.past.iter();
+        let past = past.find_map(|past| past.points(self.floor).find(|point| is_wanted(past, point)));
+        let begin = past.or_else(|| self.begun().filter(|begin| waited_for(begin)));
         let key = self.offered().filter(|key| key.offset >= from && (key.offset >= reached || self.is_live));
         let key = key.map(|key| {
             if key.offset < reached {
@@ -464,7 +542,7 @@ impl Log {
                 key.clone()
             }
         });
-        begin.cloned().or(key).or_else(|| self.live_edge(from.max(reached)))
+        begin.cloned().or(key).or_else(|| self.live_edge(at))
     }
 
     /// No cursor is behind `needed`, nor will one begin there without [`begin_at`](Self::begin_at): what lies before it goes as soon
@@ -638,6 +716,9 @@ impl Log {
         self.floor = self.entries.front().map_or_else(|| self.end(), |entry| entry.offset);
         let floor = self.floor;
         self.key.take_if(|key| key.offset < floor);
+        while self.past.front().is_some_and(|past| past.end <= floor) {
+            self.past.pop_front();
+        }
         while self.barriers.front().is_some_and(|barrier| barrier.offset < floor)
             && let Some(barrier) = self.barriers.pop_front()
         {
@@ -865,6 +946,60 @@ mod tests {
         assert_eq!(joined(&log).offset, end);
     }
 
+    fn start_of_forward(log: &Log, is_first: bool) -> u64 {
+        log.start_of_forward(log.current().unwrap(), is_first)
+    }
+
+    #[test]
+    fn publications_that_are_over_are_offered_one_after_the_other_while_they_are_there() {
+        let mut log = log();
+        let mut begins = Vec::new();
+        for number in 0..3 {
+            log.reset(number * 1_000);
+            begins.push(log.end());
+            video(&mut log, number * 1_000, true);
+            video(&mut log, number * 1_000 + 40, false);
+            log.pause();
+        }
+        let spans: Vec<_> =
+            std::iter::successors(log.publication_from(0), |last| log.publication_from(last.begin + 1))
+                .collect();
+        let ends = [begins[1], begins[2], log.end()].map(Some);
+        let expected: Vec<_> =
+            begins.iter().zip(ends).map(|(begin, end)| Span { begin: *begin, end }).collect();
+        assert_eq!(spans, expected);
+        // Who waited for the first gets it, and a forwarder each.
+        assert_eq!(log.join_after(0, 0).unwrap().offset, 0);
+        for span in &spans {
+            let from = log.start_of_forward(*span, false);
+            assert_eq!((from, log.join_after(from, 0).unwrap().offset), (span.begin, span.begin));
+        }
+        // The begin of one that was long is gone: its last keyframe is left.
+        log.reset(3_000);
+        for second in 3..60 {
+            video(&mut log, second * 1_000, true);
+        }
+        let [_, Span { begin: long, .. }] = [log.publication_from(0), log.current()].map(Option::unwrap);
+        let key = log.key.as_ref().unwrap().offset;
+        log.pause();
+        log.reset(60_000);
+        video(&mut log, 60_000, false);
+        let span = log.publication_at(long).unwrap();
+        assert!(long < log.floor() && log.publication_at(0).is_none());
+        assert_eq!(log.start_of_forward(span, true), key);
+        assert_eq!(log.join_after(key, 0).unwrap().offset, key);
+    }
+
+    #[test]
+    fn publications_without_number_are_not_kept() {
+        let mut log = log();
+        for number in 0..10 * PAST_MAX as u64 {
+            log.reset(number);
+            video(&mut log, number, true);
+        }
+        assert_eq!(log.past.len(), PAST_MAX);
+    }
+
     #[test]
     fn who_waits_starts_where_the_publication_begins() {
         let mut log = log();
@@ -876,17 +1011,17 @@ mod tests {
         audio(&mut log, 1_020);
         let begin = log.join_after(from, 0).unwrap();
         assert_eq!((begin.offset, begin.time, begin.holds_video), (from, 1_000, true));
-        assert_eq!(log.start_of_forward(false), from);
+        assert_eq!(start_of_forward(&log, false), from);
         // Whoever comes late to it gets the keyframe.
         video(&mut log, 1_040, true);
         for i in 0..200 {
             audio(&mut log, 1_040 + i * 20);
         }
         assert_eq!(log.join_after(from - 1, 0).unwrap().time, 1_040);
-        assert_eq!(log.start_of_forward(false), log.key.as_ref().unwrap().offset);
+        assert_eq!(start_of_forward(&log, false), log.key.as_ref().unwrap().offset);
         // A beginning faster than its time is still the beginning for who waited there.
         assert_eq!(log.join_after(from, 0).unwrap().time, 1_000);
-        assert_eq!(log.start_of_forward(true), from);
+        assert_eq!(start_of_forward(&log, true), from);
     }
 
     #[test]

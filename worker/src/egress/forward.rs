@@ -1,9 +1,10 @@
 //! Forwarding of one stream to one edge port: a client connection that is one more cursor.
 //!
-//! A forwarder lives from the first media on, reconnects for ever, and at each connect gives its target metadata,
-//! headers, the current GOP and live. Between two publications it keeps its connection for a while. It keeps no backlog. Its state is what the target has proved: four times a second it
-//! sends a ping that carries the time of the last frame sent before it, and [`liveness`](super::liveness) judges what comes
-//! back.
+//! A forwarder lives from the first media on and follows the log: each publication in turn, as far as it is there, and its end, also
+//! when it was over before the target could be reached. At each connect its target gets metadata, headers, the current GOP and live.
+//! It reconnects for ever, keeps its connection for a while between two publications, and has no backlog of its own. Its state is what
+//! the target has proved: four times a second it sends a ping that carries the time of the last frame sent before it, and
+//! [`liveness`](super::liveness) judges what comes back.
 
 use std::pin::pin;
 use std::rc::Rc;
@@ -12,15 +13,15 @@ use std::time::Duration;
 use cluster::stats::ForwardState;
 use cluster::{Delays, Target};
 use rtmp::auth::Claim;
-use rtmp::client::{self, Event, Mode};
+use rtmp::client::{self, Event, Mode, Stage};
 use rtmp::url::Url;
 use rtmp_io::{Client, Limit, Route, socket};
-use stream::{Cursor, Flushed, Recipient};
+use stream::{Cursor, Flushed, Recipient, Span};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
 use super::liveness::{DEAD_AFTER, Liveness};
-use super::status::{Forward, ForwardStatus, Phase};
+use super::status::{Forward, ForwardStatus, KEEP, Phase, has_passed};
 use crate::channel::Channel;
 use crate::counters::count;
 use crate::hub::Hub;
@@ -36,19 +37,16 @@ const RETRY_LONGEST: Duration = Duration::from_secs(3);
 const PING_EVERY: Duration = Duration::from_millis(250);
 /// Bytes read at once while a kept connection publishes again: answers are short.
 const START_READ: usize = 4 * 1024;
-/// After the end of the publication, what is left is sent for at most this long.
-const FINISH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A connection is kept for so long for the stream's next publication. The stream itself is forgotten 2 s later.
-const KEEP: Duration = Duration::from_secs(8);
+/// Streams that a flood of names has put off and that are over, of which so many begin to be forwarded each second: each costs a
+/// connection to every edge port.
+const LATE_STARTS: usize = 4;
 
 /// Why a connection to a target ended.
 #[derive(Debug, thiserror::Error)]
 enum ForwardError {
     #[error(transparent)]
     Connection(#[from] rtmp_io::Error),
-    #[error("the target did not take the rest of a publication within {} s", FINISH_TIMEOUT.as_secs())]
-    Rest,
     #[error("no sign of life from the target for {} s", DEAD_AFTER / 1_000)]
     Dead,
     #[error(transparent)]
@@ -67,13 +65,16 @@ pub(crate) fn sync(hub: &Rc<Hub>, channel: &Rc<Channel>) {
     }
 }
 
-/// Starts what a flood of names has put off, of streams that are still live.
+/// Once a second: starts what a flood of names has put off. All streams that are live, and of those that are over a few that ended first.
 pub(crate) fn start_late(hub: &Rc<Hub>) {
     let targets = hub.spec.borrow().forward.len();
-    for channel in hub.channels() {
-        if channel.forwards.borrow().len() < targets && channel.stream().head().is_live {
-            sync(hub, &channel);
-        }
+    let is_put_off =
+        |channel: &Rc<Channel>| channel.forwards.borrow().len() < targets && !channel.log().is_empty();
+    let put_off = hub.channels().into_iter().filter(is_put_off);
+    let (live, mut over): (Vec<_>, Vec<_>) = put_off.partition(|channel| channel.stream().head().is_live);
+    over.sort_by_key(|channel| channel.stream().idle_since());
+    for channel in live.iter().chain(over.iter().take(LATE_STARTS)) {
+        sync(hub, channel);
     }
 }
 
@@ -90,12 +91,11 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
     let mut head = channel.watch();
     loop {
         status.phase.replace(Phase::Idle);
-        if status.owes_end() && is_over_for_long(&hub, &channel) {
-            status.forget_end();
+        if is_over_for_long(&hub, &channel) {
+            status.settle(channel.log().end());
         }
-        let owes_end = status.owes_end();
-        let goes_on = (head.borrow().is_live || owes_end) && status.failed.get();
-        if !owes_end && head.wait_for(|head| head.is_live).await.is_err() {
+        let goes_on = status.failed.get() && due(&channel, &status).is_some();
+        if head.wait_for(|_| due(&channel, &status).is_some()).await.is_err() {
             return;
         }
         if !goes_on {
@@ -104,11 +104,14 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
         status.phase.replace(Phase::Connecting);
         let forwarded = contain_future(forward(&hub, &channel, &status, &mut route, &mut delays)).await;
         let outcome = forwarded.unwrap_or_else(|panic| Err(panic.into()));
-        status.offset.set(None);
         status.failed.set(outcome.is_err());
         match outcome {
             Ok(()) => delays.reset(),
             Err(error) => {
+                if status.open.get().is_some() {
+                    // The next connection goes on with the newest group of pictures.
+                    status.next.set(status.next.get().min(channel.log().start(true)));
+                }
                 status.phase.replace(Phase::Backoff);
                 let text = error.to_string();
                 let is_new = status.last_error.borrow().as_ref() != Some(&text);
@@ -122,10 +125,20 @@ async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
     }
 }
 
+/// The publication that the target is to be given of next, or told the end of.
+fn due(channel: &Channel, status: &ForwardStatus) -> Option<Span> {
+    let log = channel.log();
+    match status.open.get() {
+        // Nothing may be left of it but its end.
+        Some(begin) => Some(log.publication_at(begin).unwrap_or(Span { begin, end: Some(begin) })),
+        None => log.publication_from(status.next.get()),
+    }
+}
+
 /// Whether nobody has published for [`KEEP`]: a target that has not been reached since learns of the end by itself.
 fn is_over_for_long(hub: &Hub, channel: &Channel) -> bool {
     let idle_since = channel.stream().idle_since();
-    idle_since.is_some_and(|since| u128::from(hub.now().saturating_sub(since)) >= KEEP.as_millis())
+    idle_since.is_some_and(|since| has_passed(since, hub.now()))
 }
 
 /// One connection: publication after publication, until none has come for [`KEEP`].
@@ -141,60 +154,73 @@ async fn forward(
     if status.failed.get() {
         count(&status.reconnects, 1);
     }
-    loop {
-        client = publication(hub, channel, status, delays, client).await?;
+    while let Some(span) = due(channel, status) {
+        client = publication(hub, channel, status, delays, client, span).await?;
         status.failed.set(false);
         status.phase.replace(Phase::Idle);
-        let Some(again) = keep(hub, channel, client).await else { return Ok(()) };
-        client = again;
+        match keep(hub, channel, status, &mut client).await {
+            Ok(true) => {}
+            Ok(false) => return Ok(()),
+            Err(lost) if socket::unacknowledged(&client.socket).is_ok_and(|bytes| bytes > 0) => {
+                // It may not have heard of the end. It knows what it has.
+                status.begin(span.begin, channel.log().start_of_forward(span, true));
+                return Err(lost.into());
+            }
+            Err(_) => return Ok(()),
+        }
         status.phase.replace(Phase::Connecting);
         client.session.restart();
         let is_started = |event: Event| event == Event::Started;
         client.run_until(Limit::new(CONNECT_TIMEOUT), &mut vec![0; START_READ], is_started).await?;
     }
+    Ok(())
 }
 
-/// Waits for the next publication; `None` when there is none in time, or the target has closed.
-async fn keep(hub: &Hub, channel: &Channel, mut client: Client) -> Option<Client> {
+/// Waits for the next publication; false when there is none in time.
+async fn keep(
+    hub: &Hub,
+    channel: &Channel,
+    status: &ForwardStatus,
+    client: &mut Client,
+) -> Result<bool, rtmp_io::Error> {
+    use rtmp_io::Error::Lost;
     let mut head = channel.watch();
-    let mut next = pin!(timeout(KEEP, head.wait_for(|head| head.is_live)));
+    let mut next = pin!(timeout(KEEP, head.wait_for(|_| due(channel, status).is_some())));
     loop {
         tokio::select! {
-            next = &mut next => return next.is_ok_and(|next| next.is_ok()).then_some(client),
+            next = &mut next => return Ok(next.is_ok_and(|next| next.is_ok())),
             ready = client.socket.readable() => {
-                ready.ok()?;
-                let taken = client.read(&mut hub.buffer.borrow_mut(), |_| {}).ok()?;
+                ready.map_err(Lost)?;
+                let taken = client.read(&mut hub.buffer.borrow_mut(), |_| {})?;
                 count(&hub.counters.bytes_in, taken as u64);
-                socket::write_all(&client.socket, client.session.output()).await.ok()?;
+                socket::write_all(&client.socket, client.session.output()).await.map_err(Lost)?;
             }
         }
     }
 }
 
-/// Forwards one publication to its end on a connection that publishes, and gives the connection back. A publication that went over an
-/// earlier connection, and whose end the target does not know, is ended first.
+/// Forwards one publication to its end on a connection that publishes, and gives the connection back.
 async fn publication(
     hub: &Hub,
     channel: &Channel,
     status: &ForwardStatus,
     delays: &mut Delays,
     client: Client,
+    span: Span,
 ) -> Result<Client, ForwardError> {
     if hub.forward_lines.take(hub.now()) {
         info!(stream = %channel.key, target = %status.target.id, "forwarding");
     }
     status.phase.replace(Phase::Connected(Liveness::new()));
-    // All of a publication that has only begun, else metadata, headers and the current GOP, whatever players of the origin get.
-    let from = channel.log().start_of_forward(!status.failed.get());
+    // All of a publication that is over or has only begun, else metadata, headers and the current GOP, whatever players of the origin get.
+    let from = channel.log().start_of_forward(span, !status.failed.get());
     channel.begin_reader(from);
-    status.offset.set(Some(from));
-    if !status.is_open.replace(true) && channel.stream().head().is_live {
-        status.end.set(None);
-    }
+    status.begin(span.begin, from);
     let mut forwarding = Forwarding {
         hub,
         channel,
         status,
+        begin: span.begin,
         cursor: Cursor::new(Recipient::Forwarder, client.session.msid(), from),
         position: channel.log().position(from).0,
         has_sent: false,
@@ -230,6 +256,8 @@ struct Forwarding<'a> {
     channel: &'a Channel,
     status: &'a ForwardStatus,
     client: Client,
+    /// Where the publication begins.
+    begin: u64,
     cursor: Cursor,
     /// Number of the message the cursor has reached.
     position: u64,
@@ -238,20 +266,25 @@ struct Forwarding<'a> {
 }
 
 impl Forwarding<'_> {
-    /// Forwards the publication, sends what is left at its end, and says so.
+    /// Forwards the publication, and says that it is over.
     async fn run(&mut self, delays: &mut Delays) -> Result<(), ForwardError> {
         let mut head = self.channel.watch();
         let mut ping = interval(PING_EVERY);
         ping.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
-            // An end may be followed by the next publication before this task has its turn.
-            let is_over = !head.borrow_and_update().is_live || self.status.end.get().is_some();
-            let blocked = self.flush()?;
-            if is_over {
-                return self.finish().await;
-            }
+            head.borrow_and_update();
+            let blocked = match self.flush()? {
+                Flushed::Ended if self.client.session.stage() == Stage::Finished => return self.settle(),
+                Flushed::Ended => {
+                    self.client.session.finish();
+                    continue;
+                }
+                Flushed::Blocked => true,
+                Flushed::CaughtUp => false,
+            };
             tokio::select! {
-                changed = head.changed() => if changed.is_err() { return self.finish().await },
+                // Its task ends with the channel.
+                _ = head.changed() => {}
                 ready = self.client.socket.readable() => {
                     ready.map_err(rtmp_io::Error::Lost)?;
                     self.read()?;
@@ -262,10 +295,12 @@ impl Forwarding<'_> {
         }
     }
 
-    /// Sends what there is of the publication; true if the socket takes no more.
-    fn flush(&mut self) -> Result<bool, rtmp_io::Error> {
+    /// Sends what there is of the publication.
+    fn flush(&mut self) -> Result<Flushed, rtmp_io::Error> {
         let log = self.channel.log();
-        if let Some(end) = self.status.end.get() {
+        // The next publication may have begun before this task has its turn, or all of this one be gone.
+        let end = log.publication_at(self.begin).map_or(Some(self.begin), |publication| publication.end);
+        if let Some(end) = end {
             self.cursor.end_at(end);
         }
         // The bound is for peers that only ask; ours asks little.
@@ -275,7 +310,7 @@ impl Forwarding<'_> {
         let flushed = self.cursor.flush(&log, &mut |slices| socket::try_send(to, slices));
         let flushed = flushed.map_err(rtmp_io::Error::Lost)?;
         count(&self.hub.counters.bytes_out, self.cursor.bytes_sent() - before);
-        self.status.offset.set(Some(self.cursor.offset()));
+        self.status.next.set(self.cursor.offset());
         let (position, reached) = log.position(self.cursor.offset());
         self.status.reached.set(reached);
         let skips = self.cursor.take_skips();
@@ -290,7 +325,7 @@ impl Forwarding<'_> {
             let sent = self.cursor.bytes_sent();
             self.status.judge(|liveness| liveness.handle_sent(sent));
         }
-        Ok(flushed == Flushed::Blocked)
+        Ok(flushed)
     }
 
     fn read(&mut self) -> Result<(), rtmp_io::Error> {
@@ -333,24 +368,13 @@ impl Forwarding<'_> {
         Ok(state)
     }
 
-    /// The publication is over: sends what is left and says so.
-    async fn finish(&mut self) -> Result<(), ForwardError> {
-        timeout(FINISH_TIMEOUT, self.send_rest()).await.map_err(|_| ForwardError::Rest)??;
+    /// All of the publication has been sent, and its end.
+    fn settle(&mut self) -> Result<(), ForwardError> {
         // What is written to a target that has closed reaches nobody.
         self.read()?;
-        self.status.forget_end();
+        let end = self.channel.log().publication_at(self.begin).and_then(|publication| publication.end);
+        self.status.settle(end.unwrap_or(self.begin));
         Ok(())
-    }
-
-    async fn send_rest(&mut self) -> Result<(), rtmp_io::Error> {
-        use rtmp_io::Error::Lost;
-        while self.flush()? {
-            self.client.socket.writable().await.map_err(Lost)?;
-        }
-        self.client.session.finish();
-        let mut rest = self.cursor.take_rest();
-        rest.append(self.client.session.output());
-        socket::write_all(&self.client.socket, &mut rest).await.map_err(Lost)
     }
 }
 
@@ -358,6 +382,7 @@ impl Forwarding<'_> {
 mod tests {
     use std::net::SocketAddr;
 
+    use cluster::stats::ForwardStats;
     use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
     use rtmp::chunk::Message;
     use rtmp::message_type::VIDEO;
@@ -535,11 +560,114 @@ mod tests {
             target.until(|event| matches!(event, server::Event::Media(_))).await;
             publisher.finish();
             publish_frame(&hub, &conn, 3).finish();
-            let publisher = publish_frame(&hub, &conn, 4);
-            assert_eq!(seen_until_ends(&mut target, 1).await, ["end"]);
-            publisher.finish();
+            publish_frame(&hub, &conn, 4).finish();
+            let rest = ["end", "begin", "3", "end", "begin", "4", "end"];
+            assert_eq!(seen_until_ends(&mut target, 3).await, rest);
+        };
+        timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");
+    }
+
+    /// Until a forwarder of the stream is as `is_wanted` says.
+    async fn until_forward(hub: &Hub, is_wanted: impl Fn(&ForwardStats) -> bool) {
+        let key = StreamKey::parse("live", "a").unwrap();
+        while !hub.find(&key).unwrap().forwards.borrow().iter().any(|f| is_wanted(&f.stats(None, 0))) {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn publications_that_are_over_before_the_target_can_be_reached_arrive_whole() {
+        // Nobody listens yet.
+        let target = TcpSocket::new_v4().unwrap();
+        target.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
+        let encoder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(encoder.local_addr().unwrap()).await.unwrap();
+        let conn = hub.admit(socket, encoder.local_addr().unwrap()).unwrap();
+        let test = async {
+            // Before the forwarder has its first turn, and while it waits to try again.
+            publish_frame(&hub, &conn, 1).finish();
+            publish_frame(&hub, &conn, 2).finish();
+            until_forward(&hub, |forward| forward.last_error.is_some()).await;
+            hub.tick();
+            publish_frame(&hub, &conn, 3).finish();
+            let last = publish_frame(&hub, &conn, 4);
+            hub.tick();
+            let target = target.listen(8).unwrap();
+            let mut target = accept(&target).await;
+            let expected = ["begin", "1", "end", "begin", "2", "end", "begin", "3", "end"];
+            assert_eq!(seen_until_ends(&mut target, 3).await, expected);
+            last.finish();
             assert_eq!(seen_until_ends(&mut target, 1).await, ["begin", "4", "end"]);
         };
+        timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");
+    }
+
+    #[tokio::test]
+    async fn of_a_publication_that_is_gone_the_end_alone_is_told_and_those_behind_it_follow() {
+        let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
+        let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
+        let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
+        let _encoder = target.accept().await.unwrap();
+        let test = async {
+            let publisher = publish_frame(&hub, &conn, 1);
+            let mut first = accept(&target).await;
+            first.until(|event| matches!(event, server::Event::Media(_))).await;
+            drop(first);
+            until_forward(&hub, |forward| forward.state == ForwardState::Backoff).await;
+            publisher.finish();
+            // More than the log keeps apart.
+            (2..90).for_each(|number| publish_frame(&hub, &conn, number).finish());
+            // Its keyframe is not its begin.
+            let last = publish(&hub, &StreamKey::parse("live", "a").unwrap(), None, &conn).unwrap();
+            for (number, frame) in [(90, 0x27), (91, 0x17)] {
+                let payload = vec![frame, 1, 0, 0, 0, number].into();
+                let timestamp = u32::from(number) * 1_000;
+                let message = Message { csid: 4, type_id: VIDEO, msid: 1, timestamp, payload };
+                assert!(last.take(&message, hub.now()));
+            }
+            last.commit();
+            let mut again = accept(&target).await;
+            assert_eq!(seen_until_ends(&mut again, 1).await, ["begin", "end"]);
+            let mut seen = Vec::new();
+            while seen.last() != Some(&91) {
+                if let server::Event::Media(message) = again.next().await {
+                    seen.push(message.payload[5]);
+                }
+            }
+            assert!(seen.len() < 60 && seen.is_sorted() && seen.contains(&89), "{seen:?}");
+        };
+        timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");
+    }
+
+    #[tokio::test]
+    async fn an_end_that_was_lost_with_its_connection_is_told_again() {
+        let small = TcpSocket::new_v4().unwrap();
+        small.set_recv_buffer_size(16 * 1024).unwrap();
+        small.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let target = small.listen(8).unwrap();
+        let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
+        let encoder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let socket = TcpStream::connect(encoder.local_addr().unwrap()).await.unwrap();
+        let conn = hub.admit(socket, encoder.local_addr().unwrap()).unwrap();
+        let test =
+            async {
+                let publisher = publish_frame(&hub, &conn, 1);
+                // More than the target takes without reading.
+                let payload = [&[0x27, 1, 0, 0, 0, 2][..], &[7; 200_000]].concat().into();
+                assert!(publisher.take(
+                    &Message { csid: 4, type_id: VIDEO, msid: 1, timestamp: 1_040, payload },
+                    hub.now()
+                ));
+                publisher.finish();
+                let mut first = accept(&target).await;
+                first.until(|event| matches!(event, server::Event::Publish { .. })).await;
+                until_forward(&hub, |forward| forward.state == ForwardState::Idle).await;
+                drop(first);
+                let mut again = accept(&target).await;
+                assert_eq!(seen_until_ends(&mut again, 1).await, ["begin", "1", "2", "end"]);
+            };
         timeout(Duration::from_secs(20), LocalSet::new().run_until(test)).await.expect("nothing more came");
     }
 
@@ -552,19 +680,16 @@ mod tests {
         let _encoder = target.accept().await.unwrap();
         let test = async {
             // Alone, and with another publication behind it.
-            for (is_followed, wanted) in [(false, &["begin", "1", "end"][..]), (true, &["begin", "end"])] {
+            for is_followed in [false, true] {
                 let publisher = publish_frame(&hub, &conn, 1);
                 let mut first = accept(&target).await;
                 first.until(|event| matches!(event, server::Event::Media(_))).await;
                 drop(first);
-                let key = StreamKey::parse("live", "a").unwrap();
-                while hub.find(&key).unwrap().forwards.borrow()[0].offset().is_some() {
-                    tokio::task::yield_now().await;
-                }
+                until_forward(&hub, |forward| forward.state == ForwardState::Backoff).await;
                 publisher.finish();
                 let next = is_followed.then(|| publish_frame(&hub, &conn, 2));
                 let mut again = accept(&target).await;
-                assert_eq!(seen_until_ends(&mut again, 1).await, wanted);
+                assert_eq!(seen_until_ends(&mut again, 1).await, ["begin", "1", "end"]);
                 drop(next);
                 if is_followed {
                     assert_eq!(seen_until_ends(&mut again, 1).await, ["begin", "2", "end"]);

@@ -49,10 +49,11 @@ impl Player {
         self.has_all.get().then(|| self.end.get())
     }
 
-    /// The publication is over at this offset of its log.
+    /// The publication is over at this offset of its log. If it has not had all of an earlier one yet, it gets no more than that.
     pub(crate) fn end_at(&self, offset: u64) {
-        self.end.set(PlayEnd::Unpublished);
-        self.cursor.borrow_mut().end_at(offset);
+        if self.end.replace(PlayEnd::Unpublished) != PlayEnd::Unpublished {
+            self.cursor.borrow_mut().end_at(offset);
+        }
     }
 
     /// It waits for a name in vain, and is to make room for another.

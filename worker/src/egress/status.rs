@@ -2,12 +2,17 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use cluster::Target;
 use cluster::stats::{ForwardState, ForwardStats};
 use tokio::task::AbortHandle;
 
 use super::liveness::Liveness;
+
+/// A connection is kept for so long for the stream's next publication, and what a target has not been given yet where it cannot be
+/// reached. The stream itself is forgotten 2 s later.
+pub(super) const KEEP: Duration = Duration::from_secs(8);
 
 /// A forwarder as its stream has it: what it reports, and its task, which ends with it.
 pub(crate) struct Forward {
@@ -24,16 +29,9 @@ impl Forward {
         &self.status.target
     }
 
-    /// Where it reads the log, while it is connected.
-    pub(crate) fn offset(&self) -> Option<u64> {
-        self.status.offset.get()
-    }
-
-    /// The publication is over at this offset of its log.
-    pub(crate) fn end_at(&self, offset: u64) {
-        if self.status.end.get().is_none() {
-            self.status.end.set(Some(offset));
-        }
+    /// From where on it needs the log at `now`, monotonic ms.
+    pub(crate) fn needs(&self, now: u64) -> Option<u64> {
+        self.status.needs(now)
     }
 
     /// `newest` is the stream's newest time while it is published.
@@ -51,8 +49,10 @@ impl Drop for Forward {
 pub(super) struct ForwardStatus {
     pub(super) target: Target,
     pub(super) phase: RefCell<Phase>,
-    /// Where it reads the log, while it is connected.
-    pub(super) offset: Cell<Option<u64>>,
+    /// Offset of the log before which the target has been given all that it gets.
+    pub(super) next: Cell<u64>,
+    /// Where the publication begins that the target has been given of, and of whose end it has not been told.
+    pub(super) open: Cell<Option<u64>>,
     /// Stream time of the last message sent, ms.
     pub(super) reached: Cell<Option<u64>>,
     pub(super) sent: Cell<u64>,
@@ -62,10 +62,6 @@ pub(super) struct ForwardStatus {
     pub(super) last_error: RefCell<Option<String>>,
     /// When it was idle or live last, ms.
     pub(super) well: Cell<u64>,
-    /// Whether the target has been given of a publication, and not been told that it is over.
-    pub(super) is_open: Cell<bool>,
-    /// Where that publication, or without one the next that the target may be given, is over, once it is: another may have begun behind it.
-    pub(super) end: Cell<Option<u64>>,
 }
 
 pub(super) enum Phase {
@@ -77,32 +73,43 @@ pub(super) enum Phase {
     Backoff,
 }
 
+/// Whether [`KEEP`] has passed since `since`, both monotonic ms.
+pub(super) fn has_passed(since: u64, now: u64) -> bool {
+    u128::from(now.saturating_sub(since)) >= KEEP.as_millis()
+}
+
 impl ForwardStatus {
     pub(super) fn new(target: Target) -> Self {
         Self {
             target,
             phase: RefCell::new(Phase::Idle),
-            offset: Cell::new(None),
+            next: Cell::new(0),
+            open: Cell::new(None),
             reached: Cell::new(None),
             sent: Cell::new(0),
             failed: Cell::new(false),
             reconnects: Cell::new(0),
             last_error: RefCell::new(None),
             well: Cell::new(0),
-            is_open: Cell::new(false),
-            end: Cell::new(None),
         }
     }
 
-    /// Whether the target has still to be told of an end.
-    pub(super) fn owes_end(&self) -> bool {
-        self.is_open.get() && self.end.get().is_some()
+    /// Of the publication that begins at `begin` the target gets what lies from `from` on.
+    pub(super) fn begin(&self, begin: u64, from: u64) {
+        self.open.set(Some(begin));
+        self.next.set(from);
     }
 
-    /// It has been told, or need not be any more.
-    pub(super) fn forget_end(&self) {
-        self.is_open.set(false);
-        self.end.set(None);
+    /// What lies before `end` has been given to the target, and its end been told; or need not be any more.
+    pub(super) fn settle(&self, end: u64) {
+        self.open.set(None);
+        self.next.set(end);
+    }
+
+    /// For a target that has been away for long nothing is kept: it begins with what there is.
+    fn needs(&self, now: u64) -> Option<u64> {
+        let is_away = self.failed.get() && has_passed(self.well.get(), now);
+        (!is_away).then(|| self.next.get())
     }
 
     /// Lets the connection's [`Liveness`] know something.

@@ -2,12 +2,14 @@
 //! none, from the first message on or after some sound, or sound alone.
 
 use std::collections::HashMap;
+use std::iter::successors;
 
 use bytes::Bytes;
 use rtmp::chunk::{self, Message};
 use rtmp::{message_type, wire};
 
 use crate::cursor::{Cursor, Recipient};
+use crate::log::Span;
 use crate::stream::{ConnId, Ended, PublicationId, Sender, Stream};
 use crate::testing::{Chance, client, flush_with, seeds};
 
@@ -25,7 +27,12 @@ struct Reading {
 impl Reading {
     fn new(recipient: Recipient, stream: &Stream) -> Self {
         let from = match recipient {
-            Recipient::Forwarder => stream.log().start_of_forward(false),
+            Recipient::Forwarder => {
+                let log = stream.log();
+                let next = |last: &Span| log.publication_from(last.begin + 1);
+                let newest = successors(log.publication_from(0), next).last();
+                newest.map_or_else(|| log.start(true), |newest| log.start_of_forward(newest, false))
+            }
             Recipient::Player => stream.log().start(true),
         };
         Self {
