@@ -87,9 +87,9 @@ impl Command {
 }
 
 /// What other tools call a command, and how it is asked for here.
-const ELSEWHERE: [(&[&str], &str); 10] = [
+const ELSEWHERE: [(&[&str], &str); 13] = [
     (
-        &["start", "run", "apply"],
+        &["start", "run", "apply", "serve", "server"],
         "srsctl up FILE starts a cluster, and starts what is missing of one that runs",
     ),
     (&["stop", "kill", "quit", "shutdown"], "srsctl down stops a cluster"),
@@ -97,6 +97,12 @@ const ELSEWHERE: [(&[&str], &str); 10] = [
         &["reload", "reconfigure", "update"],
         "srsctl up FILE brings a changed file into force, as far as that takes no restart",
     ),
+    (
+        &["rm", "remove", "delete", "clean", "purge"],
+        "srsctl down --purge stops a cluster and removes its logs, generated configs and secret",
+    ),
+    (&["config", "conf"], "srsctl check FILE checks a cluster file, srsctl up FILE brings it into force"),
+    (&["version"], "srsctl --version prints the version"),
     (&["ps", "top", "info", "show"], "srsctl status shows every process and every stream"),
     (&["log", "tail", "journal"], "srsctl logs prints the logs, srsctl logs -f goes on with them"),
     (&["list", "clusters"], "srsctl ls lists the clusters of this user on this machine"),

@@ -28,6 +28,7 @@ use crate::terminal::{complain, has_colour, print_clean, print_json};
 fn main() -> ExitCode {
     // A program that blocks signals hands that on to what it starts; then neither Ctrl-C nor a service manager could end us.
     let _ = SigSet::empty().thread_set_mask();
+    supervisor::fail_at_file_limit();
     parse().and_then(main_of).unwrap_or_else(|failure| {
         complain(&failure.to_string());
         failure.code()
@@ -68,7 +69,18 @@ fn parse() -> Result<Cli, Failure> {
         ErrorKind::InvalidSubcommand => hint(&mut error),
         _ => {}
     }
+    if arguments().skip(1).take_while(|word| word != "--").any(|word| word == "--json") {
+        print_json(&Failure::usage(what_is_wrong(&error)).document())?;
+    }
     error.exit()
+}
+
+/// What clap says first: behind it stand tips and the usage, for a person.
+fn what_is_wrong(error: &clap::Error) -> String {
+    let text = error.render().to_string();
+    let lines: Vec<_> = text.lines().take_while(|line| !line.is_empty()).map(str::trim).collect();
+    let said = lines.join(" ");
+    said.strip_prefix("error: ").unwrap_or(&said).to_owned()
 }
 
 fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {

@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use control::fds::{self, Lent};
+use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal as Number, sigaction};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
@@ -89,7 +90,10 @@ pub fn keep_descriptors_to_self() -> io::Result<()> {
 
 /// Has signals mean to this process what they mean to any of the cluster, whatever blocked or ignored them where it was started:
 /// none is blocked, those that were ignored are not, except SIGPIPE. Those that ask for new logs are ignored until somebody
-/// listens: nothing ends by them.
+/// listens: nothing ends by them. What would end a process and means nothing here is ignored for good: timers that nobody sets, signals
+/// of I/O and of power that nobody asked for, all real-time signals, the soft limit of processor time (at the hard one the system
+/// ends a process anyway) and that of a file's size, where a write then fails as on a full disk. Left to the system are those that
+/// ask for an end and those of a fault, whose core dump is wanted.
 ///
 /// Makes system calls alone and allocates nothing, so that it may be called between fork and exec.
 pub(crate) fn settle_signals() {
@@ -99,6 +103,14 @@ pub(crate) fn settle_signals() {
         let wanted = match number {
             Number::SIGKILL | Number::SIGSTOP | Number::SIGPIPE => continue,
             Number::SIGHUP | Number::SIGUSR1 | Number::SIGUSR2 => ignore,
+            Number::SIGALRM
+            | Number::SIGVTALRM
+            | Number::SIGPROF
+            | Number::SIGIO
+            | Number::SIGSTKFLT
+            | Number::SIGPWR
+            | Number::SIGXCPU
+            | Number::SIGXFSZ => ignore,
             _ => default,
         };
         // SAFETY: neither disposition is a handler that could run.
@@ -110,7 +122,18 @@ pub(crate) fn settle_signals() {
             let _ = unsafe { sigaction(number, &before) };
         }
     }
+    for number in libc::SIGRTMIN()..=libc::SIGRTMAX() {
+        // SAFETY: no handler is set, and nobody here has one for these.
+        unsafe { libc::signal(number, libc::SIG_IGN) };
+    }
     let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Has a write beyond the limit of a file's size (`ulimit -f`) fail, where the system would end this process by SIGXFSZ.
+pub fn fail_at_file_limit() {
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: it is no handler that could run.
+    let _ = unsafe { sigaction(Number::SIGXFSZ, &ignore) };
 }
 
 /// Starts processes of one binary.

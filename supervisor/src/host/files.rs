@@ -31,6 +31,9 @@ fn explain(error: &io::Error) -> String {
         Some(rustix::io::Errno::ACCESS | rustix::io::Errno::PERM) => {
             "this user may not write there; choose another place with --state-dir"
         }
+        Some(rustix::io::Errno::FBIG) => {
+            "File too large: the limit of a file's size (ulimit -f) is lower than logs need; raise it"
+        }
         Some(rustix::io::Errno::NOTDIR) => {
             "a part of that path is no directory; choose another place with --state-dir"
         }

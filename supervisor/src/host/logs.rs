@@ -6,6 +6,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use rustix::process::Resource;
+
 use crate::host::files::in_directory;
 
 /// A log larger than this is put aside. Bytes.
@@ -31,10 +33,11 @@ pub(crate) fn writes_to(pid: u32, path: &Path) -> bool {
     }
 }
 
-/// Whether a log is to be put aside.
+/// Whether a log is to be put aside: it is large, or half as large as a file may be (`ulimit -f`).
 #[must_use]
 pub(crate) fn is_full(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.len() > MAX_SIZE)
+    let limit = rustix::process::getrlimit(Resource::Fsize).current.unwrap_or(u64::MAX);
+    fs::metadata(path).is_ok_and(|metadata| metadata.len() > MAX_SIZE.min(limit / 2))
 }
 
 /// Puts a log aside and opens a new one. Whoever has the old one open goes on writing there until it is given the new.
