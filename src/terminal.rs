@@ -15,7 +15,7 @@ pub(crate) fn complain(text: &str) {
 /// Writes to stdout, cleaned; false once the reader has gone away (`| head`), which is no error.
 ///
 /// # Errors
-/// When it cannot be written otherwise, as on a full disk.
+/// When it cannot be written otherwise, as on a full disk, or where there is no stdout.
 pub(crate) fn print(text: &str) -> Result<bool, Failure> {
     print_clean(&text::clean_lines(text))
 }
@@ -26,7 +26,12 @@ pub(crate) fn print(text: &str) -> Result<bool, Failure> {
 /// As of [`print`].
 pub(crate) fn print_clean(text: &str) -> Result<bool, Failure> {
     let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+    let written = if control::fds::is_stdout_missing() && !text.is_empty() {
+        Err(rustix::io::Errno::BADF.into())
+    } else {
+        stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush())
+    };
+    match written {
         Ok(()) => Ok(true),
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
         Err(error) => Err(Failure::failed(format!("cannot write to standard output: {error}"))),

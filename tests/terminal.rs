@@ -75,6 +75,21 @@ fn what_cannot_be_written_to_stdout_is_an_error_and_a_reader_that_went_away_is_n
         assert_eq!(done.status.code(), Some(1), "{args:?}: {said}");
         assert!(said.contains("cannot write to standard output: No space left"), "{args:?}: {said}");
 
+        // Closed; and what somebody chose, also as a library may open it for both.
+        for (to, code) in [(">&-", 1), (">/dev/null", 0), ("1<>/dev/null", 0)] {
+            let mut command = Command::new("sh");
+            command
+                .args(["-c", &format!("exec \"$0\" \"$@\" {to}"), SRSCTL])
+                .args(args)
+                .stderr(Stdio::piped());
+            command.current_dir(cluster.dir.path()).env("SRSCTL_STATE_DIR", &cluster.state);
+            let done = command.output().unwrap();
+            let said = String::from_utf8(done.stderr).unwrap();
+            assert_eq!(done.status.code(), Some(code), "{args:?} {to}: {said}");
+            let is_told = said.contains("cannot write to standard output: Bad file descriptor");
+            assert_eq!(is_told, code == 1, "{args:?} {to}: {said}");
+        }
+
         let (reader, writer) = std::io::pipe().unwrap();
         drop(reader);
         let done = cluster.srsctl(args).stdout(writer).stderr(Stdio::piped()).output().unwrap();

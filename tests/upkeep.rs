@@ -8,7 +8,7 @@ use std::thread;
 use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGUSR1};
 use nix::sys::signal::{SigSet, SigmaskHow};
 
-use crate::support::cluster::{TestCluster, run, signal};
+use crate::support::cluster::{SRSCTL, TestCluster, run, signal};
 use crate::support::{SOON, STREAM, wait_for, wait_until};
 
 fn with_encoder() -> TestCluster {
@@ -134,6 +134,66 @@ fn a_caller_that_blocks_or_ignores_signals_does_not_hand_that_on() {
     cluster.await_successor(edge, old);
     let how = cluster.unit(edge).last_exit.unwrap().how;
     assert!(how.contains("SIGKILL"), "the end of a child is seen: {how}");
+}
+
+#[test]
+fn what_means_nothing_here_ends_no_process() {
+    let cluster = with_encoder();
+    let before = cluster.pids();
+    let supervisor = cluster.status().supervisor_pid;
+    // SIGALRM, SIGSTKFLT, SIGXCPU, SIGXFSZ, SIGVTALRM, SIGPROF, SIGIO, SIGPWR, and the first and last real-time signal.
+    for number in ["14", "16", "24", "25", "26", "27", "29", "30", "34", "64"] {
+        for pid in before.values().copied().chain([supervisor]) {
+            run(std::process::Command::new("kill").args(["-s", number, &pid.to_string()])).expect_code(0);
+        }
+    }
+    assert_eq!((cluster.pids(), cluster.status().supervisor_pid), (before, supervisor));
+    assert!(cluster.status().units.iter().all(|unit| unit.restarts == 0));
+}
+
+#[test]
+fn a_log_at_the_limit_of_a_files_size_is_put_aside_and_ends_no_process() {
+    let cluster = TestCluster::guide();
+    let up = r#"ulimit -f 2200 && exec "$0" up cluster.yaml"#;
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", up, SRSCTL]).current_dir(cluster.dir.path());
+    run(shell.env("SRSCTL_STATE_DIR", &cluster.state)).expect_code(0);
+    let before = cluster.pids();
+    let log = PathBuf::from(cluster.unit(cluster.net.origin()).log);
+    // More than any of them may write.
+    fs::OpenOptions::new().append(true).open(&log).unwrap().set_len(1 << 20).unwrap();
+    wait_until("the log to be put aside", SOON, || fs::metadata(&log).is_ok_and(|it| it.len() < 1 << 20));
+    assert_eq!(cluster.pids(), before);
+    // A command, too, is told and not killed.
+    let status = r#"ulimit -f 0 && trap "" XFSZ && exec "$0" status cluster.yaml > out"#;
+    for script in [status.to_owned(), status.replace("trap \"\" XFSZ && ", "")] {
+        let mut shell = std::process::Command::new("sh");
+        shell.args(["-c", &script, SRSCTL]).current_dir(cluster.dir.path());
+        let done = run(shell.env("SRSCTL_STATE_DIR", &cluster.state)).expect_code(1);
+        let _ = done.expect_words(&["cannot write to standard output: File too large"]);
+    }
+}
+
+#[test]
+fn a_caller_without_standard_descriptors_starts_a_cluster_that_has_them() {
+    let cluster = with_encoder();
+    cluster.down();
+    let mut shell = std::process::Command::new("sh");
+    shell.args(["-c", r#""$0" up cluster.yaml <&- >&- 2>&-"#, SRSCTL]).current_dir(cluster.dir.path());
+    // What it would print is lost.
+    run(shell.env("SRSCTL_STATE_DIR", &cluster.state)).expect_code(1);
+    let status = cluster.status();
+    for pid in status.units.iter().filter_map(|unit| unit.pid).chain([status.supervisor_pid]) {
+        let opened = |fd: u8| fs::read_link(format!("/proc/{pid}/fd/{fd}")).unwrap();
+        // The supervisor was told its file through a pipe.
+        let input = opened(0);
+        let is_input = input == Path::new("/dev/null") || input.to_str().unwrap().starts_with("pipe:");
+        assert!(is_input, "{pid} has {} as 0", input.display());
+        for fd in [1, 2] {
+            let output = opened(fd);
+            assert_eq!(output.extension().unwrap(), "log", "{pid} has {} as {fd}", output.display());
+        }
+    }
 }
 
 /// Kills an edge, and waits until its successor plays the encoder's stream.

@@ -12,12 +12,35 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{FileType, FlockOperation, MemfdFlags, SealFlags};
-use rustix::io::{FdFlags, fcntl_getfd, fcntl_setfd};
+use rustix::io::{Errno, FdFlags, fcntl_getfd, fcntl_setfd};
 use rustix::net::{SocketType, sockopt};
 
 use crate::packet::Listener;
+
+/// Whether descriptor 1 was closed when this process began.
+static NO_STDOUT: AtomicBool = AtomicBool::new(false);
+
+/// Looks at descriptor 1 before the runtime of the language puts /dev/null in place of what is closed: afterwards that cannot be told
+/// from a /dev/null that somebody chose.
+extern "C" fn look_at_stdout() {
+    // SAFETY: only borrowed for one fcntl, which says whether it is open.
+    let stdout = unsafe { BorrowedFd::borrow_raw(1) };
+    NO_STDOUT.store(fcntl_getfd(stdout) == Err(Errno::BADF), Ordering::Relaxed);
+}
+
+// SAFETY: the C library calls what stands there once, with one thread, after it is ready itself; one system call is made.
+#[used]
+#[unsafe(link_section = ".init_array")]
+static BEFORE_MAIN: extern "C" fn() = look_at_stdout;
+
+/// Whether there is no standard output: descriptor 1 was closed when this process began, and what is written there is lost.
+#[must_use]
+pub fn is_stdout_missing() -> bool {
+    NO_STDOUT.load(Ordering::Relaxed)
+}
 
 /// The environment variable that names a process's descriptors: `NAME:NUMBER`, separated by commas.
 pub const VARIABLE: &str = "SRSCTL_FDS";
