@@ -71,7 +71,7 @@ impl LogFile {
     }
 
     /// The whole lines that were written since. What is read is all of a log that was put aside or removed, then its
-    /// successor; a log that was cut is read from its begin on.
+    /// successor; a log that was cut is read from its begin on, and a copy that took its place from where it was read up to.
     ///
     /// # Errors
     /// When it cannot be read now; it may be the next time.
@@ -83,12 +83,30 @@ impl LogFile {
         if let Some(successor) = successor
             && self.at >= self.len()?
         {
-            lines.extend(self.end_line());
-            (self.file, self.at) = (Some(successor), 0);
-            self.mark.clear();
+            if !self.is_continued_by(&successor) {
+                lines.extend(self.end_line());
+                self.at = 0;
+                self.mark.clear();
+            }
+            self.file = Some(successor);
             lines.extend(self.read_on()?);
         }
         Ok(lines)
+    }
+
+    /// Whether `successor` begins as this log did, as far as it was read.
+    fn is_continued_by(&self, successor: &File) -> bool {
+        let Some(file) = &self.file else { return false };
+        let begins = |file: &File| {
+            let mut begin = vec![0; MARK.min(usize::try_from(self.at).unwrap_or(MARK))];
+            file.read_exact_at(&mut begin, 0).ok().map(|()| begin)
+        };
+        let mut mark = vec![0; self.mark.len()];
+        let is_marked = successor.read_exact_at(&mut mark, self.at - self.mark.len() as u64).is_ok();
+        self.at > 0
+            && is_marked
+            && mark == self.mark
+            && begins(file).is_some_and(|begin| Some(begin) == begins(successor))
     }
 
     fn len(&self) -> io::Result<u64> {
@@ -207,6 +225,29 @@ mod tests {
         assert_eq!(log.new_lines().unwrap(), ["three", "four, which is longer"]);
         drop(scratch.append("ve\n"));
         assert_eq!(log.new_lines().unwrap(), ["five"]);
+    }
+
+    #[test]
+    fn a_copy_that_takes_the_place_of_a_log_is_read_behind_what_was_read() {
+        for begin in ["one\ntwo\nthr", &"a line of a longer log\n".repeat(100)] {
+            let scratch = Scratch::new();
+            drop(scratch.append(begin));
+            let mut log = LogFile::new(scratch.path());
+            log.tail(9).unwrap();
+            for _ in 0..2 {
+                let copy = scratch.path().with_extension("new");
+                fs::copy(scratch.path(), &copy).unwrap();
+                fs::rename(copy, scratch.path()).unwrap();
+                drop(scratch.append("ee\nfour\n"));
+                assert_eq!(log.new_lines().unwrap().last().unwrap(), "four");
+                assert!(log.new_lines().unwrap().is_empty());
+            }
+            assert_eq!(log.at, begin.len() as u64 + 16);
+            // One that begins in another way is read whole.
+            fs::write(scratch.path().with_extension("new"), "x".repeat(4_000) + "\n").unwrap();
+            fs::rename(scratch.path().with_extension("new"), scratch.path()).unwrap();
+            assert_eq!(log.new_lines().unwrap().len(), 1);
+        }
     }
 
     #[test]
