@@ -36,7 +36,7 @@ pub(crate) fn status(status: &Status, paper: Paper) -> String {
     text
 }
 
-/// The processes that a killed supervisor left, as far as records and locks tell.
+/// The processes of a cluster whose supervisor does not answer, or was killed, as far as records and locks tell.
 pub(crate) fn remnants(remnants: &[Remnant], paper: Paper) -> String {
     let mut table = Table::new([
         Column::Yielding("HOST"),
@@ -74,11 +74,13 @@ pub(crate) struct Document {
     file: Option<String>,
     units: Vec<UnitStatus>,
     streams: Vec<StreamRow>,
+    warnings: Vec<String>,
 }
 
 impl From<Status> for Document {
     fn from(status: Status) -> Self {
-        let Status { schema, cluster, supervisor_pid, supervisor_uptime_ms, file, units, streams } = status;
+        let Status { schema, cluster, supervisor_pid, supervisor_uptime_ms, file, units, streams, warnings } =
+            status;
         Self {
             schema,
             cluster,
@@ -89,6 +91,7 @@ impl From<Status> for Document {
             file: Some(file),
             units,
             streams,
+            warnings,
         }
     }
 }
@@ -101,6 +104,7 @@ impl Document {
         reason: String,
         remnants: Vec<Remnant>,
     ) -> Self {
+        let note = if state == "unknown" { "the supervisor does not answer" } else { "no supervisor runs" };
         Self {
             schema: SCHEMA.to_owned(),
             cluster: dirs.name().to_owned(),
@@ -109,14 +113,15 @@ impl Document {
             supervisor_pid: dirs.is_supervised().then(|| dirs.supervisor_pid()).flatten(),
             supervisor_uptime_ms: None,
             file: dirs.in_force().ok().flatten().map(|(path, _)| path.display().to_string()),
-            units: remnants.into_iter().map(|remnant| unit_of(remnant, dirs)).collect(),
+            units: remnants.into_iter().map(|remnant| unit_of(remnant, dirs, note)).collect(),
             streams: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 }
 
 /// What records and locks tell of a process that nobody supervises.
-fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs) -> UnitStatus {
+fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &str) -> UnitStatus {
     let (role, host, port) = id.parts();
     UnitStatus {
         role,
@@ -124,7 +129,7 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs) -> UnitSt
         port,
         state: if is_alive { UnitState::Unknown } else { UnitState::Stopped },
         health: Health::Unknown,
-        note: "no supervisor runs".to_owned(),
+        note: note.to_owned(),
         pid: pid.filter(|_| is_alive),
         uptime_ms: None,
         restarts: 0,
@@ -140,7 +145,14 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs) -> UnitSt
 fn summary(status: &Status, paper: Paper) -> String {
     let (word, look) =
         if exit_code(status) == 0 { ("ready", Look::Plain) } else { ("NOT READY", Look::Wrong) };
-    let mut text = format!("cluster {}  {}:", status.cluster, paper.paint(word, look));
+    let mut text = format!("cluster {}  {}", status.cluster, paper.paint(word, look));
+    let units = status.units.iter().filter(|unit| unit.health == Health::Warning).count();
+    match units + status.warnings.len() {
+        0 => {}
+        1 => text.push_str(&format!(", {}", paper.paint("1 warning", Look::Warning))),
+        number => text.push_str(&format!(", {}", paper.paint(&format!("{number} warnings"), Look::Warning))),
+    }
+    text.push(':');
     for role in [Role::Origin, Role::Edge, Role::Encoder] {
         let units: Vec<_> = status.units.iter().filter(|u| u.role == role).collect();
         if !units.is_empty() {
@@ -156,6 +168,9 @@ fn summary(status: &Status, paper: Paper) -> String {
         status.supervisor_pid,
         duration(status.supervisor_uptime_ms)
     );
+    for warning in &status.warnings {
+        let _ = write!(text, "\n{}", paper.paint(&sentence(&format!("WARNING: {warning}")), Look::Warning));
+    }
     text
 }
 
@@ -503,6 +518,19 @@ rtmp://192.168.1.6:1935/live/livestream 10240   9285 h264+aac 1/1 40ms ago
             status(&guide("backoff"), Paper::PLAIN)
                 .starts_with("cluster live  NOT READY: origin 0/1 edges 0/1\n")
         );
+    }
+
+    #[test]
+    fn warnings_are_counted_in_the_first_line_and_those_of_the_whole_cluster_stand_below_it() {
+        let mut guide = guide("running");
+        guide.units[0].health = Health::Warning;
+        let text = status(&guide, Paper::PLAIN);
+        assert!(text.starts_with("cluster live  ready, 1 warning: origin 1/1 edges 1/1\n"), "{text}");
+        guide.warnings.push("/var: No space left on device".into());
+        let text = status(&guide, Paper::PLAIN);
+        assert!(text.starts_with("cluster live  ready, 2 warnings: origin 1/1"), "{text}");
+        assert_eq!(text.lines().nth(2), Some("WARNING: /var: No space left on device"));
+        assert_eq!(exit_code(&guide), 0);
     }
 
     #[test]

@@ -97,10 +97,11 @@ pub(crate) struct Subject {
 
 impl Subject {
     /// The cluster of the file that is named or here, or that is called so, else the only one that runs. A file that has been
-    /// broken or removed since it was brought into force still means its cluster. `argument` is what a command takes beside -f.
-    pub(crate) fn find(global: &Global, argument: Option<&Path>) -> Result<Self, Failure> {
+    /// broken or removed since it was brought into force still means its cluster. `argument` is what a command takes beside -f, `command`
+    /// how it is written in front of a cluster's name.
+    pub(crate) fn find(global: &Global, argument: Option<&Path>, command: &str) -> Result<Self, Failure> {
         let roots = global.roots()?;
-        let Some(path) = global.path(argument)? else { return Self::only_one(roots) };
+        let Some(path) = global.path(argument)? else { return Self::only_one(roots, command) };
         if let Some(called) = Self::called(&path, &roots)? {
             return Ok(called);
         }
@@ -181,7 +182,8 @@ impl Subject {
     /// That it does not run, which clusters do, and who has its ports: its file may name the cluster anew since, it may run as
     /// another user, or with another state directory.
     pub(crate) fn not_running(&self) -> String {
-        let others = self.roots.running().into_iter().map(|name| how_to_name(&self.roots.cluster(&name)));
+        let others =
+            self.roots.running().into_iter().map(|name| how_to_name(&self.roots.cluster(&name), "status"));
         let mut said = format!("cluster {} is not running{}", self.name(), others.collect::<String>());
         for holder in self.holders() {
             said.push_str(&format!("\nits port {holder}"));
@@ -238,7 +240,7 @@ impl Subject {
     }
 
     /// The only cluster that runs; one that left something, if none does.
-    fn only_one(roots: StateRoots) -> Result<Self, Failure> {
+    fn only_one(roots: StateRoots, command: &str) -> Result<Self, Failure> {
         if let Some(this) = Self::recorded(Path::new(DEFAULT_FILE), &roots).filter(|this| runs(&this.dirs)) {
             this.explain(&format!("{DEFAULT_FILE} is gone"));
             return Ok(this);
@@ -256,7 +258,7 @@ impl Subject {
             ))),
             several => Err(Failure::usage(format!(
                 "several clusters run; name the one you mean:{}",
-                several.iter().map(|dirs| how_to_name(dirs)).collect::<String>()
+                several.iter().map(|dirs| how_to_name(dirs, command)).collect::<String>()
             ))),
         }
     }
@@ -330,10 +332,11 @@ fn canonical(path: &Path) -> PathBuf {
     whole.or_else(without_file).unwrap_or_else(absolute)
 }
 
-/// A line with the command that means this cluster.
-fn how_to_name(dirs: &ClusterDirs) -> String {
-    let file = dirs.in_force().ok().flatten().map_or_else(PathBuf::new, |(path, _)| path);
-    format!("\nrunning: {}: srsctl -f {} status", dirs.name(), file.display())
+/// A line with `command` as it means this cluster.
+fn how_to_name(dirs: &ClusterDirs, command: &str) -> String {
+    let name = dirs.name();
+    let file = dirs.in_force().ok().flatten().map(|(path, _)| format!(" ({})", path.display()));
+    format!("\nrunning: {name}{}: srsctl {command} {name}", file.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -373,14 +376,14 @@ mod tests {
     }
 
     fn refusal(global: &Global) -> String {
-        Subject::find(global, None).unwrap_err().to_string()
+        Subject::find(global, None, "status").unwrap_err().to_string()
     }
 
     #[test]
     fn a_file_means_its_cluster_though_the_rest_of_it_is_wrong() {
         let place = Scratch::new();
         let global = place.write("a.yaml", "cluster: live\nedges: 3\n");
-        let subject = Subject::find(&global, None).unwrap();
+        let subject = Subject::find(&global, None, "status").unwrap();
         assert_eq!(subject.name(), "live");
         assert!(subject.cluster().unwrap_err().to_string().contains("a.yaml:2:8"));
     }
@@ -395,7 +398,7 @@ mod tests {
                 Some(text) => fs::write(place.path("a.yaml"), text).unwrap(),
                 None => fs::remove_file(place.path("a.yaml")).unwrap(),
             }
-            let cluster = Subject::find(&global, None).unwrap().cluster().unwrap();
+            let cluster = Subject::find(&global, None, "status").unwrap().cluster().unwrap();
             assert_eq!(cluster.name, "live", "{text:?}");
         }
         let broken = place.write("b.yaml", "cluster: [\n");
@@ -406,21 +409,21 @@ mod tests {
     fn a_file_with_the_name_of_another_cluster_is_refused_and_a_copy_is_not() {
         let place = Scratch::new();
         place.put_in_force("a.yaml", GUIDE);
-        assert_eq!(Subject::find(&place.write("copy.yaml", GUIDE), None).unwrap().name(), "live");
+        assert_eq!(Subject::find(&place.write("copy.yaml", GUIDE), None, "status").unwrap().name(), "live");
         let other = place.write("b.yaml", &GUIDE.replace("127.0.0.5", "127.0.0.8"));
         assert!(refusal(&other).contains("cluster `live` is known from "));
         fs::remove_file(place.path("a.yaml")).unwrap();
-        assert_eq!(Subject::find(&other, None).unwrap().name(), "live");
+        assert_eq!(Subject::find(&other, None, "status").unwrap().name(), "live");
     }
 
     #[test]
     fn a_file_that_differs_from_the_one_in_force_is_told() {
         let place = Scratch::new();
         let global = place.put_in_force("a.yaml", GUIDE);
-        assert_eq!(Subject::find(&global, None).unwrap().changed_file(), None);
+        assert_eq!(Subject::find(&global, None, "status").unwrap().changed_file(), None);
         place.write("a.yaml", &format!("{GUIDE}# more\n"));
         assert_eq!(
-            Subject::find(&global, None).unwrap().changed_file().unwrap().path(),
+            Subject::find(&global, None, "status").unwrap().changed_file().unwrap().path(),
             place.path("a.yaml")
         );
     }
@@ -434,19 +437,19 @@ mod tests {
             state_dir: global.state_dir.clone(),
         };
         let by_name = named(Some("live"));
-        let subject = Subject::find(&by_name, None).unwrap();
+        let subject = Subject::find(&by_name, None, "status").unwrap();
         assert_eq!((subject.name(), subject.is_guessed()), ("live", false));
         assert_eq!(by_name.required_file(None).unwrap().path(), place.path("a.yaml"));
         assert_eq!(
-            Subject::find(&named(None), Some(Path::new("live"))).unwrap().cluster().unwrap().name,
+            Subject::find(&named(None), Some(Path::new("live")), "status").unwrap().cluster().unwrap().name,
             "live"
         );
         fs::remove_file(place.path("a.yaml")).unwrap();
-        assert_eq!(Subject::find(&by_name, None).unwrap().cluster().unwrap().name, "live");
+        assert_eq!(Subject::find(&by_name, None, "status").unwrap().cluster().unwrap().name, "live");
         assert!(refusal(&named(Some("dead"))).contains("dead: no such file"));
         let file = place.path("live");
         fs::write(&file, GUIDE.replace("live", "other")).unwrap();
-        assert_eq!(Subject::find(&named(file.to_str()), None).unwrap().name(), "other");
+        assert_eq!(Subject::find(&named(file.to_str()), None, "status").unwrap().name(), "other");
     }
 
     #[test]
@@ -470,8 +473,8 @@ mod tests {
     fn a_cluster_has_one_name_on_a_command_line() {
         let place = Scratch::new();
         let global = place.put_in_force("a.yaml", GUIDE);
-        assert!(Subject::find(&global, Some(&place.path("a.yaml"))).is_ok());
-        let two = Subject::find(&global, Some(Path::new("live"))).unwrap_err();
+        assert!(Subject::find(&global, Some(&place.path("a.yaml")), "status").is_ok());
+        let two = Subject::find(&global, Some(Path::new("live")), "status").unwrap_err();
         assert!(two.to_string().contains("not by both"), "{two}");
     }
 

@@ -214,10 +214,14 @@ fn commands_find_the_cluster_by_file_then_directory_then_as_the_only_one_running
 
     let other = two.file.to_str().unwrap();
     at(&["-f", other, "up"]).expect_code(0);
-    let several = at(&["status"]);
-    assert_ne!(several.code, 0);
-    let command = |of: &TestCluster| format!("srsctl -f {} status", of.file.display());
-    several.expect_words(&[&one.net.cluster_name(), &command(&one), &command(&two)]);
+    for what in ["status", "down"] {
+        // Each as it is to be written.
+        let command = |of: &TestCluster| {
+            let name = of.net.cluster_name();
+            format!("running: {name} ({}): srsctl {what} {name}", of.file.display())
+        };
+        at(&[what]).expect_code(2).expect_words(&[&command(&one), &command(&two)]);
+    }
     let by_file = at(&["-f", other, "status"]).expect_code(0);
     assert!(by_file.text().contains(&two.net.host(5).to_string()), "{by_file:?}");
     let by_directory = one.run(&["status"]).expect_code(0);

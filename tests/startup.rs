@@ -203,12 +203,16 @@ fn a_disk_that_fills_up_costs_log_lines_and_no_port() {
         cat /dev/zero > "$SRSCTL_STATE_DIR/filler" 2>/dev/null
         for i in $(seq 40); do timeout 0.3 "$0" publish --test-card "rtmp://$1/live/refused" 2>/dev/null; done
         for i in $(seq 40); do "$0" restart edge 7777 2>/dev/null; done
+        until "$0" status | grep "WARNING: .*$SRSCTL_STATE_DIR/.*No space left"; do sleep 0.1; done
+        "$0" status | grep "  ready, 1 warning" && echo "told and still ready"
         "$0" up cluster.yaml && echo "up again"
         "$0" restart edge 1936 && echo "restarted"
         kill -9 $(sed -n 's/.*"pid": *\([0-9]*\).*/\1/p' "$SRSCTL_STATE_DIR"/run/*/units/$3/record.json)
         until said=$("$0" status) && echo "$said" | grep -q SIGKILL; do sleep 0.1; done
         "$0" probe --timeout 20 "rtmp://$1/$2" && echo "the edge plays"
         "$0" status && echo "all is ready"
+        rm "$SRSCTL_STATE_DIR/filler"
+        while "$0" status | grep -q WARNING; do sleep 0.1; done; echo "over"
         "$0" down && echo "down"
     "#;
     let mut command = Command::new("unshare");
@@ -216,7 +220,9 @@ fn a_disk_that_fills_up_costs_log_lines_and_no_port() {
     let edge = cluster.net.edges()[0];
     command.args([edge.to_string(), STREAM.to_owned(), format!("edge-{}-{}", edge.ip(), edge.port())]);
     command.current_dir(cluster.dir.path()).env("SRSCTL_STATE_DIR", &cluster.state).env_remove("RUST_LOG");
-    run(&mut command).expect_words(&["up again", "restarted", "the edge plays", "all is ready", "down"]);
+    let words =
+        ["told and still ready", "up again", "restarted", "the edge plays", "all is ready", "over", "down"];
+    run(&mut command).expect_words(&words);
     cluster.assert_nothing_left();
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Args {
 
 /// Stops the cluster.
 pub(crate) async fn run(global: &Global, Args { path, purge, yes }: Args) -> Result<ExitCode, Failure> {
-    let subject = &Subject::find(global, path.as_deref())?;
+    let subject = &Subject::find(global, path.as_deref(), "down")?;
     if subject.is_guessed() && !yes {
         ask(subject)?;
     }

@@ -65,7 +65,7 @@ impl LogArg {
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let Args { words, lines, follow, _file: _ } = args;
     let Words { role, port, path } = Words::<LogArg>::read(words)?;
-    let subject = &Subject::find(global, path.as_deref())?;
+    let subject = &Subject::find(global, path.as_deref(), "logs")?;
     let directory = subject.dirs().lib().join("log");
     let wanted = |directory: &Path| -> Result<BTreeMap<String, PathBuf>, Failure> {
         let files = log_files(directory)?.into_iter();

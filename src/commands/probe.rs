@@ -18,17 +18,21 @@ pub(crate) struct Args {
     timeout: u64,
 }
 
-/// Plays until the first keyframe.
+/// Plays until the first keyframe, or until it is clear that there is audio alone.
 pub(crate) async fn run(Args { url, timeout }: Args) -> Result<ExitCode, Failure> {
     let _: Url = url.parse().map_err(Failure::usage)?;
     let report =
         supervisor::probe::play(&url, Duration::from_secs(timeout)).await.map_err(Failure::failed)?;
+    let (what, first) = match report.keyframe {
+        Some(first) => ("keyframe", first),
+        None => ("audio alone", report.audio.unwrap_or_default()),
+    };
     let codecs: Vec<_> =
         [&report.video_codec, &report.audio_codec].into_iter().flatten().map(String::as_str).collect();
     print(&format!(
-        "{}: keyframe after {} (TCP {}, RTMP connect {}), {}\n",
+        "{}: {what} after {} (TCP {}, RTMP connect {}), {}\n",
         report.url,
-        output::delay(report.keyframe),
+        output::delay(first),
         output::delay(report.tcp),
         output::delay(report.rtmp),
         codecs.join("+"),

@@ -46,7 +46,7 @@ pub(crate) async fn run(global: &Global, Args { words, host }: Args) -> Result<E
     let Words { role, port, path } = Words::<RoleArg>::read(words)?;
     let role =
         role.ok_or_else(|| Failure::usage(format!("which processes? {}", Words::<RoleArg>::expected())))?;
-    let subject = Subject::find(global, path.as_deref())?;
+    let subject = Subject::find(global, path.as_deref(), "restart ROLE")?;
     let (client, request) = (subject.client(), Restart { role: role.into(), port, host });
     tokio::select! {
         done = client.restart(&request, complain) => done?,

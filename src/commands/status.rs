@@ -24,7 +24,7 @@ pub(crate) struct Args {
 
 /// Prints what runs.
 pub(crate) async fn run(global: &Global, Args { path, json }: Args) -> Result<ExitCode, Failure> {
-    let subject = &Subject::find(global, path.as_deref())?;
+    let subject = &Subject::find(global, path.as_deref(), "status")?;
     let status = match subject.client().status().await {
         Ok(status) => status,
         Err(error) => return no_status(subject, json, error),
@@ -54,16 +54,24 @@ fn no_status(subject: &Subject, json: bool, error: ClientError) -> Result<ExitCo
                 ("not-running", Failure::new(code, subject.not_running()))
             }
             living => {
+                let left = if living == 1 {
+                    "1 process that a killed one left does"
+                } else {
+                    "processes that a killed one left do"
+                };
+                let number = if living == 1 { String::new() } else { format!("{living} ") };
                 let failure = format!(
-                    "cluster {}: no supervisor runs, but {living} processes that a killed one left do; \
-                     srsctl up takes them over, srsctl down stops them",
+                    "cluster {}: no supervisor runs, but {number}{left}; srsctl up takes over what runs, srsctl down stops it",
                     subject.name()
                 );
                 remnants = orphans::remnants(subject.dirs());
                 ("unsupervised", Failure::new(code::CANNOT_TELL, failure))
             }
         },
-        error => ("unknown", Failure::new(code::CANNOT_TELL, error)),
+        error => {
+            remnants = orphans::remnants(subject.dirs());
+            ("unknown", Failure::new(code::CANNOT_TELL, error))
+        }
     };
     let reason = failure.to_string();
     if json {

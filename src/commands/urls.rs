@@ -28,7 +28,7 @@ fn stream(text: &str) -> Result<StreamKey, String> {
 
 /// Prints the URLs of a stream.
 pub(crate) fn run(global: &Global, Args { stream, path }: &Args) -> Result<ExitCode, Failure> {
-    let subject = Subject::find(global, path.as_deref())?;
+    let subject = Subject::find(global, path.as_deref(), "urls APP/STREAM")?;
     print(&output::urls(&subject.cluster()?, stream.as_str()))?;
     Ok(ExitCode::SUCCESS)
 }

@@ -46,7 +46,10 @@ pub enum ClientError {
         source: io::Error,
     },
     /// It does not take requests up.
-    #[error("the supervisor of cluster {cluster}{} does not answer; streams go on. See why: ps -o pid,stat,cmd -p PID; end it with kill -9 PID, then srsctl up takes its workers over", pid_text(.pid.as_ref()))]
+    #[error(
+        "the supervisor of cluster {cluster}{} does not answer; streams go on. See why: ps -o pid,stat,cmd -p {1}; end it with kill -9 {1}, then srsctl up takes its workers over",
+        pid_text(.pid.as_ref()), pid_word(.pid.as_ref())
+    )]
     Silent {
         /// The cluster's name.
         cluster: String,
@@ -54,7 +57,10 @@ pub enum ClientError {
         pid: Option<u32>,
     },
     /// It has the lock and no socket.
-    #[error("another srsctl{} is starting or stopping cluster {cluster}; try again. Should that never end: kill -9 PID, then srsctl up takes the workers over", pid_text(.pid.as_ref()))]
+    #[error(
+        "another srsctl{} is starting or stopping cluster {cluster}; try again. Should that never end: kill -9 {}, then srsctl up takes the workers over",
+        pid_text(.pid.as_ref()), pid_word(.pid.as_ref())
+    )]
     NoSocket {
         /// The cluster's name.
         cluster: String,
@@ -92,6 +98,10 @@ async fn has_ended(supervisor: Option<Process>) -> bool {
 
 fn pid_text(pid: Option<&u32>) -> String {
     pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default()
+}
+
+fn pid_word(pid: Option<&u32>) -> String {
+    pid.map_or_else(|| "PID".to_owned(), ToString::to_string)
 }
 
 /// A client of one cluster's supervisor. One connection a call.

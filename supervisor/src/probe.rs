@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes read at once; a keyframe of a usual stream fits a few times.
 const READ_BUFFER: usize = 64 * 1024;
+/// A stream whose audio has come for so long without a word of video has none: servers let a player wait for a keyframe for 5 s.
+const AUDIO_ALONE: Duration = Duration::from_secs(6);
 /// The application that [`connect`] names; it plays nothing there.
 const PROBE_APP: &str = "srsctl-probe";
 
@@ -23,8 +25,10 @@ pub struct ProbeReport {
     pub tcp: Duration,
     /// Until the RTMP `connect` was accepted.
     pub rtmp: Duration,
-    /// Until the first keyframe was there.
-    pub keyframe: Duration,
+    /// Until the first keyframe was there; `None` of a stream that has audio alone.
+    pub keyframe: Option<Duration>,
+    /// Until the first audio was there, if it came before the keyframe.
+    pub audio: Option<Duration>,
     /// Video codec.
     pub video_codec: Option<String>,
     /// Audio codec, if audio came before the keyframe.
@@ -86,7 +90,7 @@ pub(crate) async fn connect(address: SocketAddr, limit: Duration) -> Result<Dura
     Ok(start.elapsed())
 }
 
-/// Plays `url` until the first keyframe.
+/// Plays `url` until the first keyframe, or until it is clear that there is audio alone.
 ///
 /// # Errors
 /// When none is there within `limit`, and why.
@@ -135,7 +139,8 @@ impl Watched {
                 url: url.to_string(),
                 tcp: Duration::ZERO,
                 rtmp: Duration::ZERO,
-                keyframe: Duration::ZERO,
+                keyframe: None,
+                audio: None,
                 video_codec: None,
                 audio_codec: None,
             },
@@ -155,19 +160,21 @@ impl Watched {
         Some(match (has_video, has_audio) {
             _ if !self.has_started => return None,
             (false, false) => format!("connected, but nothing is published as {}", self.name),
-            (false, true) => format!("audio only ({}, {audio} messages), no keyframe", of(audio_codec)),
+            (false, true) => format!("audio only ({}, {}), no keyframe", of(audio_codec), messages(audio)),
             (true, false) => {
-                format!("video ({}, {video} messages), no audio and no keyframe", of(video_codec))
+                format!("video ({}, {}), no audio and no keyframe", of(video_codec), messages(video))
             }
             (true, true) => format!(
-                "video ({}, {video} messages) and audio ({}, {audio} messages), no keyframe",
+                "video ({}, {}) and audio ({}, {}), no keyframe",
                 of(video_codec),
-                of(audio_codec)
+                messages(video),
+                of(audio_codec),
+                messages(audio)
             ),
         })
     }
 
-    /// Takes what came `at` that time after the begin; true at a keyframe.
+    /// Takes what came `at` that time after the begin; true at a keyframe, and when audio has come for so long that there is no video.
     fn handle(&mut self, event: Event, at: Duration) -> bool {
         let message = match event {
             Event::Connected => {
@@ -185,7 +192,7 @@ impl Watched {
         let codec = class.codec.map(|codec| codec.to_string());
         match class.kind {
             Kind::Keyframe => {
-                self.report.keyframe = at;
+                self.report.keyframe = Some(at);
                 self.report.video_codec = codec.or_else(|| self.report.video_codec.take());
                 return true;
             }
@@ -198,6 +205,9 @@ impl Watched {
             Kind::Audio => {
                 self.audio += 1;
                 self.report.audio_codec = codec.or_else(|| self.report.audio_codec.take());
+                let since = *self.report.audio.get_or_insert(at);
+                let has_video = self.video > 0 || self.report.video_codec.is_some();
+                return !has_video && at.saturating_sub(since) >= AUDIO_ALONE;
             }
             Kind::Video => {
                 self.video += 1;
@@ -207,6 +217,10 @@ impl Watched {
         }
         false
     }
+}
+
+fn messages(number: u64) -> String {
+    if number == 1 { "1 message".to_owned() } else { format!("{number} messages") }
 }
 
 /// They may hold a secret.
@@ -270,9 +284,29 @@ mod tests {
         assert_eq!(see(Event::Connected), "");
         assert_eq!(see(Event::Started), "connected, but nothing is published as live/a");
         assert_eq!(see(media(8, &[0xaf, 0, 0x12])), "audio only (aac, 0 messages), no keyframe");
-        assert_eq!(see(media(8, &[0xaf, 1, 0x21])), "audio only (aac, 1 messages), no keyframe");
-        let both = "video (h264, 1 messages) and audio (aac, 1 messages), no keyframe";
+        assert_eq!(see(media(8, &[0xaf, 1, 0x21])), "audio only (aac, 1 message), no keyframe");
+        let both = "video (h264, 1 message) and audio (aac, 1 message), no keyframe";
         assert_eq!(see(media(9, &[0x27, 1, 0, 0, 0, 0, 0, 0, 1, 0x41])), both);
+    }
+
+    #[test]
+    fn a_stream_of_audio_alone_is_one_that_plays_and_one_whose_video_is_announced_is_waited_for() {
+        let url = "rtmp://127.0.0.1/live/a".parse().unwrap();
+        let media = |type_id, payload: &'static [u8]| {
+            let message =
+                rtmp::chunk::Message { csid: 4, timestamp: 0, type_id, msid: 1, payload: payload.into() };
+            Event::Media(message)
+        };
+        for (is_announced, ends) in [(false, true), (true, false)] {
+            let mut watched = Watched::new(&url);
+            if is_announced {
+                watched.handle(media(9, &[0x17, 0, 0, 0, 0, 1]), Duration::ZERO);
+            }
+            let mut sound = |at: u64| watched.handle(media(8, &[0xaf, 1, 0x21]), Duration::from_secs(at));
+            assert!(!sound(1) && !sound(6));
+            assert_eq!(sound(7), ends);
+            assert_eq!(watched.report.audio, Some(Duration::from_secs(1)));
+        }
     }
 
     #[tokio::test]
@@ -327,6 +361,6 @@ mod tests {
             (report.video_codec.as_deref(), report.audio_codec.as_deref()),
             (Some("h264"), Some("aac"))
         );
-        assert!(report.tcp <= report.rtmp && report.rtmp <= report.keyframe);
+        assert!(report.tcp <= report.rtmp && Some(report.rtmp) <= report.keyframe);
     }
 }

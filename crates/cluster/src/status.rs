@@ -27,6 +27,9 @@ pub struct Status {
     pub units: Vec<UnitStatus>,
     /// Every stream on every port, in the order of `units`.
     pub streams: Vec<StreamRow>,
+    /// What is wrong with the place where logs and state are kept, a sentence each: nothing stops for it.
+    #[serde(default)]
+    pub warnings: Vec<String>,
 }
 
 /// One supervised process.

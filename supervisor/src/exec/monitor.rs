@@ -107,7 +107,11 @@ impl Watched {
             }
         };
         match exit {
-            Exit::Signal(9) | Exit::Unobserved if kills.is_one(pid) => Exit::OutOfMemory,
+            Exit::Signal(9) | Exit::Unobserved => match (kills.is_one(pid), exit) {
+                (Some(true), _) => Exit::OutOfMemory,
+                (Some(false), Exit::Signal(_)) => Exit::Killed,
+                (_, exit) => exit,
+            },
             other => other,
         }
     }

@@ -53,8 +53,8 @@ pub(crate) struct Processes {
     names: Names,
     /// Requests and looks that are under way.
     helpers: JoinSet<()>,
-    /// The supervisor's own log cannot be opened.
-    own_log_fails: bool,
+    /// Why the supervisor's own log cannot be opened.
+    own_log_fails: Option<String>,
     /// What could not be put back, as it was told.
     missing: Option<String>,
     /// Kept for a spawn, whatever else this process has open.
@@ -83,8 +83,8 @@ struct Held {
     /// Found, and not taken over yet.
     found: Option<(Process, Option<OwnedFd>, Box<Record>)>,
     live: Option<Live>,
-    /// Its log cannot be opened.
-    log_fails: bool,
+    /// Why its log cannot be opened.
+    log_fails: Option<String>,
     /// Its config as it was written last.
     config: Option<String>,
 }
@@ -144,7 +144,7 @@ impl Processes {
             messages,
             names: Names::default(),
             helpers: JoinSet::new(),
-            own_log_fails: false,
+            own_log_fails: None,
             missing: None,
             reserve: Vec::new(),
             is_closed: false,
@@ -209,6 +209,17 @@ impl Processes {
             }
         }
         true
+    }
+
+    /// What is wrong with the place where logs and state are kept.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let logs = self.held.values().filter(|held| held.live.is_some()).map(|held| &held.log_fails);
+        let logs = std::iter::once(&self.own_log_fails).chain(logs).flatten();
+        let logs = logs.map(|why| format!("{why}; what would be written there is lost"));
+        let room = self.dirs.lack_of_room();
+        // What is missing for want of room is put back with it.
+        let missing = self.missing.iter().filter(|_| room.is_empty()).cloned();
+        room.clone().into_iter().chain(logs).chain(missing).collect()
     }
 
     /// Puts back what somebody removed.
@@ -644,22 +655,22 @@ fn held<'a>(all: &'a mut BTreeMap<UnitId, Held>, dirs: &ClusterDirs, unit: &Unit
         listener: None,
         found: None,
         live: None,
-        log_fails: false,
+        log_fails: None,
         config: None,
     })
 }
 
 /// Logs that something begins to fail, or works again; `fails` remembers which.
-fn tell_change<T>(fails: &mut bool, result: std::io::Result<T>, path: &Path) -> Option<T> {
+fn tell_change<T>(fails: &mut Option<String>, result: std::io::Result<T>, path: &Path) -> Option<T> {
     match result {
         Ok(done) => {
-            if std::mem::take(fails) {
+            if fails.take().is_some() {
                 tracing::info!(path = %path.display(), "log opened again");
             }
             Some(done)
         }
         Err(error) => {
-            if !std::mem::replace(fails, true) {
+            if fails.replace(format!("{} cannot be opened: {error}", path.display())).is_none() {
                 tracing::warn!(path = %path.display(), %error, "log not opened; what would be written there is lost or goes to the old one");
             }
             None

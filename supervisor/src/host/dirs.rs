@@ -19,6 +19,7 @@
 //! (`Surroundings::tend`, `Processes::tend`, `Watched::heartbeat`). Whoever removes `run` or purges `lib` holds the lock and removes it last; `agent.sock`
 //! and the listeners go before it.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as _};
@@ -31,6 +32,9 @@ use crate::host::files::{StateError, hex, write_atomic, write_synced};
 
 /// What must be free in the state directory, bytes.
 const ROOM: usize = 1 << 20;
+
+/// What a log line or a record needs, bytes.
+const A_LITTLE: usize = 4 << 10;
 
 /// The two roots of all clusters' state.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -249,6 +253,28 @@ impl ClusterDirs {
         Ok(())
     }
 
+    /// What keeps logs and state from being written now, a sentence for each cause. Where there seems to be room, nothing is written.
+    pub(crate) fn lack_of_room(&self) -> Vec<String> {
+        let mut found: BTreeMap<String, Vec<String>> = BTreeMap::new();
+        for dir in [&self.run, &self.lib, &self.lib.join("log")].into_iter().filter(|dir| is_short(dir)) {
+            let probe = dir.join(".write-test");
+            let outcome = fs::write(&probe, [0; A_LITTLE]);
+            let _ = fs::remove_file(&probe);
+            if let Err(error) = outcome
+                && error.kind() != io::ErrorKind::NotFound
+            {
+                found.entry(error.to_string()).or_default().push(dir.display().to_string());
+            }
+        }
+        let tell = |(error, dirs): (String, Vec<String>)| {
+            let dirs = dirs.join(", ");
+            format!(
+                "nothing can be written in {dirs}: {error}; streams go on, log lines are lost until that is mended"
+            )
+        };
+        found.into_iter().map(tell).collect()
+    }
+
     /// The secret. One that is not there any more is written again as `kept` has it, if that is possible, else a new one.
     ///
     /// # Errors
@@ -386,6 +412,15 @@ impl Drop for Created {
             let _ = fs::remove_dir(path);
         }
     }
+}
+
+/// Whether the file system of `dir` may have no room, as far as it tells: it is read-only, or little of it is free.
+fn is_short(dir: &Path) -> bool {
+    rustix::fs::statvfs(dir).is_ok_and(|found| {
+        let is_fixed = found.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY);
+        let few_files = found.f_files > 0 && found.f_favail == 0;
+        is_fixed || few_files || found.f_bavail.saturating_mul(found.f_frsize) < ROOM as u64
+    })
 }
 
 #[cfg(test)]

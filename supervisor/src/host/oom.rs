@@ -37,9 +37,12 @@ impl OomKills {
         self.count = read(self.counter.as_deref());
     }
 
-    /// Whether the process `pid`, which has just ended, was one of them.
-    pub(crate) fn is_one(&self, pid: u32) -> bool {
-        read(self.counter.as_deref()) > self.count || is_logged(pid)
+    /// Whether the process `pid`, which has just ended, was one of them; `None` where nobody counts them.
+    pub(crate) fn is_one(&self, pid: u32) -> Option<bool> {
+        if read(self.counter.as_deref()) > self.count || is_logged(pid) {
+            return Some(true);
+        }
+        self.counter.as_ref().map(|_| false)
     }
 }
 
@@ -136,9 +139,10 @@ mod tests {
         assert_eq!(counter("0::/nowhere\n", root.path()), None);
         let mut kills = OomKills { counter: Some(second.clone()), count: 0 };
         kills.refresh();
-        assert!(!kills.is_one(0));
+        assert_eq!(kills.is_one(0), Some(false));
         fs::write(&second, "oom_kill 4\n").unwrap();
-        assert!(kills.is_one(0));
+        assert_eq!(kills.is_one(0), Some(true));
+        assert_eq!(OomKills { counter: None, count: 0 }.is_one(0), None);
         assert_eq!(read(None), 0);
     }
 }

@@ -13,6 +13,8 @@ pub(crate) enum Exit {
     Code(i32),
     /// The signal that ended it.
     Signal(i32),
+    /// SIGKILL, and not for want of memory: somebody sent it.
+    Killed,
     /// SIGKILL by the kernel, because the machine or the control group has no memory left.
     OutOfMemory,
     /// It was no child of this supervisor, so that the kernel does not tell.
@@ -89,9 +91,14 @@ pub(crate) fn judge(exit: Exit, doing: Doing<'_>) -> End {
 
 impl fmt::Display for End {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.exit.fmt(f)?;
+        match (self.exit, self.meaning) {
+            // It was no child, but nobody else had a reason.
+            (Exit::Unobserved, Meaning::Failure) => f.write_str("killed by SIGKILL")?,
+            (exit, _) => exit.fmt(f)?,
+        }
         match self.meaning {
             Meaning::Asked => f.write_str(", as asked"),
+            Meaning::Crash if self.exit == Exit::Killed => f.write_str(" that somebody sent"),
             // Not by us.
             Meaning::Crash if self.exit == Exit::Signal(Signal::SIGKILL as i32) => {
                 f.write_str(", perhaps out of memory")
@@ -119,8 +126,9 @@ impl fmt::Display for Exit {
                 Ok(signal) => write!(f, "killed by {signal}"),
                 Err(_) => write!(f, "killed by signal {number}"),
             },
+            Self::Killed => f.write_str("killed by SIGKILL"),
             Self::OutOfMemory => f.write_str("killed by SIGKILL of the kernel: out of memory"),
-            Self::Unobserved => f.write_str("ended (adopted, so its exit code is not known)"),
+            Self::Unobserved => f.write_str("ended; an earlier supervisor started it, so how is not known"),
         }
     }
 }
@@ -149,7 +157,15 @@ mod tests {
             (Exit::Code(78), frozen, Meaning::Refusal, "exit 78: frozen"),
             (Exit::Code(78), Doing::Stop, Meaning::Asked, "exit 78, as asked"),
             (Exit::Signal(9), Doing::Stop, Meaning::Asked, "killed by SIGKILL, as asked"),
-            (Exit::Unobserved, Doing::Work, Meaning::Crash, "ended (adopted, so its exit code is not known)"),
+            (Exit::Killed, Doing::Work, Meaning::Crash, "killed by SIGKILL that somebody sent"),
+            (Exit::Killed, frozen, Meaning::Failure, "killed by SIGKILL: frozen"),
+            (Exit::Unobserved, frozen, Meaning::Failure, "killed by SIGKILL: frozen"),
+            (
+                Exit::Unobserved,
+                Doing::Work,
+                Meaning::Crash,
+                "ended; an earlier supervisor started it, so how is not known",
+            ),
         ] {
             let end = judge(exit, doing);
             assert_eq!((end.meaning, end.to_string().as_str()), (meaning, text), "{exit:?} {doing:?}");

@@ -268,7 +268,8 @@ fn process_troubles(facts: &Facts<'_>, process: &ProcessStats) -> Vec<(Health, S
     }
     if facts.role != Role::Encoder && process.players >= facts.max_connections {
         let why = "more are refused; raise max_connections, or add ports";
-        found.push((Health::Warning, format!("full: {} players: {why}", process.players)));
+        let players = if process.players == 1 { "player" } else { "players" };
+        found.push((Health::Warning, format!("full: {} {players}: {why}", process.players)));
     }
     let late = Duration::from_millis(process.loop_late_ms.into());
     if late >= LATE_WARNING {

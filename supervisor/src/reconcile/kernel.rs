@@ -56,6 +56,8 @@ pub(crate) enum Input {
         /// What.
         command: Command,
     },
+    /// What is wrong with the place where logs and state are kept now.
+    Warnings(Vec<String>),
     /// SIGTERM or SIGINT.
     Stop,
     /// SIGQUIT.

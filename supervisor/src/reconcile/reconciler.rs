@@ -52,6 +52,8 @@ pub(crate) struct Reconciler {
     next_housekeeping: Instant,
     instances: Instance,
     pub(super) tickets: u64,
+    /// What is wrong with the place where logs and state are kept.
+    pub(super) warnings: Vec<String>,
     is_started: bool,
     pub(super) startup: VecDeque<StartupEvent>,
     end: Option<End>,
@@ -83,6 +85,7 @@ impl Reconciler {
             next_housekeeping: now,
             instances: 0,
             tickets: 0,
+            warnings: Vec::new(),
             is_started: false,
             startup: VecDeque::new(),
             end: None,
@@ -151,6 +154,7 @@ impl Reconciler {
                 }
             }
             Input::Asked { client, by, command } => self.handle_command(client, by, command, now, kernel),
+            Input::Warnings(warnings) => self.warnings = warnings,
             Input::Stop => self.handle_told(Asked::Stop, now, kernel),
             Input::Leave => self.handle_told(Asked::Leave, now, kernel),
             Input::Time => {}

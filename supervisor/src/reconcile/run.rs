@@ -91,6 +91,7 @@ impl Inputs {
                 _ = self.upkeep.tick() => {
                     if processes.tend() {
                         surroundings.tend();
+                        return Input::Warnings(processes.warnings());
                     }
                 }
             }

@@ -30,6 +30,7 @@ impl Reconciler {
             file: self.path.display().to_string(),
             units: self.members.iter().map(|member| self.unit_status(member, now)).collect(),
             streams: self.members.iter().flat_map(|member| stream_rows(member, now)).collect(),
+            warnings: self.warnings.clone(),
         }
     }
 

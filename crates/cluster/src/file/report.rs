@@ -79,7 +79,9 @@ pub(super) fn render(path: &Path, text: &str, found: &[Diagnostic]) -> String {
     found.sort_by_key(|d| (d.mark.line, d.mark.column));
     let mut shown: Vec<_> = found.iter().take(MAX_SHOWN).map(|d| d.render(&name, &lines)).collect();
     if found.len() > MAX_SHOWN {
-        shown.push(format!("{name}: {} more errors are not shown", found.len() - MAX_SHOWN));
+        let more = found.len() - MAX_SHOWN;
+        let errors = if more == 1 { "error is" } else { "errors are" };
+        shown.push(format!("{name}: {more} more {errors} not shown"));
     }
     shown.join("\n\n")
 }
