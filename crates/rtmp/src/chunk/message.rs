@@ -29,8 +29,8 @@ pub struct Limits {
     /// Bytes of one data message: [`MAX_DATA`], and what a publisher adds to it (`@setDataFrame`, and one byte where it is AMF3). What a
     /// server takes in it passes on in this form, so no smaller limit may stand behind it. A longer one is left out.
     pub data: usize,
-    /// Bytes of one message of any other type. 64 KiB: the longest `connect` is below 2 KiB. A longer one ends the connection: what it
-    /// says about it is not known.
+    /// Bytes of one message of any other type. 64 KiB: the longest `connect` is below 2 KiB. A longer one is left out, but a protocol
+    /// control message (types 1 to 6) ends the connection.
     pub command: usize,
     /// Chunk streams with their header state. 64: encoders use 3 to 6, with ids up to 33.
     pub chunk_streams: usize,
@@ -67,7 +67,7 @@ pub enum ReadError {
         /// Chunk stream.
         csid: u32,
     },
-    /// See [`Limits`]. Of media and data it costs the message only: see [`Reader::take_left_out`](super::Reader::take_left_out).
+    /// See [`Limits`]. It costs the message only, but of protocol control: see [`Reader::take_left_out`](super::Reader::take_left_out).
     #[error("a message of type {type_id} announces {length} bytes, the limit is {limit}")]
     TooLong {
         /// Message type.

@@ -84,8 +84,8 @@ impl Reader {
     /// Consumes from the front of `input`; returns at the first complete message, leaving the rest in `input`, or `None`
     /// when `input` is used up.
     ///
-    /// `SetChunkSize` and `Abort` are obeyed and not returned; messages without payload are dropped, and media and data that are too
-    /// long.
+    /// `SetChunkSize` and `Abort` are obeyed and not returned; messages without payload are dropped, and those that are too long, but
+    /// for protocol control messages.
     pub fn read(&mut self, input: &mut &[u8]) -> Result<Option<Message>, ReadError> {
         loop {
             let Some(chunk) = self.chunk else {
@@ -186,16 +186,16 @@ impl Reader {
                 if let Some(msid) = msid {
                     stream.msid = msid;
                 }
-                let (limit, is_fatal) = match stream.type_id {
-                    type_id if is_media(type_id) => (self.limits.message, false),
-                    message_type::DATA | message_type::DATA_AMF3 => (self.limits.data, false),
-                    _ => (self.limits.command, true),
+                let limit = match stream.type_id {
+                    type_id if is_media(type_id) => self.limits.message,
+                    message_type::DATA | message_type::DATA_AMF3 => self.limits.data,
+                    _ => self.limits.command,
                 };
                 let length = stream.length as usize;
                 stream.is_left_out = length > limit;
                 if stream.is_left_out {
                     let error = ReadError::TooLong { type_id: stream.type_id, length, limit };
-                    if is_fatal {
+                    if is_control(stream.type_id) {
                         return Err(error);
                     }
                     self.left_out = Some(error);
@@ -290,6 +290,11 @@ impl Reader {
 
 fn is_media(type_id: u8) -> bool {
     matches!(type_id, message_type::AUDIO | message_type::VIDEO | message_type::AGGREGATE)
+}
+
+/// Whether a message is about the connection itself: without it the rest may not be understood (RTMP 1.0, sections 5.4 and 6.2).
+fn is_control(type_id: u8) -> bool {
+    matches!(type_id, message_type::SET_CHUNK_SIZE..=message_type::SET_PEER_BANDWIDTH)
 }
 
 impl Stream {

@@ -361,19 +361,21 @@ fn messages_without_payload_are_dropped_but_set_the_time() {
 #[test]
 fn the_length_limit_depends_on_the_type() {
     let limits = Limits { message: 20, data: 15, command: 10, ..Limits::default() };
-    for (type_id, limit) in [(AUDIO, 20), (VIDEO, 20), (AGGREGATE, 20), (DATA, 15), (COMMAND, 10), (99, 10)] {
+    let types =
+        [(AUDIO, 20), (VIDEO, 20), (AGGREGATE, 20), (DATA, 15), (COMMAND, 10), (99, 10), (5, 10), (6, 10)];
+    for (type_id, limit) in types {
         let bytes = |len| full(6, 0, type_id, &vec![0; len]);
         assert_eq!(read_in_steps(limits, &bytes(limit), 7).unwrap().len(), 1);
         let read = read_in_steps(limits, &bytes(limit + 1), 7);
         let error = ReadError::TooLong { type_id, length: limit + 1, limit };
-        assert_eq!(read, if limit == 10 { Err(error) } else { Ok(vec![]) });
+        assert_eq!(read, if type_id < 7 { Err(error) } else { Ok(vec![]) }, "{type_id}");
     }
 }
 
 #[test]
-fn media_and_data_that_are_too_long_cost_that_message_and_no_memory() {
-    let limits = Limits { message: 400, data: 300, partial: 500, ..Limits::default() };
-    for type_id in [AUDIO, VIDEO, AGGREGATE, DATA, 15] {
+fn messages_that_are_too_long_cost_that_message_and_no_memory() {
+    let limits = Limits { message: 400, data: 300, command: 200, partial: 500, ..Limits::default() };
+    for type_id in [AUDIO, VIDEO, AGGREGATE, DATA, 15, COMMAND, 17, 16, 19, 99, 0] {
         let long = full(6, 40, type_id, &[1; 2_000]);
         // Another message between its chunks, one behind it that refers to it, and one that is aborted.
         let mut bytes = [&long[..12 + 128], &full(4, 33, AUDIO, b"a"), &long[12 + 128..]].concat();
@@ -391,7 +393,11 @@ fn media_and_data_that_are_too_long_cost_that_message_and_no_memory() {
         }
         let mut reader = Reader::new(limits);
         assert_eq!(reader.read(&mut &long[..]), Ok(None));
-        let limit = if matches!(type_id, DATA | 15) { 300 } else { 400 };
+        let limit = match type_id {
+            AUDIO | VIDEO | AGGREGATE => 400,
+            DATA | 15 => 300,
+            _ => 200,
+        };
         assert_eq!(reader.take_left_out(), Some(ReadError::TooLong { type_id, length: 2_000, limit }));
         assert_eq!(reader.take_left_out(), None);
         assert!(reader.allocated() <= 16 << 10, "{} bytes", reader.allocated());
