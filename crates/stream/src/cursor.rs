@@ -469,7 +469,7 @@ impl Cursor {
         let State { end, length, base, .. } = &self.state;
         let by_time = base.zip(*length).and_then(|(base, length)| {
             let mut entries = log.entries_from(offset).take_while(|entry| entry.offset < limit);
-            entries.find(|entry| entry.time >= base + length).map(|entry| entry.offset)
+            entries.find(|entry| entry.time >= base.saturating_add(length)).map(|entry| entry.offset)
         });
         let by_offset = end.filter(|end| *end <= limit);
         by_time.into_iter().chain(by_offset).min()
@@ -786,6 +786,12 @@ mod tests {
         assert_eq!(flushed, Flushed::Ended);
         let last = media(&decode(&wire)).last().unwrap().0;
         assert!((480..500).contains(&last), "{last}");
+
+        let mut cursor = Cursor::new(Recipient::Player, 1, 0);
+        cursor.end_after(u64::MAX);
+        let (wire, flushed) = flush_all(&mut cursor, &source.log);
+        assert_eq!(flushed, Flushed::CaughtUp, "so much never comes");
+        assert!(media(&decode(&wire)).last().unwrap().0 > 500);
 
         let mut cursor = Cursor::new(Recipient::Player, 1, 0);
         let (mut wire, flushed) = flush_all(&mut cursor, &source.log);
