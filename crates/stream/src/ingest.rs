@@ -44,6 +44,9 @@ pub(crate) struct Ingest {
     next_metadata: Option<Bytes>,
     /// Stream time of the last change of metadata, ms.
     metadata_at: u64,
+    /// The lowest track of Enhanced RTMP that has had frames, of video and audio: its keyframes are where readers join, and its codec
+    /// is shown.
+    main: [Option<u8>; 3],
 }
 
 /// Where a message belongs in the log.
@@ -64,6 +67,7 @@ impl Ingest {
             preamble: None,
             next_metadata: None,
             metadata_at: 0,
+            main: [None; 3],
         }
     }
 
@@ -73,6 +77,7 @@ impl Ingest {
             Continuity::New => {
                 log.reset(log.newest());
                 self.set_aside = None;
+                self.main = [None; 3];
             }
             Continuity::Same => {}
             Continuity::IfRepeated => self.set_aside = log.take_key().or_else(|| self.set_aside.take()),
@@ -96,7 +101,7 @@ impl Ingest {
 
     /// Takes one message, not an aggregate; true if it was media.
     pub(crate) fn take(&mut self, message: &Message, now: u64, log: &mut Log, stats: &mut Stats) -> bool {
-        let Class { kind, codec } = media::classify(message.type_id, &message.payload);
+        let Class { kind, codec, track: number } = media::classify(message.type_id, &message.payload);
         let track = match kind {
             Kind::Ignore => return false,
             Kind::Metadata => {
@@ -114,8 +119,10 @@ impl Ingest {
         if track == Track::Data && payload.len() > chunk::MAX_DATA {
             return false;
         }
-        stats.count_received(track, message.payload.len(), codec);
         let Placed { time, is_repeated } = self.place(track, kind, (message.timestamp, payload), now, log);
+        let is_main = self.is_main(track, number, kind);
+        let kind = if kind == Kind::Keyframe && !is_main { Kind::Video } else { kind };
+        stats.count_received(track, message.payload.len(), codec.filter(|_| is_main));
         if kind == Kind::Keyframe || self.preamble.is_some_and(|until| now > until) {
             self.preamble = None;
         }
@@ -127,6 +134,16 @@ impl Ingest {
             self.store(track, kind, time, (&message.payload, payload), log);
         }
         true
+    }
+
+    /// Whether track `number` of Enhanced RTMP is the main one of its kind, as far as is known.
+    fn is_main(&mut self, track: Track, number: u8, kind: Kind) -> bool {
+        let main = &mut self.main[track.index()];
+        let is_main = main.is_none_or(|main| number <= main);
+        if is_main && matches!(kind, Kind::Keyframe | Kind::Video | Kind::Audio) {
+            *main = Some(number);
+        }
+        is_main
     }
 
     /// Its time on the stream's clock. The first message of a publication decides whether it goes on with the last one.
@@ -164,6 +181,7 @@ impl Ingest {
                 key.into_iter().for_each(|key| log.put_key_back(key));
             } else {
                 self.have = [None; 3];
+                self.main = [None; 3];
                 log.reset(time);
                 self.preamble = Some(now + KEY_WAIT);
             }
@@ -236,5 +254,45 @@ impl Ingest {
         if self.preamble.is_none() && log.headers().has_preamble() {
             log.update_headers(Headers::end_preamble);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rtmp::message_type;
+
+    use crate::cursor::{Cursor, Recipient};
+    use crate::stream::{ConnId, Sender, Stream};
+    use crate::testing::{CHUNK, decode, flush_all};
+
+    /// Whoever joins behind 65 frames of each of `tracks` begins with this track and frame; a track has keyframes from the given frame on,
+    /// each 25.
+    fn joins_at(tracks: &[(u8, u8)]) -> (u8, u8) {
+        let mut stream = Stream::new(CHUNK, 10_000, 0);
+        let (id, _) = stream.publish(ConnId(1), Sender::Encoder { clock: 0 }, 0);
+        for frame in 0..65 {
+            for &(track, first) in tracks {
+                let is_key = frame >= first && (frame - first).is_multiple_of(25);
+                let unit = [if is_key { 0x26 } else { 2 }, 1, frame];
+                let payload = [&b"\x86\x03hvc1"[..], &[track, 0, 0, 0, 3], &unit].concat().into();
+                let timestamp = u32::from(frame) * 40;
+                let message =
+                    super::Message { csid: 6, type_id: message_type::VIDEO, msid: 1, timestamp, payload };
+                assert!(stream.take(id, &message, timestamp.into()));
+            }
+        }
+        let mut cursor = Cursor::new(Recipient::Player, 1, stream.log().start(true));
+        let (wire, _) = flush_all(&mut cursor, stream.log());
+        let seen = decode(&wire);
+        let (_, _, payload) = seen.iter().find(|(type_id, ..)| *type_id == message_type::VIDEO).unwrap();
+        (payload[6], *payload.last().unwrap())
+    }
+
+    #[test]
+    fn readers_join_at_the_keyframes_of_the_lowest_track_with_pictures() {
+        assert_eq!(joins_at(&[(0, 0), (1, 10)]), (0, 50));
+        assert_eq!(joins_at(&[(1, 10), (0, 0)]), (0, 50));
+        assert_eq!(joins_at(&[(1, 0)]), (1, 50));
+        assert_eq!(joins_at(&[(7, 10), (3, 0)]), (3, 50));
     }
 }

@@ -18,25 +18,25 @@ pub(super) fn classify(payload: &[u8]) -> Class {
     let format = first >> 4;
     if format == EX_HEADER {
         let Some(packet) = Packet::parse(first & 0x0F, rest) else {
-            return Class { kind: Kind::Audio, codec: None };
+            return Class { kind: Kind::Audio, codec: None, track: 0 };
         };
         let kind = match packet.kind {
             SEQUENCE_START | MULTICHANNEL_CONFIG => Kind::AudioHeader,
             _ => Kind::Audio,
         };
-        return Class { kind, codec: packet.main_codec() };
+        return Class { kind, codec: packet.codec, track: packet.track };
     }
     let kind = match (format, rest.first()) {
         (AAC, None) => return Class::IGNORE,
         (AAC, Some(0)) => Kind::AudioHeader,
         _ => Kind::Audio,
     };
-    Class { kind, codec: Codec::audio(format) }
+    Class { kind, codec: Codec::audio(format), track: 0 }
 }
 
 /// What a header is about; `None` of sound.
 pub(super) fn scope(payload: &[u8]) -> Option<Scope> {
-    let Class { kind: Kind::AudioHeader, codec } = classify(payload) else { return None };
+    let Class { kind: Kind::AudioHeader, codec, .. } = classify(payload) else { return None };
     let (&first, rest) = payload.split_first()?;
     if first >> 4 == EX_HEADER {
         return Packet::parse(first & 0x0F, rest).map(|packet| packet.scope());
@@ -74,10 +74,11 @@ mod tests {
     }
 
     #[test]
-    fn each_track_has_headers_and_the_first_the_codec_that_is_shown() {
+    fn each_track_has_headers_and_a_codec() {
         assert_eq!(seen(b"\x95\x00Opus\x00"), (Kind::AudioHeader, "opus".into()));
-        assert_eq!(seen(b"\x95\x00Opus\x01"), (Kind::AudioHeader, String::new()));
-        assert_eq!(seen(b"\x95\x01Opus\x01"), (Kind::Audio, String::new()));
+        assert_eq!(seen(b"\x95\x00Opus\x01"), (Kind::AudioHeader, "opus".into()));
+        assert_eq!(seen(b"\x95\x01Opus\x01"), (Kind::Audio, "opus".into()));
+        assert_eq!(classify(b"\x95\x01Opus\x01").track, 1);
         assert_eq!(seen(b"\x97\x02\0\0\x05\x00Opus").0, Kind::AudioHeader);
     }
 }

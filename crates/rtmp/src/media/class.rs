@@ -7,9 +7,9 @@ use super::codec::Codec;
 pub enum Kind {
     /// Decoder configuration of a track, needed before its other video.
     VideoHeader,
-    /// Decoding can start here.
+    /// Decoding of its track can start here.
     Keyframe,
-    /// Any other video, including frames of further tracks of Enhanced RTMP: relayed, not cached.
+    /// Any other video: relayed, not cached.
     Video,
     /// Enhanced RTMP colour information of a track: a late player needs the last one, whether it came before or behind the header.
     VideoMetadata,
@@ -34,10 +34,12 @@ pub enum Kind {
 pub struct Class {
     /// What it is to a relay.
     pub kind: Kind,
-    /// Of the main track; `None` for data, and where the payload does not tell.
+    /// Of its track; `None` for data, and where the payload does not tell.
     pub codec: Option<Codec>,
+    /// The track it is about, 0 where there is only one. Of several in one message it is the lowest, and kind and codec are of that.
+    pub track: u8,
 }
 
 impl Class {
-    pub(super) const IGNORE: Self = Self { kind: Kind::Ignore, codec: None };
+    pub(super) const IGNORE: Self = Self { kind: Kind::Ignore, codec: None, track: 0 };
 }

@@ -26,7 +26,9 @@ pub fn classify(type_id: u8, payload: &[u8]) -> Class {
     match type_id {
         message_type::AUDIO => audio::classify(payload),
         message_type::VIDEO => video::classify(payload),
-        message_type::DATA | message_type::DATA_AMF3 => Class { kind: data::kind(payload), codec: None },
+        message_type::DATA | message_type::DATA_AMF3 => {
+            Class { kind: data::kind(payload), codec: None, track: 0 }
+        }
         _ => Class::IGNORE,
     }
 }

@@ -13,7 +13,7 @@ pub enum Scope {
     Packet {
         /// Packet type of Enhanced RTMP; 0 of a legacy sequence header.
         packet_type: u8,
-        /// Of its first track, where the payload tells.
+        /// Of its lowest track, where the payload tells.
         codec: Option<Codec>,
         /// Tracks that it names; 0 where there is only one.
         tracks: TrackIds,

@@ -47,32 +47,32 @@ fn legacy(first: u8, rest: &[u8]) -> Class {
         _ if key => Kind::Keyframe,
         _ => Kind::Video,
     };
-    Class { kind, codec: Codec::video(id) }
+    Class { kind, codec: Codec::video(id), track: 0 }
 }
 
 fn enhanced(first: u8, rest: &[u8]) -> Class {
     let frame = (first >> 4) & 7;
     let Some(packet) = Packet::parse_video(first & 0x0F, rest) else {
-        return Class { kind: Kind::Video, codec: None };
+        return Class { kind: Kind::Video, codec: None, track: 0 };
     };
     // The frame type of a metadata packet means nothing; FFmpeg sends 5 there.
     if frame == COMMAND && packet.kind != METADATA {
         return Class::IGNORE;
     }
     let key = matches!(frame, KEY | GENERATED_KEY);
-    let kind = match (packet.kind, packet.track) {
-        (SEQUENCE_START | MPEG2TS_SEQUENCE_START, _) => Kind::VideoHeader,
-        (METADATA, _) => Kind::VideoMetadata,
-        (CODED_FRAMES, Track::Main) => frame_kind(key, packet.codec, packet.coded_frames()),
-        (CODED_FRAMES_X, Track::Main) => frame_kind(key, packet.codec, Some(packet.body)),
+    let kind = match packet.kind {
+        SEQUENCE_START | MPEG2TS_SEQUENCE_START => Kind::VideoHeader,
+        METADATA => Kind::VideoMetadata,
+        CODED_FRAMES => frame_kind(key, packet.codec, packet.coded_frames()),
+        CODED_FRAMES_X => frame_kind(key, packet.codec, Some(packet.body)),
         _ => Kind::Video,
     };
-    Class { kind, codec: packet.main_codec() }
+    Class { kind, codec: packet.codec, track: packet.track }
 }
 
 /// What a header or a metadata packet is about; `None` of frames.
 pub(super) fn scope(payload: &[u8]) -> Option<Scope> {
-    let Class { kind, codec } = classify(payload);
+    let Class { kind, codec, .. } = classify(payload);
     match (kind, payload.split_first()?) {
         (Kind::VideoHeader | Kind::VideoMetadata, (first, rest)) if first & 0x80 != 0 => {
             Packet::parse_video(first & 0x0F, rest).map(|packet| packet.scope())
@@ -101,22 +101,16 @@ fn frame_kind(key: bool, codec: Option<Codec>, body: Option<&[u8]>) -> Kind {
     }
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Track {
-    /// Not multitrack, or track 0.
-    Main,
-    Further,
-}
-
 /// The part of an enhanced header that audio and video share.
 pub(super) struct Packet<'a> {
     pub(super) kind: u8,
-    /// The first, where there are several.
-    pub(super) track: Track,
-    codec: Option<Codec>,
-    /// What is behind the header, of the first track if there are more.
+    /// The lowest, where there are several; 0 where it names none.
+    pub(super) track: u8,
+    /// Of that track.
+    pub(super) codec: Option<Codec>,
+    /// What is behind the header, of that track.
     body: &'a [u8],
-    /// Kind of multitrack packet, and its bytes from the id of its first track on.
+    /// Kind of multitrack packet, and its bytes behind that.
     multitrack: Option<(u8, &'a [u8])>,
 }
 
@@ -143,21 +137,12 @@ impl<'a> Packet<'a> {
         }
         if kind != multitrack {
             let codec = Some(Codec::four_cc(take(&mut bytes)?));
-            return Some(Self { kind, track: Track::Main, codec, body: bytes, multitrack: None });
+            return Some(Self { kind, track: 0, codec, body: bytes, multitrack: None });
         }
         let [mode] = take(&mut bytes)?;
-        let codec = Some(Codec::four_cc(take(&mut bytes)?));
-        let multitrack = Some((mode >> 4, bytes));
-        let [track] = take(&mut bytes)?;
-        let track = if track == 0 { Track::Main } else { Track::Further };
-        // With several tracks in one message, each has a size.
-        let body = match (mode >> 4, bytes) {
-            (1 | 2, [s2, s1, s0, body @ ..]) => {
-                body.get(..u32::from_be_bytes([0, *s2, *s1, *s0]) as usize).unwrap_or(body)
-            }
-            _ => bytes,
-        };
-        Some(Self { kind: mode & 0x0F, track, codec, body, multitrack })
+        let (kind, mode) = (mode & 0x0F, mode >> 4);
+        let Part { track, codec, body } = parts(mode, bytes).min_by_key(|part| part.track)?;
+        Some(Self { kind, track, codec: Some(codec), body, multitrack: Some((mode, bytes)) })
     }
 
     /// The pictures of a packet of coded frames: for some codecs behind the composition time.
@@ -168,39 +153,49 @@ impl<'a> Packet<'a> {
         }
     }
 
-    /// Codec of track 0: what is shown of a stream is its main track.
-    pub(super) fn main_codec(&self) -> Option<Codec> {
-        self.codec.filter(|_| self.track == Track::Main)
-    }
-
     /// See [`Scope`], of a configuration.
     pub(super) fn scope(&self) -> Scope {
         let tracks = match self.multitrack {
             None => main_track(),
-            Some((mode, bytes)) => track_ids(mode, bytes),
+            Some((mode, bytes)) => {
+                let mut tracks = TrackIds::default();
+                parts(mode, bytes).for_each(|part| tracks.insert(part.track));
+                tracks
+            }
         };
         Scope::Packet { packet_type: self.kind, codec: self.codec, tracks }
     }
 }
 
-/// The ids of the tracks in a multitrack packet, from the first of them on; up to where it is cut short.
-fn track_ids(mode: u8, mut bytes: &[u8]) -> TrackIds {
-    let mut tracks = TrackIds::default();
-    let mut next = || {
-        tracks.insert(take::<1>(&mut bytes)?[0]);
-        if mode == ONE_TRACK {
-            return None;
+/// One track of a multitrack packet.
+struct Part<'a> {
+    track: u8,
+    codec: Codec,
+    body: &'a [u8],
+}
+
+/// The tracks of a multitrack packet whose kind stands in front of `bytes`; up to where it is cut short.
+fn parts(mode: u8, mut bytes: &[u8]) -> impl Iterator<Item = Part<'_>> {
+    let mut codec = None;
+    std::iter::from_fn(move || {
+        // One for all, or each its own.
+        if codec.is_none() || mode == MANY_CODECS {
+            codec = Some(Codec::four_cc(take(&mut bytes)?));
         }
-        let [a, b, c] = take(&mut bytes)?;
-        bytes = bytes.get(u32::from_be_bytes([0, a, b, c]) as usize..)?;
-        if mode == MANY_CODECS { take::<4>(&mut bytes).map(|_| ()) } else { Some(()) }
-    };
-    for _ in 0..TRACKS_MAX {
-        if next().is_none() {
-            break;
-        }
-    }
-    tracks
+        let [track] = take(&mut bytes)?;
+        let size = if mode == ONE_TRACK { None } else { take(&mut bytes) };
+        let body = match size {
+            Some([a, b, c]) => {
+                let size = u32::from_be_bytes([0, a, b, c]) as usize;
+                let (body, rest) = bytes.split_at_checked(size).unwrap_or((bytes, &[]));
+                bytes = rest;
+                body
+            }
+            None => std::mem::take(&mut bytes),
+        };
+        Some(Part { track, codec: codec?, body })
+    })
+    .take(TRACKS_MAX)
 }
 
 fn take<const N: usize>(bytes: &mut &[u8]) -> Option<[u8; N]> {
@@ -265,13 +260,28 @@ mod tests {
     }
 
     #[test]
-    fn each_track_has_headers_and_the_first_has_the_keyframes_and_the_codec_that_is_shown() {
+    fn each_track_has_headers_keyframes_and_a_codec() {
         assert_eq!(seen(b"\x96\x00hvc1\x00"), (Kind::VideoHeader, "hevc".into()));
-        assert_eq!(seen(b"\x96\x00hvc1\x01"), (Kind::VideoHeader, String::new()));
-        assert_eq!(seen(b"\x96\x04hvc1\x01"), (Kind::VideoMetadata, String::new()));
+        assert_eq!(seen(b"\x96\x00hvc1\x01"), (Kind::VideoHeader, "hevc".into()));
+        assert_eq!(seen(b"\x96\x04hvc1\x01"), (Kind::VideoMetadata, "hevc".into()));
         assert_eq!(seen(b"\x96\x11avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
         assert_eq!(seen(b"\x96\x21avc1\x00\0\0\x04data"), (Kind::Keyframe, "h264".into()));
-        assert_eq!(seen(b"\x96\x01avc1\x02"), (Kind::Video, String::new()));
+        assert_eq!(seen(b"\x96\x01avc1\x02"), (Kind::Keyframe, "h264".into()));
+        assert_eq!(classify(b"\x96\x01avc1\x02").track, 2);
+    }
+
+    #[test]
+    fn of_several_tracks_in_a_message_the_lowest_counts() {
+        // HEVC of track 3 with a trailing picture, then of track 1 with an IDR; the same with H.264 first.
+        let one_codec = b"\x86\x13hvc1\x03\0\0\x06\0\0\0\x02\x02\x01\x01\0\0\x06\0\0\0\x02\x26\x01";
+        let two_codecs = b"\x86\x23avc1\x03\0\0\x06\0\0\0\x02\x41\x98hvc1\x01\0\0\x06\0\0\0\x02\x26\x01";
+        for payload in [&one_codec[..], two_codecs] {
+            assert_eq!(seen(payload), (Kind::Keyframe, "hevc".into()));
+            assert_eq!(classify(payload).track, 1);
+        }
+        let size = one_codec.len();
+        // Cut in the second track: the first is left.
+        assert_eq!(classify(&one_codec[..size - 10]).track, 3);
     }
 
     #[test]
@@ -290,7 +300,7 @@ mod tests {
             // The first track, alone and before others.
             (b"\x86\x03hvc1\0\0\0\0\x02\x26\x01", Kind::Keyframe),
             (b"\x86\x13hvc1\0\0\0\x06\0\0\0\x02\x26\x01\x01\0\0\0", Kind::Keyframe),
-            (b"\x86\x03hvc1\x01\0\0\0\x02\x26\x01", Kind::Video),
+            (b"\x86\x03hvc1\x01\0\0\0\x02\x26\x01", Kind::Keyframe),
         ];
         for (payload, kind) in kinds {
             assert_eq!(seen(payload).0, kind, "{payload:x?}");
