@@ -22,15 +22,6 @@ fn stranger(cluster: &TestCluster, name: &str, status: &str) -> Raw {
     Raw::dial_from(from, cluster.net.origin()).handshake().connect("live", &[]).publish(name, status)
 }
 
-/// A connection that plays `name`, whether anybody publishes it or not.
-fn waiting(addr: SocketAddr, name: &str) -> Raw {
-    let mut raw = Raw::dial(addr).handshake().connect("live", &[]);
-    raw.send(&command("createStream", 2.0, &amf::NULL, 0));
-    raw.send(&command("play", 3.0, &[&amf::NULL[..], &amf::string(name)].concat(), 1));
-    raw.expect("NetStream.Play.Start");
-    raw
-}
-
 /// Waits until the port says what this limit has cost.
 fn await_limit(cluster: &TestCluster, addr: SocketAddr, limit: &str) {
     wait_for(limit, SOON, || {
@@ -102,7 +93,7 @@ fn players_that_wait_for_nothing_make_room_for_one_that_has_something_to_see() {
     let cluster = TestCluster::with(|net| net.guide_with("{ max_connections: 2 }"));
     cluster.up();
     let edge = cluster.net.edges()[0];
-    let mut nobody = [1, 2].map(|n| waiting(edge, &format!("nobody{n}")));
+    let mut nobody = [1, 2].map(|n| Raw::playing(edge, &format!("nobody{n}")));
     let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
     cluster.await_live(STREAM);
     let player = rml::play(edge, STREAM).unwrap();
@@ -122,7 +113,7 @@ fn whoever_makes_room_is_told_so_and_keeps_what_else_its_connection_does() {
     publishes.send(&command("publish", 5.0, &name, 2));
     publishes.expect(START);
     publishes.send(&message(5, 0, 8, 1, b"\xAF\x01first"));
-    let mut plays = waiting(origin, "s1");
+    let mut plays = Raw::playing(origin, "s1");
     plays.expect("first");
     plays.send(&command("createStream", 4.0, &amf::NULL, 0));
     plays.send(&command("play", 5.0, &[&amf::NULL[..], &amf::string("nobody")].concat(), 2));
@@ -130,7 +121,7 @@ fn whoever_makes_room_is_told_so_and_keeps_what_else_its_connection_does() {
 
     let _encoder = publisher(&cluster, "other", START);
     publishes.expect("All places are taken");
-    let mut newcomer = waiting(origin, "s1");
+    let mut newcomer = Raw::playing(origin, "s1");
     plays.expect("All places are taken");
     publishes.send(&message(5, 40, 8, 1, b"\xAF\x01second"));
     newcomer.expect("second");

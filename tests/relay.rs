@@ -220,22 +220,14 @@ fn whole(name: &str, frames: &[String]) -> Vec<u8> {
     all
 }
 
-/// A connection that waits for `name` to be published.
-fn waiting(addr: SocketAddr, name: &str) -> Raw {
-    let mut raw = Raw::dial(addr).handshake().connect("live", &[]);
-    raw.send(&command("createStream", 2.0, &amf::NULL, 0));
-    raw.send(&command("play", 3.0, &[&amf::NULL[..], &amf::string(name)].concat(), 1));
-    raw.expect("NetStream.Play.Start");
-    raw
-}
-
 #[test]
 fn a_publication_that_comes_in_one_write_with_its_end_reaches_each_edge_whole_and_its_end_too() {
     let cluster = TestCluster::with(|net| net.guide_with("{ end_of_stream: close }"));
     cluster.up();
     for number in 0..5 {
         let name = format!("short{number}");
-        let mut players: Vec<_> = cluster.net.edges().into_iter().map(|edge| waiting(edge, &name)).collect();
+        let mut players: Vec<_> =
+            cluster.net.edges().into_iter().map(|edge| Raw::playing(edge, &name)).collect();
         let frames: Vec<_> = (10..40).map(|frame| format!("frame-{frame}")).collect();
         let mut encoder = Raw::dial(cluster.net.origin()).handshake().connect("live", &[]);
         assert!(encoder.send(&whole(&name, &frames)));
@@ -250,7 +242,7 @@ fn a_publication_that_comes_in_one_write_with_its_end_reaches_each_edge_whole_an
 #[test]
 fn publications_that_follow_each_other_without_a_pause_all_reach_who_waits_at_an_edge() {
     let cluster = TestCluster::up_guide();
-    let mut players: Vec<_> = cluster.net.edges().into_iter().map(|edge| waiting(edge, "a")).collect();
+    let mut players: Vec<_> = cluster.net.edges().into_iter().map(|edge| Raw::playing(edge, "a")).collect();
     let mut encoder = Raw::dial(cluster.net.origin()).handshake().connect("live", &[]);
     let all: Vec<_> = (0..8).map(|number| whole("a", &[format!("only-{number}")])).collect();
     assert!(encoder.send(&all.concat()));

@@ -100,6 +100,16 @@ impl Raw {
         self
     }
 
+    /// A connection that plays `live/NAME`, whether anybody publishes it or not.
+    #[track_caller]
+    pub fn playing(addr: SocketAddr, name: &str) -> Self {
+        let mut raw = Self::dial(addr).handshake().connect("live", &[]);
+        raw.send(&command("createStream", 2.0, &amf::NULL, 0));
+        raw.send(&command("play", 3.0, &[&amf::NULL[..], &amf::string(name)].concat(), 1));
+        raw.expect("NetStream.Play.Start");
+        raw
+    }
+
     /// Waits until the server has sent this text.
     #[track_caller]
     pub fn expect(&mut self, text: &str) {

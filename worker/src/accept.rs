@@ -95,27 +95,16 @@ fn look_at(ended: Result<(), JoinError>) {
 mod tests {
     use std::net::{SocketAddr, TcpStream};
 
-    use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
+    use cluster::Role;
     use tokio::net::TcpSocket;
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::testing::spec;
 
     /// How many of `count` connections are taken in and how many refused, when all wait in the queue at once.
     async fn accepted_and_refused(count: u64, stays: bool) -> (u64, u64) {
-        let spec = WorkerSpec {
-            id: UnitId::worker(Role::Edge, "127.0.0.1", 1935),
-            cluster: "test".to_owned(),
-            role: Role::Edge,
-            host: "127.0.0.1".to_owned(),
-            listen: "127.0.0.1:1935".parse().unwrap(),
-            address: None,
-            options: WorkerOptions::default(),
-            sources: Vec::new(),
-            forward: Vec::new(),
-            secret_file: "/none".into(),
-        };
-        let hub = Hub::new(spec, vec![7; 32]);
+        let hub = Hub::new(spec(Role::Edge), vec![7; 32]);
         let listener = TcpSocket::new_v4().unwrap();
         listener.bind("127.0.0.1:0".parse().unwrap()).unwrap();
         let listener = Rc::new(listener.listen(1_024).unwrap());

@@ -166,13 +166,14 @@ fn flush_player(player: &Player, flush: impl Fn(&Player)) {
 mod tests {
     use std::cell::RefCell;
 
-    use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
+    use cluster::Role;
     use rtmp::server::StreamKey;
     use stream::{ConnId, Cursor, Recipient};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::conn::handle::Conn;
+    use crate::testing::spec;
 
     #[tokio::test]
     async fn a_panic_in_a_pass_costs_the_player_it_met() {
@@ -198,19 +199,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_channel_that_takes_long_does_not_hold_up_another() {
-        let spec = WorkerSpec {
-            id: UnitId::worker(Role::Edge, "127.0.0.1", 1935),
-            cluster: "test".to_owned(),
-            role: Role::Edge,
-            host: "127.0.0.1".to_owned(),
-            listen: "127.0.0.1:1935".parse().unwrap(),
-            address: None,
-            options: WorkerOptions::default(),
-            sources: Vec::new(),
-            forward: Vec::new(),
-            secret_file: "/none".into(),
-        };
-        let hub = Hub::new(spec, vec![7; 32]);
+        let hub = Hub::new(spec(Role::Edge), vec![7; 32]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = listener.local_addr().unwrap();
         let conn = Rc::new(Conn::new(ConnId(0), peer, TcpStream::connect(peer).await.unwrap()));

@@ -165,22 +165,11 @@ mod tests {
 
     use super::*;
     use crate::egress::play::play;
+    use crate::testing::spec;
 
     fn origin() -> Rc<Hub> {
         let options = WorkerOptions { max_streams: MAX_STREAMS as u32, ..WorkerOptions::default() };
-        let spec = WorkerSpec {
-            id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
-            cluster: "test".to_owned(),
-            role: Role::Origin,
-            host: "127.0.0.1".to_owned(),
-            listen: "127.0.0.1:1935".parse().unwrap(),
-            address: None,
-            options,
-            sources: Vec::new(),
-            forward: Vec::new(),
-            secret_file: "/none".into(),
-        };
-        Hub::new(spec, vec![7; 32])
+        Hub::new(WorkerSpec { options, ..spec(Role::Origin) }, vec![7; 32])
     }
 
     /// To one port, where nobody is.

@@ -31,6 +31,8 @@ mod places;
 mod port;
 mod relief;
 mod tally;
+#[cfg(test)]
+mod testing;
 
 use std::path::Path;
 use std::rc::Rc;

@@ -116,7 +116,7 @@ mod tests {
     use std::cell::RefCell;
     use std::net::SocketAddr;
 
-    use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
+    use cluster::{Role, WorkerOptions, WorkerSpec};
     use rtmp::chunk::Message;
     use rtmp::server::StreamKey;
     use tokio::net::{TcpListener, TcpStream};
@@ -125,25 +125,14 @@ mod tests {
     use super::*;
     use crate::egress::play::play;
     use crate::ingress::{Publisher, publish};
+    use crate::testing::spec;
 
     const KIB: u64 = 1024;
 
     /// A port of so many MiB.
     fn origin(mib: u32) -> Rc<Hub> {
         let options = WorkerOptions { memory: Memory::Fixed(mib), ..WorkerOptions::default() };
-        let spec = WorkerSpec {
-            id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
-            cluster: "test".to_owned(),
-            role: Role::Origin,
-            host: "127.0.0.1".to_owned(),
-            listen: "127.0.0.1:1935".parse().unwrap(),
-            address: None,
-            options,
-            sources: Vec::new(),
-            forward: Vec::new(),
-            secret_file: "/none".into(),
-        };
-        Hub::new(spec, vec![7; 32])
+        Hub::new(WorkerSpec { options, ..spec(Role::Origin) }, vec![7; 32])
     }
 
     async fn conn(hub: &Hub) -> Rc<Conn> {

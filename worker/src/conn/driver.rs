@@ -450,7 +450,6 @@ impl Driver {
 mod tests {
     use std::time::Duration;
 
-    use cluster::{UnitId, WorkerOptions, WorkerSpec};
     use rtmp::client::{self, Mode};
     use rtmp::message_type::{AUDIO, WINDOW_ACK_SIZE};
     use rtmp::server::StreamKey;
@@ -459,24 +458,10 @@ mod tests {
     use tokio::task::LocalSet;
 
     use super::*;
+    use crate::testing::spec;
 
     /// More than one read, and less than a kernel takes at once.
     const FRAMES: u32 = 50;
-
-    fn origin() -> WorkerSpec {
-        WorkerSpec {
-            id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
-            cluster: "test".to_owned(),
-            role: Role::Origin,
-            host: "127.0.0.1".to_owned(),
-            listen: "127.0.0.1:1935".parse().unwrap(),
-            address: None,
-            options: WorkerOptions::default(),
-            sources: Vec::new(),
-            forward: Vec::new(),
-            secret_file: "/none".into(),
-        }
-    }
 
     async fn publish(socket: &TcpStream) -> client::Session {
         let url = "rtmp://127.0.0.1/live/a".parse().unwrap();
@@ -498,7 +483,7 @@ mod tests {
     #[tokio::test]
     async fn what_a_publisher_sent_before_it_went_without_reading_is_taken() {
         let test = async {
-            let hub = Hub::new(origin(), vec![7; 32]);
+            let hub = Hub::new(spec(Role::Origin), vec![7; 32]);
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
             let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (accepted, peer) = listener.accept().await.unwrap();

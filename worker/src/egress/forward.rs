@@ -383,7 +383,7 @@ mod tests {
     use std::net::SocketAddr;
 
     use cluster::stats::ForwardStats;
-    use cluster::{Role, UnitId, WorkerOptions, WorkerSpec};
+    use cluster::{Role, UnitId, WorkerSpec};
     use rtmp::chunk::Message;
     use rtmp::message_type::VIDEO;
     use rtmp::server::{self, Session, StreamKey};
@@ -394,6 +394,7 @@ mod tests {
     use super::*;
     use crate::conn::handle::Conn;
     use crate::ingress::{Publisher, publish};
+    use crate::testing::spec;
 
     /// Frames of the group that is there when the target is connected to, and the bytes of each: together what a slow target needs more
     /// than `DEAD_AFTER` for, and what a kernel would take at once.
@@ -408,18 +409,7 @@ mod tests {
             port: target.port(),
             address: None,
         };
-        WorkerSpec {
-            id: UnitId::worker(Role::Origin, "127.0.0.1", 1935),
-            cluster: "test".to_owned(),
-            role: Role::Origin,
-            host: "127.0.0.1".to_owned(),
-            listen: "127.0.0.1:1935".parse().unwrap(),
-            address: None,
-            options: WorkerOptions::default(),
-            sources: Vec::new(),
-            forward: vec![target],
-            secret_file: "/none".into(),
-        }
+        WorkerSpec { forward: vec![target], ..spec(Role::Origin) }
     }
 
     /// Reads slowly as a target until the whole group is there.
