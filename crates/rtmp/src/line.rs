@@ -120,7 +120,9 @@ impl Line {
                 let input = unwrap(self.input, timestamp);
                 let time = input + self.offset;
                 let is_near = (time - self.expected(now)).abs() <= self.jump;
-                let offset = if is_near { self.offset } else { self.newest.0 - input };
+                // What came in front of the first frame need not say where that is: a line has nothing before its begin.
+                let is_before = time < self.newest.0 && self.lanes.iter().all(|lane| lane.last.is_none());
+                let offset = if is_near && !is_before { self.offset } else { self.newest.0 - input };
                 let time = input + offset;
                 (input, Last { offset, timestamp, input, step: 0, time, at: now, stood: 0 })
             }
@@ -382,6 +384,17 @@ mod tests {
         assert_eq!(line.other(59_500, 60_000), 59_500);
         assert_eq!(line.other(60_100, 60_000), 60_100);
         assert_eq!(line.other(4_000_000, 60_000), 59_960);
+    }
+
+    #[test]
+    fn a_header_at_0_in_front_of_frames_near_the_wrap_leaves_them_their_distances() {
+        let mut line = Line::new(JUMP, 0, 0, 7_000, 0);
+        assert_eq!(line.other(0, 0), 7_000);
+        for t in (0..6_000_u32).step_by(40) {
+            let timestamp = (u32::MAX - 2_999).wrapping_add(t);
+            let frame = line.frame(Video, timestamp, t.into());
+            assert_eq!((frame, line.frame(Audio, timestamp, t.into())), (7_000 + i64::from(t), frame));
+        }
     }
 
     #[test]
