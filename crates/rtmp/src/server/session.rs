@@ -3,6 +3,8 @@
 mod command;
 mod streams;
 
+use std::collections::VecDeque;
+
 use self::streams::{Activity, Streams};
 use super::reply;
 use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT, PlayEnd, PublishEnd};
@@ -33,6 +35,8 @@ pub struct Session {
     s1: Option<Box<[u8]>>,
     chunk_size: u32,
     streams: Streams,
+    /// Events of one command come one after the other: these are still to come.
+    next: VecDeque<Event>,
     /// FCPublish came: its sender expects onFCPublish.
     fc_publish: bool,
 }
@@ -53,6 +57,7 @@ impl Session {
             s1: None,
             chunk_size: config.chunk_size.clamp(1, i32::MAX as u32),
             streams: Streams::default(),
+            next: VecDeque::new(),
             fc_publish: false,
         }
     }
@@ -61,6 +66,9 @@ impl Session {
     /// used up: call until `None`. Replies are appended to the output.
     pub fn handle_input(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Error> {
         self.link.output.shrink();
+        if let Some(event) = self.next.pop_front() {
+            return Ok(Some(event));
+        }
         loop {
             let message = match self.state {
                 State::Handshake(_) => {

@@ -1,5 +1,6 @@
 //! Commands of a client (RTMP 1.0, section 7.2), and those of FMLE that every encoder uses.
 
+use super::streams::Wants;
 use super::{Activity, Session, State};
 use crate::amf0::Value;
 use crate::link::Command;
@@ -67,10 +68,19 @@ impl Session {
             }
             "receiveAudio" | "receiveVideo" => {
                 let on = command.value(1).and_then(Value::as_bool).unwrap_or(true);
-                return Ok(self.streams.playing(msid).map(|msid| match &*command.name {
-                    "receiveAudio" => Event::ReceiveAudio { msid, on },
-                    _ => Event::ReceiveVideo { msid, on },
-                }));
+                let playing = self.streams.playing(msid);
+                let meant = playing.unwrap_or_else(|| self.streams.meant(msid));
+                let wants = self.streams.wants(meant);
+                return Ok(match &*command.name {
+                    "receiveAudio" => {
+                        self.streams.want(meant, Wants { audio: on, ..wants });
+                        playing.map(|msid| Event::ReceiveAudio { msid, on })
+                    }
+                    _ => {
+                        self.streams.want(meant, Wants { video: on, ..wants });
+                        playing.map(|msid| Event::ReceiveVideo { msid, on })
+                    }
+                });
             }
             // Answers, and calls that have none.
             "play2" | "_result" | "_error" | "onStatus" | "close" => {}
@@ -124,8 +134,8 @@ impl Session {
             }
             return self.stop(msid);
         }
-        let stream = self.asked_stream(msid, command, "NetStream.Publish.BadName");
-        Some(match stream {
+        let codes = ["NetStream.Publish.BadName"; 2];
+        Some(match self.asked_stream(msid, command, codes) {
             Some(stream) => {
                 self.streams.ask(msid, Activity::PublishAsked, stream.clone());
                 Event::Publish { msid, stream }
@@ -145,25 +155,39 @@ impl Session {
         let number = |index| command.value(index).and_then(Value::as_number);
         let length = length(number(2), number(3));
         let resets = command.value(4).and_then(Value::as_bool).unwrap_or(true);
-        let stream = self.asked_stream(msid, command, "NetStream.Play.StreamNotFound");
-        Some(match stream {
-            Some(stream) => {
-                self.streams.ask(msid, Activity::PlayAsked { resets }, stream.clone());
-                Event::Play { msid, stream, length }
-            }
-            None => Event::Refused,
-        })
+        // Who goes from stream to stream may leave the ones before as they are.
+        let is_full = self.streams.find(msid).is_none() && !self.streams.has_room();
+        let gives_way = is_full.then(|| self.streams.longest_playing()).flatten();
+        if let Some(msid) = gives_way.filter(|_| self.key(command.value(1)).is_ok()) {
+            reply::play_stopped(&mut self.link.output, msid);
+            let stopped = self.stop(msid);
+            self.next.extend(stopped);
+        }
+        let codes = ["NetStream.Play.StreamNotFound", "NetStream.Play.Failed"];
+        let Some(stream) = self.asked_stream(msid, command, codes) else { return Some(Event::Refused) };
+        self.streams.ask(msid, Activity::PlayAsked { resets }, stream.clone());
+        self.next.push_back(Event::Play { msid, stream, length });
+        // Said before, of this stream.
+        let Wants { audio, video } = self.streams.wants(msid);
+        self.next.extend((!audio).then_some(Event::ReceiveAudio { msid, on: false }));
+        self.next.extend((!video).then_some(Event::ReceiveVideo { msid, on: false }));
+        self.next.pop_front()
     }
 
-    /// The stream a publish or play names. When it names none, or too many are active, the client is told with `code` on its
-    /// message stream, which does what it did before.
-    fn asked_stream(&mut self, msid: u32, command: &Command, code: &str) -> Option<StreamKey> {
-        let description = match self.key(command.value(1)) {
+    /// The stream a publish or play names. When it names none, or too many are active, the client is told with the first or the second
+    /// code on its message stream, which does what it did before.
+    fn asked_stream(
+        &mut self,
+        msid: u32,
+        command: &Command,
+        [no_name, no_room]: [&str; 2],
+    ) -> Option<StreamKey> {
+        let (code, description) = match self.key(command.value(1)) {
             Ok(_) if self.streams.find(msid).is_none() && !self.streams.has_room() => {
-                format!("{MAX_ACTIVE} streams are active on this connection, the limit")
+                (no_room, format!("{MAX_ACTIVE} streams are active on this connection, the limit"))
             }
             Ok(key) => return Some(key),
-            Err(error) => error.to_string(),
+            Err(error) => (no_name, error.to_string()),
         };
         reply::on_status(&mut self.link.output, msid, "error", code, &description);
         None

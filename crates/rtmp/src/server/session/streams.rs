@@ -20,6 +20,17 @@ impl Activity {
     }
 }
 
+/// What the player of a message stream wants to get.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Wants {
+    pub(super) audio: bool,
+    pub(super) video: bool,
+}
+
+impl Wants {
+    const ALL: Self = Self { audio: true, video: true };
+}
+
 #[derive(Debug)]
 pub(super) struct Active {
     pub(super) msid: u32,
@@ -32,6 +43,8 @@ pub(super) struct Active {
 pub(super) struct Streams {
     /// Those that do nothing are not here: an id alone costs nothing.
     active: Vec<Active>,
+    /// What those want that do not want all, also before they play; the last [`MAX_ACTIVE`] to say so.
+    wants: Vec<(u32, Wants)>,
     /// The newest id that was given out.
     newest: u32,
     /// More than one has published: media belong to the stream that they name.
@@ -53,6 +66,7 @@ impl Streams {
 
     /// The client will not use `msid` any more.
     pub(super) fn delete(&mut self, msid: u32) {
+        self.want(msid, Wants::ALL);
         if msid == self.newest && msid > 0 {
             self.newest -= 1;
         }
@@ -104,6 +118,27 @@ impl Streams {
         if self.find(msid).is_some_and(&is_meant) { Some(msid) } else { (!others).then_some(first) }
     }
 
+    /// What the player of `msid` wants, or will.
+    pub(super) fn wants(&self, msid: u32) -> Wants {
+        self.wants.iter().find(|(of, _)| *of == msid).map_or(Wants::ALL, |(_, wants)| *wants)
+    }
+
+    /// It wants this from now on.
+    pub(super) fn want(&mut self, msid: u32, wants: Wants) {
+        self.wants.retain(|(of, _)| *of != msid);
+        if wants != Wants::ALL {
+            if self.wants.len() >= MAX_ACTIVE {
+                self.wants.remove(0);
+            }
+            self.wants.push((msid, wants));
+        }
+    }
+
+    /// Who has played for longest.
+    pub(super) fn longest_playing(&self) -> Option<u32> {
+        self.active.iter().find(|active| active.activity == Activity::Playing).map(|active| active.msid)
+    }
+
     /// Whether one more may be active.
     pub(super) fn has_room(&self) -> bool {
         self.active.len() < MAX_ACTIVE
@@ -139,5 +174,6 @@ impl Streams {
     pub(super) fn held(&self) -> usize {
         let keys: usize = self.active.iter().map(|active| active.key.as_str().len()).sum();
         keys + self.active.capacity() * size_of::<Active>()
+            + self.wants.capacity() * size_of::<(u32, Wants)>()
     }
 }

@@ -100,6 +100,48 @@ fn a_player_may_zap_without_end() {
 }
 
 #[test]
+fn a_player_that_zaps_and_leaves_its_streams_as_they_are_loses_the_oldest() {
+    let mut pair = Pair::connected();
+    let most = MAX_ACTIVE as u8;
+    for msid in 1..=most {
+        assert!(matches!(pair.events(&ask(msid, "play", "a"))[..], [Event::Play { .. }]));
+    }
+    pair.heard();
+    for (msid, oldest) in (most + 1..=100).zip(1..) {
+        let events = pair.events(&ask(msid, "play", "a"));
+        assert!(
+            matches!(events[..], [Event::StopPlay { msid }, Event::Play { .. }] if msid == oldest),
+            "{events:?}"
+        );
+        assert_eq!(pair.heard()[0], format!("{oldest}: onStatus 0 null status/NetStream.Play.Stop"));
+    }
+    // A name that is none costs nobody anything.
+    assert_eq!(pair.events(&ask(101, "play", "?")), [Event::Refused]);
+}
+
+#[test]
+fn what_a_player_does_not_want_it_may_say_before_it_plays() {
+    let mut pair = Pair::connected();
+    let say = |what, on: bool| command(8, 1, what, 0.0, &[NULL, on.into()]);
+    assert_eq!(pair.events(&say("receiveVideo", false)), []);
+    let off = Event::ReceiveVideo { msid: 1, on: false };
+    for _ in 0..2 {
+        let events = pair.events(&ask(1, "play", "a"));
+        assert!(matches!(&events[..], [Event::Play { .. }, wants] if *wants == off), "{events:?}");
+    }
+    assert_eq!(pair.events(&say("receiveVideo", true)), [Event::ReceiveVideo { msid: 1, on: true }]);
+    assert!(matches!(pair.events(&ask(1, "play", "a"))[..], [Event::Play { .. }]));
+    // Nothing is left of a stream that is deleted, and not much is remembered at all.
+    pair.events(&say("receiveAudio", false));
+    pair.events(&command(3, 0, "deleteStream", 0.0, &[NULL, 1.0.into()]));
+    assert!(matches!(pair.events(&ask(1, "play", "a"))[..], [Event::Play { .. }]));
+    let held = pair.session.held();
+    (2..200)
+        .for_each(|msid| drop(pair.events(&command(8, msid, "receiveAudio", 0.0, &[NULL, false.into()]))));
+    assert!(pair.session.held() <= held + 2 * 12 * MAX_ACTIVE);
+}
+
+#[test]
 fn another_play_on_the_same_stream_takes_its_place() {
     let mut pair = Pair::active("play");
     let again = pair.events(&ask(1, "play", "b"));
