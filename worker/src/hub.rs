@@ -349,6 +349,7 @@ impl Hub {
         }
         for channel in self.channels() {
             channel.tick(now);
+            self.tally.add(Limit::Headers, channel.stream_mut().take_left_out(), now);
             if self.carries(&channel) {
                 channel.carried.set(channel.carried.get().saturating_add(1));
                 self.known.borrow_mut().note(&channel.key, channel.carried.get());

@@ -34,6 +34,8 @@ pub(crate) enum Limit {
     PlayersRoom,
     /// See [`Sources::take_publish`](crate::budget::Sources::take_publish).
     PublishRate,
+    /// Packets of configuration, and metadata, that a stream keeps.
+    Headers,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -57,10 +59,18 @@ pub(crate) struct Tally {
 impl Tally {
     /// `limit` has cost a peer something at `now`, ms.
     pub(crate) fn count(&self, limit: Limit, now: u64) {
+        self.add(limit, 1, now);
+    }
+
+    /// The same, so many times.
+    pub(crate) fn add(&self, limit: Limit, count: u64, now: u64) {
+        if count == 0 {
+            return;
+        }
         let mut met = self.met.borrow_mut();
         match met.iter_mut().find(|met| met.limit == limit) {
-            Some(met) => (met.count, met.last) = (met.count + 1, now),
-            None => met.push(Met { limit, count: 1, last: now, told: 0 }),
+            Some(met) => (met.count, met.last) = (met.count + count, now),
+            None => met.push(Met { limit, count, last: now, told: 0 }),
         }
     }
 
@@ -69,7 +79,12 @@ impl Tally {
         self.sum(|limit| {
             !matches!(
                 limit,
-                Limit::StreamsRoom | Limit::PlayersRoom | Limit::Names | Limit::Memory | Limit::MemoryMedia
+                Limit::StreamsRoom
+                    | Limit::PlayersRoom
+                    | Limit::Names
+                    | Limit::Memory
+                    | Limit::MemoryMedia
+                    | Limit::Headers
             )
         })
     }
@@ -122,6 +137,7 @@ impl Limit {
             Self::PublishRate => "publish_rate",
             Self::Memory => "memory",
             Self::MemoryMedia => "memory_media",
+            Self::Headers => "headers",
         }
     }
 
@@ -157,6 +173,9 @@ impl Limit {
                 format!(
                     "times media for slow players were dropped early: the port's memory was used up (memory: {memory})"
                 )
+            }
+            Self::Headers => {
+                "packets of configuration or metadata that a stream does not keep: players that join later do not get them".into()
             }
             Self::PublishRate => "publishers refused: their address published too often within 10 s".into(),
             Self::Streams => {

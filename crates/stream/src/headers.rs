@@ -82,8 +82,14 @@ impl Headers {
     }
 
     /// Keeps `payload`, as far as the bounds allow: behind what is kept, but for what it takes the place of. Before the first keyframe
-    /// (`is_preamble`) that stays as well where it is data: whoever begins there gets all of it.
-    pub(crate) fn keep(&mut self, track: Track, scope: Option<Scope>, payload: &Bytes, is_preamble: bool) {
+    /// (`is_preamble`) that stays as well where it is data: whoever begins there gets all of it. False if there was no room.
+    pub(crate) fn keep(
+        &mut self,
+        track: Track,
+        scope: Option<Scope>,
+        payload: &Bytes,
+        is_preamble: bool,
+    ) -> bool {
         self.packets.retain_mut(|packet| {
             let gives_way = packet.track == track
                 && packet
@@ -100,10 +106,12 @@ impl Headers {
         if scope.is_some() && !self.has_room(track, payload) {
             self.packets.retain(|packet| packet.track != track || packet.scope.is_some());
         }
-        if self.has_room(track, payload) {
+        let fits = self.has_room(track, payload);
+        if fits {
             // A copy: a part of an aggregate would keep all of it.
             self.packets.push(Packet { track, payload: Bytes::copy_from_slice(payload), scope });
         }
+        fits
     }
 
     fn has_room(&self, track: Track, payload: &Bytes) -> bool {

@@ -105,7 +105,7 @@ impl Ingest {
         let track = match kind {
             Kind::Ignore => return false,
             Kind::Metadata => {
-                self.take_metadata(&message.payload, log);
+                stats.left_out += u64::from(!self.take_metadata(&message.payload, log));
                 return false;
             }
             Kind::DataHeader | Kind::Data => Track::Data,
@@ -131,7 +131,7 @@ impl Ingest {
             self.put_metadata_in_force(log);
             self.has_stored = true;
             stats.count_stored(track, kind, now);
-            self.store(track, kind, time, (&message.payload, payload), log);
+            stats.left_out += u64::from(!self.store(track, kind, time, (&message.payload, payload), log));
         }
         true
     }
@@ -198,16 +198,18 @@ impl Ingest {
         Placed { time, is_repeated: repeats && is_here && !is_new }
     }
 
-    fn take_metadata(&mut self, payload: &Bytes, log: &mut Log) {
+    /// False if it is too long.
+    fn take_metadata(&mut self, payload: &Bytes, log: &mut Log) -> bool {
         let payload = media::metadata_for_players(payload);
         if payload.len() > HEADER_MAX {
-            return;
+            return false;
         }
         // A copy: a part of an aggregate would keep all of it.
         self.next_metadata = Some(Bytes::copy_from_slice(&payload));
         if self.has_stored {
             self.put_metadata_in_force(log);
         }
+        true
     }
 
     fn put_metadata_in_force(&mut self, log: &mut Log) {
@@ -228,19 +230,28 @@ impl Ingest {
     }
 
     /// Appends a message, and keeps it where it is a header: before it, so that whoever joins at a later keyframe has it. So are data
-    /// that come before the first keyframe, up to there. The message is given as it was sent, and as players get it.
-    fn store(&self, track: Track, kind: Kind, time: u64, (sent, payload): (&Bytes, &Bytes), log: &mut Log) {
+    /// that come before the first keyframe, up to there. The message is given as it was sent, and as players get it. False if there was no
+    /// room to keep configuration.
+    fn store(
+        &self,
+        track: Track,
+        kind: Kind,
+        time: u64,
+        (sent, payload): (&Bytes, &Bytes),
+        log: &mut Log,
+    ) -> bool {
         let time = time.max(log.last(track).unwrap_or(0));
         let scope = log.headers().scope(kind, track, sent);
         let is_known = scope.as_ref().is_some_and(|scope| log.headers().knows(scope));
         let is_preamble = track == Track::Data && self.preamble.is_some();
         let is_kept =
             (scope.is_some() && !log.headers().holds(track, payload)) || (scope.is_none() && is_preamble);
-        if is_kept && payload.len() <= HEADER_MAX {
-            log.update_headers(|headers| headers.keep(track, scope.clone(), payload, is_preamble));
-        }
         let is_header = matches!(kind, Kind::AudioHeader | Kind::VideoHeader | Kind::VideoMetadata);
         let is_configuration = is_header || scope.is_some();
+        let has_room = !is_kept
+            || (payload.len() <= HEADER_MAX
+                && log.update_headers(|headers| headers.keep(track, scope.clone(), payload, is_preamble)))
+            || !is_configuration;
         // The next server is told once: it keeps what comes later under the same name.
         let is_announced =
             kind == Kind::DataHeader && !is_known && scope.is_some_and(|scope| log.headers().knows(&scope));
@@ -254,6 +265,7 @@ impl Ingest {
         if self.preamble.is_none() && log.headers().has_preamble() {
             log.update_headers(Headers::end_preamble);
         }
+        has_room
     }
 }
 
@@ -261,7 +273,9 @@ impl Ingest {
 mod tests {
     use rtmp::message_type;
 
+    use super::HEADER_MAX;
     use crate::cursor::{Cursor, Recipient};
+    use crate::headers::PACKETS_MAX;
     use crate::stream::{ConnId, Sender, Stream};
     use crate::testing::{CHUNK, decode, flush_all};
 
@@ -286,6 +300,22 @@ mod tests {
         let seen = decode(&wire);
         let (_, _, payload) = seen.iter().find(|(type_id, ..)| *type_id == message_type::VIDEO).unwrap();
         (payload[6], *payload.last().unwrap())
+    }
+
+    #[test]
+    fn configuration_that_there_is_no_room_for_is_counted() {
+        let mut stream = Stream::new(CHUNK, 10_000, 0);
+        let (id, _) = stream.publish(ConnId(1), Sender::Encoder { clock: 0 }, 0);
+        let mut take = |payload: Vec<u8>| {
+            let (type_id, payload) = (message_type::VIDEO, payload.into());
+            stream.take(id, &super::Message { csid: 6, type_id, msid: 1, timestamp: 0, payload }, 0);
+            stream.take_left_out()
+        };
+        let header = |track: usize| [&b"\x96\0avc1"[..], &[track as u8, 7]].concat();
+        assert!((0..PACKETS_MAX).all(|track| take(header(track)) == 0));
+        assert_eq!(take(header(PACKETS_MAX)), 1);
+        assert_eq!(take(header(0)), 0, "it is there already");
+        assert_eq!(take([header(1), vec![0; HEADER_MAX]].concat()), 1, "it is too long");
     }
 
     #[test]

@@ -460,9 +460,9 @@ impl Log {
     }
 
     /// Changes the headers in force; what is already in the log is not affected.
-    pub(crate) fn update_headers(&mut self, change: impl FnOnce(&mut Headers)) {
-        change(Rc::make_mut(&mut self.headers));
+    pub(crate) fn update_headers<R>(&mut self, change: impl FnOnce(&mut Headers) -> R) -> R {
         self.headers_changed = true;
+        change(Rc::make_mut(&mut self.headers))
     }
 
     /// A new publication that does not go on where the last one ended: no header, no join point and no seed of the old one counts,

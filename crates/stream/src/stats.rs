@@ -28,6 +28,8 @@ pub struct Stats {
     pub video_codec: Option<Codec>,
     /// Once known.
     pub audio_codec: Option<Codec>,
+    /// Packets of configuration, and metadata, that whoever joins later does not get: there was no room to keep them.
+    pub(crate) left_out: u64,
     bytes: u64,
     /// `bytes` at the last seconds, oldest first.
     history: VecDeque<u64>,

@@ -174,6 +174,11 @@ impl Stream {
         self.log.shrink(most);
     }
 
+    /// Takes how many packets of configuration, and metadata, there was no room to keep since the last call.
+    pub fn take_left_out(&mut self) -> u64 {
+        std::mem::take(&mut self.stats.left_out)
+    }
+
     /// Called once a second; no reader is behind the offset `needed` of the log.
     pub fn tick(&mut self, needed: u64) {
         self.stats.tick();
