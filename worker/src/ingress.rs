@@ -173,11 +173,13 @@ mod tests {
     }
 
     /// To one port, where nobody is.
-    fn origin_that_forwards() -> Rc<Hub> {
+    fn origin_that_forwards(targets: u16) -> Rc<Hub> {
         let hub = origin();
-        let id = UnitId::worker(Role::Edge, "e", 1);
-        hub.spec.borrow_mut().forward =
-            vec![Target { id, host: "127.0.0.1".to_owned(), port: 1, address: None }];
+        let target = |port| {
+            let id = UnitId::worker(Role::Edge, "e", port);
+            Target { id, host: "127.0.0.1".to_owned(), port, address: None }
+        };
+        hub.spec.borrow_mut().forward = (1..=targets).map(target).collect();
         hub
     }
 
@@ -222,8 +224,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_flood_of_names_starts_few_forwards_at_once_and_each_that_is_left_in_its_turn() {
-        let test = async {
-            let hub = origin_that_forwards();
+        let flood = async |targets: u16, most_late: usize| {
+            let hub = origin_that_forwards(targets);
             let conn = conn(&hub).await;
             let mut started = 0;
             for number in 0..1_000 {
@@ -231,7 +233,7 @@ mod tests {
                 assert!(publisher.take(&audio(), hub.now()));
                 started += hub.find(&key(number)).unwrap().forwards.borrow().len();
             }
-            assert!((1..=32).contains(&started), "{started}");
+            assert!((1..=32 * usize::from(targets)).contains(&started), "{started}");
             let stays = publish(&hub, &key(5), None, &conn).unwrap();
             assert!(stays.take(&audio(), hub.now()));
             assert!(hub.find(&key(5)).unwrap().forwards.borrow().is_empty());
@@ -242,21 +244,22 @@ mod tests {
             // All that are left are over, but for this one.
             let before = forwarded();
             forward::start_late(&hub);
-            assert_eq!(hub.find(&key(5)).unwrap().forwards.borrow().len(), 1);
+            assert_eq!(hub.find(&key(5)).unwrap().forwards.borrow().len(), usize::from(targets));
             let waited = forwarded() - before - 1;
-            assert!((1..=8).contains(&waited), "{waited} of those that are over");
+            assert!((1..=most_late).contains(&waited), "{waited} of those that are over");
             for _ in 0..MAX_STREAMS {
                 forward::start_late(&hub);
             }
             assert_eq!(forwarded(), hub.channels().len(), "each has its turn");
         };
-        LocalSet::new().run_until(test).await;
+        LocalSet::new().run_until(flood(1, 8)).await;
+        LocalSet::new().run_until(flood(64, 1)).await;
     }
 
     #[tokio::test]
     async fn a_name_of_which_nothing_is_kept_leaves_nothing_behind() {
         let test = async {
-            let hub = origin_that_forwards();
+            let hub = origin_that_forwards(1);
             let conn = conn(&hub).await;
             let publisher = publish(&hub, &key(1), None, &conn).unwrap();
             let channel = Rc::downgrade(&hub.find(&key(1)).unwrap());

@@ -38,9 +38,10 @@ const PING_EVERY: Duration = Duration::from_millis(250);
 /// Bytes read at once while a kept connection publishes again: answers are short.
 const START_READ: usize = 4 * 1024;
 
-/// Streams that a flood of names has put off and that are over, of which so many begin to be forwarded each second: each costs a
-/// connection to every edge port.
+/// Streams that a flood of names has put off and that are over, of which so many begin to be forwarded each second.
 const LATE_STARTS: usize = 4;
+/// The same in connections: a stream costs one to every edge port. One stream begins in any case.
+const LATE_CONNECTIONS: usize = 64;
 
 /// Why a connection to a target ended.
 #[derive(Debug, thiserror::Error)]
@@ -73,7 +74,8 @@ pub(crate) fn start_late(hub: &Rc<Hub>) {
     let put_off = hub.channels().into_iter().filter(is_put_off);
     let (live, mut over): (Vec<_>, Vec<_>) = put_off.partition(|channel| channel.stream().head().is_live);
     over.sort_by_key(|channel| channel.stream().idle_since());
-    for channel in live.iter().chain(over.iter().take(LATE_STARTS)) {
+    let late = (LATE_CONNECTIONS / targets.max(1)).clamp(1, LATE_STARTS);
+    for channel in live.iter().chain(over.iter().take(late)) {
         sync(hub, channel);
     }
 }
