@@ -1,7 +1,7 @@
-//! Cost of taking a publisher's bytes apart: the one parser on the path of every frame.
+//! Cost of taking a publisher's bytes apart, and of putting them together again: on the path of every frame.
 
 use divan::{Bencher, counter::BytesCount};
-use rtmp::chunk::{Limits, Reader, put_full};
+use rtmp::chunk::{Limits, Reader, delta_len, put_delta, put_full};
 use rtmp::message_type::VIDEO;
 
 fn main() {
@@ -32,5 +32,17 @@ fn reader(bencher: Bencher<'_, '_>, chunk_size: u32) {
             }
         }
         messages
+    });
+}
+
+/// A frame of 10 kB, as a log stores it: into a buffer that has room.
+#[divan::bench(args = [128, 4_096, 60_000])]
+fn writer(bencher: Bencher<'_, '_>, chunk_size: u32) {
+    let payload = [0x27; 10_000];
+    let mut wire = Vec::with_capacity(delta_len(chunk_size, payload.len()));
+    bencher.counter(BytesCount::new(payload.len())).bench_local(|| {
+        wire.clear();
+        put_delta(&mut wire, chunk_size, 4, 40, VIDEO, divan::black_box(&payload));
+        wire.len()
     });
 }

@@ -22,7 +22,7 @@ pub(crate) const NO_BOUNDS: [(&str, &[&str]); 15] = [
     ("crates/rtmp/src/auth.rs", &["TAG"]),
     ("crates/rtmp/src/chunk/header.rs", &["EXTENDED", "MAX_HEADER"]),
     ("crates/rtmp/src/chunk/reader.rs", &["DEFAULT_CHUNK_SIZE"]),
-    ("crates/rtmp/src/chunk/writer.rs", &["MAX_MESSAGE"]),
+    ("crates/rtmp/src/chunk/writer.rs", &["DELTA_HEADER", "EXTENSION", "FULL_HEADER", "MAX_MESSAGE"]),
     ("crates/rtmp/src/flv.rs", &["FILE_HEADER", "TAG_HEADER", "TRAILER"]),
     ("crates/rtmp/src/handshake.rs", &["PACKET", "TOTAL"]),
     ("crates/rtmp/src/server/session/command.rs", &["SHORTEST"]),

@@ -10,4 +10,4 @@ mod writer;
 pub use header::EXTENDED;
 pub use message::{Limits, MAX_DATA, Message, ReadError};
 pub use reader::{DEFAULT_CHUNK_SIZE, Reader};
-pub use writer::{delta_len, put_delta, put_full, put_full_header};
+pub use writer::{delta_len, full_len, put_delta, put_full, put_full_header};

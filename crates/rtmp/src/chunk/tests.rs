@@ -202,7 +202,7 @@ proptest! {
     }
 
     #[test]
-    fn the_writers_are_read_back_and_delta_len_is_exact(
+    fn the_writers_are_read_back_and_the_lengths_are_exact(
         chunk_size in prop_oneof![Just(0u32), 1u32..500, Just(u32::MAX)],
         base in prop_oneof![any::<u32>(), Just(0xFF_FFFF), Just(0xFF_FFFE)],
         delta in 0u32..0xFF_FFFF,
@@ -212,10 +212,20 @@ proptest! {
         let mut bytes = Vec::new();
         let announced = chunk_size.clamp(1, i32::MAX as u32);
         put_full(&mut bytes, DEFAULT_CHUNK_SIZE, 2, 0, SET_CHUNK_SIZE, 0, &announced.to_be_bytes());
+        let begin = bytes.len();
         put_full(&mut bytes, chunk_size.min(announced), csid, base, VIDEO, 7, &payload);
-        let before = bytes.len();
+        let middle = bytes.len();
         put_delta(&mut bytes, chunk_size.min(announced), csid, delta, VIDEO, &payload);
-        prop_assert_eq!(bytes.len() - before, delta_len(announced, payload.len()));
+        let end = bytes.len();
+        prop_assert_eq!(middle - begin, full_len(announced, base, payload.len()));
+        prop_assert_eq!(end - middle, delta_len(announced, payload.len()));
+        // Memory that does not grow gets the same.
+        let mut fixed = vec![0; end - begin];
+        let mut room = &mut fixed[..];
+        put_full(&mut room, chunk_size.min(announced), csid, base, VIDEO, 7, &payload);
+        put_delta(&mut room, chunk_size.min(announced), csid, delta, VIDEO, &payload);
+        prop_assert!(room.is_empty());
+        prop_assert_eq!(&fixed, &bytes[begin..]);
         let expected = [base, base.wrapping_add(delta)].map(|time| message(csid.into(), VIDEO, 7, time, &payload));
         prop_assert_eq!(read_in_steps(Limits::default(), &bytes, 97), Ok(expected.to_vec()));
     }
