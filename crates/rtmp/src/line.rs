@@ -6,6 +6,7 @@
 //! takes the offset of the other lane if that fits, so that both are in step again; else it opens a new one.
 
 use crate::media::Kind;
+use serde::{Deserialize, Serialize};
 
 /// A lane whose next timestamp is at most this much later goes on, ms, whatever its arrival says.
 const CONTINUES: i64 = 1_000;
@@ -19,9 +20,12 @@ const STEP_BACK: i64 = 1_000;
 const STANDS_STILL: u64 = 1_500;
 /// Of a pause between two frames so much counts for that, ms: a stalled network is no source that stands still.
 const PAUSE_COUNTS: u64 = 200;
+/// No time, timestamp or offset of a line comes near this, ms: 35 million years. A line whose numbers are within it adds them
+/// without overflow.
+const FAR: u64 = 1 << 60;
 
 /// What has a line of timestamps of its own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Lane {
     /// Frames of video.
     Video,
@@ -48,7 +52,7 @@ impl Lane {
 }
 
 /// See the [module](self). Plain data; `now` is milliseconds on any clock that the caller keeps to, and never goes back.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Line {
     /// A jump ahead by more than this beyond what the arrival explains is closed, ms.
     jump: i64,
@@ -63,7 +67,7 @@ pub struct Line {
     input: (u32, i64),
 }
 
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 struct State {
     /// `None` before its first frame.
     last: Option<Last>,
@@ -75,7 +79,7 @@ struct State {
     loops: bool,
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Last {
     offset: i64,
     timestamp: u32,
@@ -102,6 +106,23 @@ impl Line {
             newest: (time, now),
             input: (timestamp, input),
         }
+    }
+
+    /// Whether a line that comes from a record of another process may be used: with any numbers it would overflow.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let Self { jump, pause, lanes, offset, newest: (newest, at), input: (_, input) } = self;
+        let is_near = |number: &i64| number.unsigned_abs() <= FAR;
+        let is_sound = |lane: &State| {
+            let last = lane.last.as_ref().is_none_or(|last| {
+                let Last { offset, timestamp: _, input, step, time, at, stood } = last;
+                [offset, input, step, time].into_iter().all(is_near) && *at <= FAR && *stood <= FAR
+            });
+            last && lane.distance.as_ref().is_none_or(is_near)
+        };
+        [jump, pause, offset, newest, input].into_iter().all(is_near)
+            && *at <= FAR
+            && lanes.iter().all(is_sound)
     }
 
     /// Newest time, ms.
@@ -284,6 +305,30 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_line_goes_on_from_its_record_and_one_that_is_none_never_overflows(
+            bytes in prop::collection::vec(prop_oneof![any::<u8>(), Just(0), Just(1), Just(0xFF)], 12..200),
+            frames in prop::collection::vec((any::<bool>(), any::<u32>(), 0u64..100_000), 1..50),
+        ) {
+            let lane = |is_video| if is_video { Video } else { Audio };
+            let mut line = line();
+            for (is_video, timestamp, now) in &frames {
+                let mut restored: Line = postcard::from_bytes(&postcard::to_stdvec(&line).unwrap()).unwrap();
+                prop_assert!(restored.is_sound());
+                let time = line.frame(lane(*is_video), *timestamp, *now);
+                prop_assert_eq!(restored.frame(lane(*is_video), *timestamp, *now), time);
+                prop_assert_eq!(restored, line.clone());
+            }
+            if let Ok(mut line) = postcard::from_bytes::<Line>(&bytes)
+                && line.is_sound()
+            {
+                for (is_video, timestamp, now) in frames {
+                    let _ = line.other(timestamp, now);
+                    line.frame(lane(is_video), timestamp, now);
+                }
+            }
+        }
+
         /// Parts of any length, each from any timestamp far from where the last ended; sound trails, and messages come late.
         #[test]
         fn a_source_of_many_parts_stays_in_step(

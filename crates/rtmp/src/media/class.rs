@@ -1,9 +1,10 @@
 //! The answer of [`classify`](super::classify): what a payload is to a relay, and its codec.
 
 use super::codec::Codec;
+use serde::{Deserialize, Serialize};
 
 /// What a payload is to a relay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Kind {
     /// Decoder configuration of a track, needed before its other video.
     VideoHeader,

@@ -1,14 +1,37 @@
 //! Names of codecs, from the numbers of FLV and the FourCC codes of Enhanced RTMP.
 
+use serde::{Deserialize, Serialize};
 use std::fmt::{self, Write};
 
 /// A codec; shown by its common short name (`h264`, `aac`), else by its FourCC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Codec(Name);
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 enum Name {
-    Known(&'static str),
+    H263,
+    Screen,
+    Vp6,
+    Vp6a,
+    Screen2,
+    H264,
+    Hevc,
+    Vvc,
+    Av1,
+    Vp8,
+    Vp9,
+    Pcm,
+    Adpcm,
+    Mp3,
+    Nellymoser,
+    G711a,
+    G711u,
+    Aac,
+    Speex,
+    Opus,
+    Flac,
+    Ac3,
+    Eac3,
     FourCc([u8; 4]),
 }
 
@@ -26,80 +49,99 @@ pub(super) enum Coding {
 impl Codec {
     /// CodecID of a legacy video tag (FLV 10.1, E.4.3.1), with the two ids in common use beside the standard.
     pub(super) fn video(id: u8) -> Option<Self> {
-        Self::known(match id {
-            2 => "h263",
-            3 => "screen",
-            4 => "vp6",
-            5 => "vp6a",
-            6 => "screen2",
-            7 => "h264",
-            12 => "hevc",
-            13 => "av1",
+        Some(Self(match id {
+            2 => Name::H263,
+            3 => Name::Screen,
+            4 => Name::Vp6,
+            5 => Name::Vp6a,
+            6 => Name::Screen2,
+            7 => Name::H264,
+            12 => Name::Hevc,
+            13 => Name::Av1,
             _ => return None,
-        })
+        }))
     }
 
     /// SoundFormat of a legacy audio tag (FLV 10.1, E.4.2.1).
     pub(super) fn audio(format: u8) -> Option<Self> {
-        Self::known(match format {
-            0 | 3 => "pcm",
-            1 => "adpcm",
-            2 | 14 => "mp3",
-            4..=6 => "nellymoser",
-            7 => "g711a",
-            8 => "g711u",
-            10 => "aac",
-            11 => "speex",
+        Some(Self(match format {
+            0 | 3 => Name::Pcm,
+            1 => Name::Adpcm,
+            2 | 14 => Name::Mp3,
+            4..=6 => Name::Nellymoser,
+            7 => Name::G711a,
+            8 => Name::G711u,
+            10 => Name::Aac,
+            11 => Name::Speex,
             _ => return None,
-        })
+        }))
     }
 
     /// FourCC of Enhanced RTMP.
     pub(super) fn four_cc(code: [u8; 4]) -> Self {
         Self(match &code {
-            b"avc1" => Name::Known("h264"),
-            b"hvc1" => Name::Known("hevc"),
-            b"vvc1" => Name::Known("vvc"),
-            b"av01" => Name::Known("av1"),
-            b"vp08" => Name::Known("vp8"),
-            b"vp09" => Name::Known("vp9"),
-            b"mp4a" => Name::Known("aac"),
-            b".mp3" => Name::Known("mp3"),
-            b"Opus" => Name::Known("opus"),
-            b"fLaC" => Name::Known("flac"),
-            b"ac-3" => Name::Known("ac3"),
-            b"ec-3" => Name::Known("eac3"),
+            b"avc1" => Name::H264,
+            b"hvc1" => Name::Hevc,
+            b"vvc1" => Name::Vvc,
+            b"av01" => Name::Av1,
+            b"vp08" => Name::Vp8,
+            b"vp09" => Name::Vp9,
+            b"mp4a" => Name::Aac,
+            b".mp3" => Name::Mp3,
+            b"Opus" => Name::Opus,
+            b"fLaC" => Name::Flac,
+            b"ac-3" => Name::Ac3,
+            b"ec-3" => Name::Eac3,
             _ => Name::FourCc(code),
         })
     }
 
     pub(super) fn coding(self) -> Option<Coding> {
-        let Name::Known(name) = self.0 else { return None };
-        match name {
-            "h264" => Some(Coding::Avc),
-            "hevc" => Some(Coding::Hevc),
-            "vvc" => Some(Coding::Vvc),
-            "av1" => Some(Coding::Av1),
-            "vp8" => Some(Coding::Vp8),
-            "vp9" => Some(Coding::Vp9),
+        match self.0 {
+            Name::H264 => Some(Coding::Avc),
+            Name::Hevc => Some(Coding::Hevc),
+            Name::Vvc => Some(Coding::Vvc),
+            Name::Av1 => Some(Coding::Av1),
+            Name::Vp8 => Some(Coding::Vp8),
+            Name::Vp9 => Some(Coding::Vp9),
             _ => None,
         }
-    }
-
-    fn known(name: &'static str) -> Option<Self> {
-        Some(Self(Name::Known(name)))
     }
 }
 
 impl fmt::Display for Codec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Name::Known(name) => f.write_str(name),
+        f.write_str(match self.0 {
+            Name::H263 => "h263",
+            Name::Screen => "screen",
+            Name::Vp6 => "vp6",
+            Name::Vp6a => "vp6a",
+            Name::Screen2 => "screen2",
+            Name::H264 => "h264",
+            Name::Hevc => "hevc",
+            Name::Vvc => "vvc",
+            Name::Av1 => "av1",
+            Name::Vp8 => "vp8",
+            Name::Vp9 => "vp9",
+            Name::Pcm => "pcm",
+            Name::Adpcm => "adpcm",
+            Name::Mp3 => "mp3",
+            Name::Nellymoser => "nellymoser",
+            Name::G711a => "g711a",
+            Name::G711u => "g711u",
+            Name::Aac => "aac",
+            Name::Speex => "speex",
+            Name::Opus => "opus",
+            Name::Flac => "flac",
+            Name::Ac3 => "ac3",
+            Name::Eac3 => "eac3",
             // A peer chose these bytes; a terminal will show them.
             Name::FourCc(code) => {
-                code.iter().try_for_each(|&b| f.write_char(if b.is_ascii_graphic() { b.into() } else { '.' }))
+                return code
+                    .iter()
+                    .try_for_each(|&b| f.write_char(if b.is_ascii_graphic() { b.into() } else { '.' }));
             }
-        }
+        })
     }
 }
 

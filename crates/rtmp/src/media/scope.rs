@@ -1,13 +1,14 @@
 //! What a packet of configuration is about: of all that a late player needs, which takes the place of which.
 
 use super::codec::Codec;
+use serde::{Deserialize, Serialize};
 
 /// Packet types of Enhanced RTMP that begin a sequence; legacy headers count as the first.
 const SEQUENCE_START: u8 = 0;
 const MPEG2TS_SEQUENCE_START: u8 = 5;
 
 /// What a configuration is about. A later one about the same takes the place of an earlier one, and of no other.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Scope {
     /// Of audio or video.
     Packet {
@@ -45,7 +46,7 @@ impl Scope {
 }
 
 /// A set of track ids of Enhanced RTMP.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TrackIds([u64; 4]);
 
 impl TrackIds {
@@ -61,5 +62,28 @@ impl TrackIds {
 
     fn is_empty(&self) -> bool {
         self.0 == [0; 4]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_scope_is_the_same_in_a_record() {
+        let packet = Scope::Packet {
+            packet_type: 5,
+            codec: Some(Codec::four_cc(*b"hvc1")),
+            tracks: TrackIds([1, 0, u64::MAX, 0]),
+        };
+        let unknown = Scope::Packet {
+            packet_type: 0,
+            codec: Some(Codec::four_cc(*b"xyz9")),
+            tracks: TrackIds::default(),
+        };
+        for scope in [packet, unknown, Scope::Data(b"name\0id".to_vec())] {
+            let record = postcard::to_stdvec(&scope).unwrap();
+            assert_eq!(postcard::from_bytes(&record), Ok(scope));
+        }
     }
 }
