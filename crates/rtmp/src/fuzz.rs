@@ -77,6 +77,20 @@ pub fn server_session(data: &[u8]) {
     let mut handshake = [0; 3073];
     handshake[0] = 3;
     assert_eq!(session.handle_input(&mut &handshake[..]), Ok(None));
+    operate(session, data);
+}
+
+/// A server from a record; what stands behind the record are operations.
+pub fn server_record(data: &[u8]) {
+    let Ok((mut session, rest)) = postcard::take_from_bytes::<server::Session>(data) else { return };
+    if session.check(server::Config { chunk_size: 128, limits: LIMITS }).is_ok() {
+        let partials = vec![0; session.reader().partial_bytes()];
+        assert!(session.restore_partials(&partials));
+        operate(session, rest);
+    }
+}
+
+fn operate(mut session: server::Session, data: &[u8]) {
     let mut rest = data;
     while let [operation, len, tail @ ..] = rest {
         let (piece, tail) = tail.split_at(usize::from(*len).min(tail.len()));
@@ -101,7 +115,8 @@ pub fn server_session(data: &[u8]) {
                 Ok(Some(_)) => {}
                 Err(_) => return,
             }
-            assert!(session.output().len() <= server::MAX_OUTPUT + 4096);
+            assert!(session.output().len() <= server::MAX_OUTPUT + (128 << 10));
+            assert!(session.held() <= 2 << 20, "{} bytes", session.held());
         }
         assert!(input.is_empty());
     }
@@ -117,19 +132,37 @@ fn media(message: &Message) {
 
 /// A client behind its handshake; the first byte's lowest bit is its mode.
 pub fn client_session(data: &[u8]) {
-    let Some((&first, mut input)) = data.split_first() else { return };
-    let config = client::Config {
+    let Some((&first, input)) = data.split_first() else { return };
+    let Ok(mut session) = client::Session::new(client_config(first)) else { return };
+    let mut handshake = [0; 3073];
+    handshake[0] = 3;
+    assert_eq!(session.handle_input(&mut &handshake[..]), Ok(None));
+    listen(session, input);
+}
+
+/// A client from a record, in the mode that the first byte says; what stands behind the record is input.
+pub fn client_record(data: &[u8]) {
+    let Some((&first, data)) = data.split_first() else { return };
+    let Ok((mut session, rest)) = postcard::take_from_bytes::<client::Session>(data) else { return };
+    if session.check(client_config(first)).is_ok() {
+        let partials = vec![0; session.reader().partial_bytes()];
+        assert!(session.restore_partials(&partials));
+        listen(session, rest);
+    }
+}
+
+fn client_config(first: u8) -> client::Config {
+    client::Config {
         mode: if first & 1 == 0 { Mode::Publish } else { Mode::Play },
         url: Url { host: "h".into(), port: url::DEFAULT_PORT, app: "a".into(), stream: "s".into() },
         chunk_size: chunk::DEFAULT_CHUNK_SIZE,
         limits: LIMITS,
         auth: None,
         window_ack: 1,
-    };
-    let Ok(mut session) = client::Session::new(config) else { return };
-    let mut handshake = [0; 3073];
-    handshake[0] = 3;
-    assert_eq!(session.handle_input(&mut &handshake[..]), Ok(None));
+    }
+}
+
+fn listen(mut session: client::Session, mut input: &[u8]) {
     while let Ok(Some(event)) = session.handle_input(&mut input) {
         if let client::Event::Media(message) = event {
             media(&message);
@@ -137,16 +170,17 @@ pub fn client_session(data: &[u8]) {
         session.output().clear();
     }
     session.finish();
+    session.restart();
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::testing::{command, message, values};
     use proptest::prelude::*;
 
     /// Bytes as they may come: plausible pieces, damaged.
-    fn bytes() -> impl Strategy<Value = Vec<u8>> {
+    pub(crate) fn bytes() -> impl Strategy<Value = Vec<u8>> {
         let null = amf0::Value::Null;
         let connect = command(3, 0, "connect", 1.0, &[amf0::Value::Object(vec![("app".into(), "a".into())])]);
         let pieces = vec![
@@ -156,8 +190,13 @@ mod tests {
             command(3, 1, "play", 3.0, &[null.clone(), "s".into()]),
             command(3, 0, "deleteStream", 3.0, &[null.clone(), 1.0.into()]),
             command(3, 0, "_result", 1.0, &[null.clone(), 1.0.into()]),
-            command(3, 0, "_result", 4.0, &[null, 1.0.into()]),
+            command(3, 0, "_result", 4.0, &[null.clone(), 1.0.into()]),
+            command(3, 1, "receiveAudio", 3.0, &[null.clone(), false.into()]),
             message(4, 9, 1, 40, &[0x17; 200]),
+            // Two chunks of a message of four, and one more.
+            message(7, 9, 1, 40, &[0x27; 500])[..12 + 128 + 129].to_vec(),
+            message(7, 9, 1, 40, &[0x27; 500])[12 + 128..][..129].to_vec(),
+            message(8, 9, 1, 40, &[0x27; 5_000])[..12 + 128].to_vec(),
             message(6, 8, 1, u32::MAX, b"\xaf\x01"),
             message(2, 1, 0, 0, b"\0\0\x10\0"),
             message(5, 18, 1, 0, &values(&["@setDataFrame".into(), "onMetaData".into()])),
@@ -180,6 +219,15 @@ mod tests {
             }
             bytes
         })
+    }
+
+    fn damaged(session: &impl serde::Serialize, damages: Vec<(prop::sample::Index, u8)>) -> Vec<u8> {
+        let mut record = postcard::to_stdvec(session).unwrap();
+        for (at, value) in damages {
+            let at = at.index(record.len());
+            record[at] = value;
+        }
+        record
     }
 
     proptest! {
@@ -206,6 +254,38 @@ mod tests {
                 data.extend_from_slice(piece);
             }
             server_session(&data);
+        }
+
+        /// Records of sessions as they are, damaged.
+        #[test]
+        fn the_server_survives_any_record(
+            begin in bytes(),
+            damages in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            end in bytes(),
+        ) {
+            let mut session = server::Session::new(server::Config { chunk_size: 128, limits: LIMITS });
+            let mut input = &[&crate::testing::simple_handshake(), &begin[..]].concat()[..];
+            while let Ok(Some(_)) = session.handle_input(&mut input) {}
+            let mut data = damaged(&session, damages);
+            for piece in end.chunks(50) {
+                data.extend([9, piece.len() as u8]);
+                data.extend_from_slice(piece);
+            }
+            server_record(&data);
+        }
+
+        #[test]
+        fn the_client_survives_any_record(
+            mode: u8,
+            begin in bytes(),
+            damages in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            end in bytes(),
+        ) {
+            let mut session = client::Session::new(client_config(mode)).unwrap();
+            let mut input = &[&crate::testing::simple_handshake(), &begin[..]].concat()[..];
+            while let Ok(Some(_)) = session.handle_input(&mut input) {}
+            session.output().clear();
+            client_record(&[&[mode], &damaged(&session, damages)[..], &end].concat());
         }
 
         #[test]

@@ -2,7 +2,7 @@
 //!
 //! Bytes go in by `handle_input` or `read`, events come out, and what is to be sent is appended to an output the caller
 //! drains. Nothing here owns a socket, a clock or a task, so every state of a connection can be reached by a test, and a
-//! connection is plain data that can move between processes.
+//! connection is plain data that can move between processes: see [`record`].
 //!
 //! ```text
 //! bytes ─▶ handshake ─▶ chunk::Reader ─▶ Message ─┬─▶ amf0 ─▶ server::Session / client::Session ─▶ Event
@@ -30,6 +30,7 @@ pub mod line;
 mod link;
 pub mod media;
 pub mod message_type;
+pub mod record;
 pub mod server;
 #[cfg(test)]
 mod testing;

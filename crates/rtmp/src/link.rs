@@ -5,7 +5,9 @@ use crate::amf0::{self, Value};
 use crate::chunk::{self, Limits, Message, ReadError, Reader};
 use crate::media::strip_amf3;
 use crate::message_type;
+use crate::record::{RecordError, ensure};
 use crate::wire::{WINDOW, csid};
+use serde::{Deserialize, Serialize};
 
 /// Fewest bytes between two acknowledgements: a window of 0 or 1 would make us answer every read.
 const MIN_ACK_INTERVAL: u64 = 1024;
@@ -13,6 +15,12 @@ const MIN_ACK_INTERVAL: u64 = 1024;
 /// An output buffer that is empty and larger than this is given back, so that a connection that merely watches costs
 /// little. Bytes.
 const KEPT_OUTPUT: usize = 256;
+
+/// What may stand behind a full output, bytes: answers to one more message, and to what the caller does with all message streams.
+const MAX_REPLIES: usize = 64 << 10;
+
+/// No connection lasts for so many bytes: they are counted without overflow.
+const MAX_RECEIVED: u64 = 1 << 60;
 
 /// User control events (RTMP 1.0, section 7.1.7).
 pub(crate) mod user_control {
@@ -23,9 +31,9 @@ pub(crate) mod user_control {
     pub(crate) const PONG: u16 = 7;
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Link {
-    reader: Reader,
+    pub(crate) reader: Reader,
     pub(crate) output: Output,
     /// Bytes consumed, handshake included.
     received: u64,
@@ -63,6 +71,14 @@ impl Link {
     /// See [`Reader::is_receiving_media`].
     pub(crate) fn is_receiving_media(&self) -> bool {
         self.reader.is_receiving_media()
+    }
+
+    /// See [`Reader::check`]. `max_output` is how many bytes of output may wait.
+    pub(crate) fn check(&mut self, limits: Limits, max_output: usize) -> Result<(), RecordError> {
+        self.reader.check(limits)?;
+        ensure(self.received <= MAX_RECEIVED && self.acknowledged <= self.received, "bytes received")?;
+        ensure(self.output.bytes.len() <= max_output + MAX_REPLIES, "output")?;
+        ensure((1..=i32::MAX as u32).contains(&self.output.chunk_size), "chunk size of the output")
     }
 
     /// Bytes on the heap.
@@ -158,10 +174,10 @@ pub(crate) fn without_amf3(mut message: Message) -> Message {
 }
 
 /// Bytes to be sent. Every message is written whole, fmt 0, time stamp 0.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Output {
     pub(crate) bytes: Vec<u8>,
-    chunk_size: u32,
+    pub(crate) chunk_size: u32,
 }
 
 impl Output {

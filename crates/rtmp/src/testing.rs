@@ -3,6 +3,7 @@
 use crate::amf0::{self, Value};
 use crate::chunk::{self, Limits, Message, Reader};
 use crate::message_type;
+use crate::{client, server};
 
 pub(crate) const HANDSHAKE: usize = 1 + 2 * 1536;
 
@@ -125,4 +126,28 @@ pub(crate) fn control(type_id: u8, value: u32) -> Vec<u8> {
 
 pub(crate) fn user_control(event: u16, rest: &[u8]) -> Vec<u8> {
     message(2, message_type::USER_CONTROL, 0, 0, &[&event.to_be_bytes(), rest].concat())
+}
+
+/// The session, by way of a record, in another process.
+pub(crate) fn moved_server(session: &server::Session) -> server::Session {
+    let record = postcard::to_stdvec(session).unwrap();
+    let mut moved: server::Session = postcard::from_bytes(&record).unwrap();
+    moved.check(server::Config::default()).unwrap();
+    assert!(moved.restore_partials(&partials(session.reader())));
+    assert_eq!(postcard::to_stdvec(&moved).unwrap(), record);
+    moved
+}
+
+/// The same, where there is a record of it.
+pub(crate) fn moved_client(session: &client::Session, config: client::Config) -> Option<client::Session> {
+    let record = postcard::to_stdvec(session).ok()?;
+    let mut moved: client::Session = postcard::from_bytes(&record).unwrap();
+    moved.check(config).unwrap();
+    assert!(moved.restore_partials(&partials(session.reader())));
+    assert_eq!(postcard::to_stdvec(&moved).unwrap(), record);
+    Some(moved)
+}
+
+fn partials(reader: &Reader) -> Vec<u8> {
+    reader.partials().collect::<Vec<_>>().concat()
 }

@@ -1,12 +1,17 @@
 //! The header of a chunk (RTMP 1.0, section 5.3.1), read from bytes that may end anywhere.
 
 use super::message::ReadError;
+use crate::record::{RecordError, ensure};
+use serde::{Deserialize, Serialize, Serializer};
 
 /// The value of a 24-bit time field that announces an extended one, and the first time stamp that needs it.
 pub const EXTENDED: u32 = 0xFF_FFFF;
 
 /// The longest chunk header: 3 bytes csid, 11 bytes message header, 4 bytes extended time stamp.
 const MAX_HEADER: usize = 18;
+
+/// The largest id of a chunk stream that a header can name.
+pub(super) const MAX_CSID: u32 = 64 + 255 + 256 * 255;
 
 /// A parsed chunk header.
 pub(super) struct Header {
@@ -67,7 +72,8 @@ fn parse_at(
 }
 
 /// Front of the input, kept while it is too short for a header.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Deserialize)]
+#[serde(try_from = "Vec<u8>")]
 pub(super) struct Held {
     bytes: [u8; MAX_HEADER],
     len: usize,
@@ -94,6 +100,23 @@ impl Held {
         let count = count.min(self.len);
         self.bytes.copy_within(count..self.len, 0);
         self.len -= count;
+    }
+}
+
+impl Serialize for Held {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.as_slice().serialize(serializer)
+    }
+}
+
+impl TryFrom<Vec<u8>> for Held {
+    type Error = RecordError;
+
+    fn try_from(bytes: Vec<u8>) -> Result<Self, RecordError> {
+        ensure(bytes.len() <= MAX_HEADER, "front of a chunk header")?;
+        let mut held = Self::default();
+        bytes.into_iter().for_each(|byte| held.push(byte));
+        Ok(held)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A message, what bounds it, and what breaks it.
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// One RTMP message, reassembled.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,7 +52,7 @@ impl Default for Limits {
 }
 
 /// A peer broke the chunk layer; the connection cannot go on.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 pub enum ReadError {
     /// A compressed header needs an earlier message on its chunk stream.
     #[error("chunk stream {csid} begins with a fmt-{fmt} header")]

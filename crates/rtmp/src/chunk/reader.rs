@@ -1,9 +1,12 @@
 //! Bytes of a connection → messages: follows chunk headers and `SetChunkSize`, within [`Limits`].
 
+mod record;
+
 use super::header::{self, Header, Held, Kind, Known};
 use super::message::{Limits, Message, ReadError};
 use crate::message_type;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// Chunk size of both directions until a `SetChunkSize` (RTMP 1.0, section 5.4.1), bytes.
 pub const DEFAULT_CHUNK_SIZE: u32 = 128;
@@ -23,12 +26,17 @@ const MAX_IMPLIED_DELTA: u32 = 10_000;
 ///                                      │ message complete
 ///                                      └──────────▶ [header], message returned
 /// ```
-#[derive(Debug)]
+///
+/// It can be put in a [record](crate::record), and depends on nothing beside it: one that was saved, with its partial messages, and
+/// reads again what was read since, is where the first one is.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Reader {
+    #[serde(skip)]
     limits: Limits,
     chunk_size: u32,
     streams: Vec<Stream>,
     /// Bytes of all partial messages.
+    #[serde(skip)]
     buffered: usize,
     /// Front of the input, kept because a header was incomplete.
     held: Held,
@@ -39,7 +47,7 @@ pub struct Reader {
 }
 
 /// State of a chunk stream: what compressed headers refer to, and the message in progress.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Stream {
     csid: u32,
     type_id: u8,
@@ -53,6 +61,8 @@ struct Stream {
     field: u32,
     /// What a fmt-3 chunk that starts a message adds.
     delta: u32,
+    /// Bytes of the message in progress; none if it is left out.
+    #[serde(skip)]
     partial: Vec<u8>,
     /// Bytes of the message in progress that have come, whether they are kept or not.
     received: usize,
@@ -60,7 +70,7 @@ struct Stream {
     is_left_out: bool,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 struct Chunk {
     /// Index in [`Reader::streams`]; streams are never removed.
     stream: usize,
@@ -186,11 +196,7 @@ impl Reader {
                 if let Some(msid) = msid {
                     stream.msid = msid;
                 }
-                let limit = match stream.type_id {
-                    type_id if is_media(type_id) => self.limits.message,
-                    message_type::DATA | message_type::DATA_AMF3 => self.limits.data,
-                    _ => self.limits.command,
-                };
+                let limit = length_limit(&self.limits, stream.type_id);
                 let length = stream.length as usize;
                 stream.is_left_out = length > limit;
                 if stream.is_left_out {
@@ -285,6 +291,15 @@ impl Reader {
             self.chunk_size = value;
         }
         Ok(None)
+    }
+}
+
+/// The longest message of a type that is taken in, bytes.
+fn length_limit(limits: &Limits, type_id: u8) -> usize {
+    match type_id {
+        type_id if is_media(type_id) => limits.message,
+        message_type::DATA | message_type::DATA_AMF3 => limits.data,
+        _ => limits.command,
     }
 }
 

@@ -202,6 +202,36 @@ proptest! {
     }
 
     #[test]
+    fn a_reader_from_a_record_that_reads_again_what_was_read_since_is_where_the_first_one_is(
+        plan in plans(),
+        cuts in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+    ) {
+        let (bytes, _) = encode(&plan);
+        let mut cuts = [cuts.0.index(bytes.len()), cuts.1.index(bytes.len())];
+        cuts.sort_unstable();
+        let (mut before, mut since, mut rest) =
+            (&bytes[..cuts[0]], &bytes[cuts[0]..cuts[1]], &bytes[cuts[1]..]);
+        let mut reader = Reader::new(Limits::default());
+        while reader.read(&mut before)?.is_some() {}
+        let record = postcard::to_stdvec(&reader).unwrap();
+        let partials = reader.partials().collect::<Vec<_>>().concat();
+        let mut again: Reader = postcard::from_bytes(&record).unwrap();
+        again.check(Limits::default())?;
+        prop_assert!(again.restore_partials(&partials));
+        for mut journal in since.chunks(100) {
+            while again.read(&mut journal)?.is_some() {}
+        }
+        while reader.read(&mut since)?.is_some() {}
+        prop_assert_eq!(postcard::to_stdvec(&again), postcard::to_stdvec(&reader));
+        prop_assert!(again.partials().eq(reader.partials()));
+        let mut same = rest;
+        while let Some(message) = reader.read(&mut rest)? {
+            prop_assert_eq!(again.read(&mut same)?, Some(message));
+        }
+        prop_assert_eq!(again.read(&mut same)?, None);
+    }
+
+    #[test]
     fn the_writers_are_read_back_and_the_lengths_are_exact(
         chunk_size in prop_oneof![Just(0u32), 1u32..500, Just(u32::MAX)],
         base in prop_oneof![any::<u32>(), Just(0xFF_FFFF), Just(0xFF_FFFE)],

@@ -1,12 +1,15 @@
 //! The state machine of a connection that we open: handshake, commands, then media.
 
+mod record;
+
 use super::{Config, Error, Event, MAX_OUTPUT, Mode, Stage};
 use crate::amf0::Value;
 use crate::auth::{self, Claim};
 use crate::chunk::Message;
-use crate::handshake::Handshaking;
+use crate::handshake::ClientHandshake;
 use crate::link::{self, Command, Link, user_control};
 use crate::message_type;
+use serde::{Deserialize, Serialize};
 
 /// Transaction ids; each command is sent once.
 mod transaction {
@@ -37,21 +40,31 @@ const MAX_TEXT: usize = 80;
 /// ```
 ///
 /// `_error` and an `onStatus` of level error end the connection in every state; answers nobody waits for are ignored.
-#[derive(Debug)]
+///
+/// Behind its handshake it can be put in a [record](crate::record); to serialise it before is an error. What it was asked for, the
+/// cluster's secret for one, is not in the record.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Session {
     link: Link,
+    #[serde(skip, default = "record::no_config")]
     config: Config,
     state: State,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum State {
-    Handshake(Box<Handshaking>),
     Connecting,
     Creating,
-    Starting { msid: u32 },
-    Active { msid: u32 },
+    Starting {
+        msid: u32,
+    },
+    Active {
+        msid: u32,
+    },
     Finished,
+    /// The last, so that the others have the numbers in a record that they are read by.
+    #[serde(skip)]
+    Handshake(Box<ClientHandshake>),
 }
 
 impl Session {
@@ -59,7 +72,7 @@ impl Session {
     pub fn new(mut config: Config) -> Result<Self, Error> {
         config.chunk_size = config.chunk_size.clamp(1, i32::MAX as u32);
         let mut link = Link::new(config.limits);
-        let progress = Handshaking::client(&mut link.output.bytes)?;
+        let progress = ClientHandshake::new(&mut link.output.bytes)?;
         Ok(Self { link, config, state: State::Handshake(Box::new(progress)) })
     }
 
@@ -147,13 +160,13 @@ impl Session {
     fn shake_hands(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         let State::Handshake(progress) = &mut self.state else { return Ok(true) };
         let before = input.len();
-        let complete = progress.read(input, &mut self.link.output.bytes)?;
+        let s1 = progress.read(input, &mut self.link.output.bytes)?;
         self.link.count(before - input.len());
-        if complete && let State::Handshake(progress) = std::mem::replace(&mut self.state, State::Connecting)
-        {
-            self.send_connect(&progress.into_s1());
+        if let Some(s1) = &s1 {
+            self.state = State::Connecting;
+            self.send_connect(s1);
         }
-        Ok(complete)
+        Ok(s1.is_some())
     }
 
     fn send_connect(&mut self, s1: &[u8]) {

@@ -1,5 +1,6 @@
 //! The name of a stream: one key for all spellings of its address.
 
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
@@ -15,7 +16,8 @@ const VHOST: &str = "...vhost...";
 /// superfluous slashes. Where clients cut the address differently (`a/b` + `c` or `a` + `b/c`), the key is the same. All
 /// else stands for itself: `a#1`, `a...1`, `a.flv` and `mp4:a` are not `a`. At most 256 bytes, UTF-8 without control
 /// characters, an app and a name that are not empty.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String")]
 pub struct StreamKey(String);
 
 /// Not the address of a stream.
@@ -98,6 +100,16 @@ impl fmt::Display for StreamKey {
     }
 }
 
+impl TryFrom<String> for StreamKey {
+    type Error = KeyError;
+
+    /// From a key as it is shown; see the parser for others.
+    fn try_from(text: String) -> Result<Self, KeyError> {
+        let key = Self::parse("", &text)?;
+        if key.0 == text { Ok(key) } else { Err(KeyError::Incomplete) }
+    }
+}
+
 impl FromStr for StreamKey {
     type Err = KeyError;
 
@@ -153,6 +165,17 @@ mod tests {
     fn bytes_that_are_no_text_name_no_stream() {
         for (app, name) in [("live", "a\u{fffd}"), ("a\u{fffd}", "b")] {
             assert_eq!(StreamKey::parse(app, name), Err(KeyError::NotUtf8));
+        }
+    }
+
+    #[test]
+    fn a_record_has_keys_and_no_other_spelling_of_an_address() {
+        let record = |text: &str| postcard::to_stdvec(text).unwrap();
+        let key = StreamKey::parse("live", "livestream").unwrap();
+        assert_eq!(postcard::to_stdvec(&key).unwrap(), record("live/livestream"));
+        assert_eq!(postcard::from_bytes(&record("live/livestream")), Ok(key));
+        for text in ["", "live", "live/", "live//s", "/live/s", "live/s?x", "live/a\0", &"x/".repeat(200)] {
+            assert!(postcard::from_bytes::<StreamKey>(&record(text)).is_err(), "{text}");
         }
     }
 

@@ -1,17 +1,19 @@
 //! The state machine of an accepted connection. The commands themselves are handled in `command`.
 
 mod command;
+mod pending;
+mod record;
 mod streams;
 
-use std::collections::VecDeque;
-
+use self::pending::Pending;
 use self::streams::{Activity, Streams};
 use super::reply;
 use super::{Config, Error, Event, MAX_BEFORE_CONNECT, MAX_OUTPUT, PlayEnd, PublishEnd};
 use crate::chunk::{Message, ReadError};
-use crate::handshake::Handshaking;
+use crate::handshake::ServerHandshake;
 use crate::link::{self, Command, Link, user_control};
 use crate::message_type;
+use serde::{Deserialize, Serialize};
 
 /// One accepted connection: handshake, `connect`, `createStream`, `publish` or `play`. Plain data.
 ///
@@ -28,22 +30,24 @@ use crate::message_type;
 ///
 /// Commands that do not fit the state are ignored, or refused on their message stream; the others go on. Media is an event
 /// where its stream is Publishing, and dropped else.
-#[derive(Debug)]
+///
+/// It can be put in a [record](crate::record), also while it waits for an answer to a publish or play; what of a play is still to
+/// come then is in it.
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Session {
     link: Link,
     state: State,
     s1: Option<Box<[u8]>>,
     chunk_size: u32,
     streams: Streams,
-    /// Events of one command come one after the other: these are still to come.
-    next: VecDeque<Event>,
+    pending: Pending,
     /// FCPublish came: its sender expects onFCPublish.
     fc_publish: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 enum State {
-    Handshake(Box<Handshaking>),
+    Handshake(ServerHandshake),
     AwaitConnect,
     Connected { app: Box<str> },
 }
@@ -53,11 +57,11 @@ impl Session {
     pub fn new(config: Config) -> Self {
         Self {
             link: Link::new(config.limits),
-            state: State::Handshake(Box::new(Handshaking::server())),
+            state: State::Handshake(ServerHandshake::default()),
             s1: None,
             chunk_size: config.chunk_size.clamp(1, i32::MAX as u32),
             streams: Streams::default(),
-            next: VecDeque::new(),
+            pending: Pending::default(),
             fc_publish: false,
         }
     }
@@ -66,7 +70,7 @@ impl Session {
     /// used up: call until `None`. Replies are appended to the output.
     pub fn handle_input(&mut self, input: &mut &[u8]) -> Result<Option<Event>, Error> {
         self.link.output.shrink();
-        if let Some(event) = self.next.pop_front() {
+        if let Some(event) = self.pending.pop() {
             return Ok(Some(event));
         }
         loop {
@@ -205,25 +209,26 @@ impl Session {
     /// Bytes on the heap.
     #[must_use]
     pub fn held(&self) -> usize {
-        let app = match &self.state {
+        let state = match &self.state {
+            State::Handshake(progress) => progress.held(),
+            State::AwaitConnect => 0,
             State::Connected { app } => app.len(),
-            State::Handshake(_) | State::AwaitConnect => 0,
         };
-        app + self.streams.held() + self.s1.as_ref().map_or(0, |s1| s1.len()) + self.link.held()
+        state + self.streams.held() + self.s1.as_ref().map_or(0, |s1| s1.len()) + self.link.held()
     }
 
     /// `true` when the handshake is complete.
     fn shake_hands(&mut self, input: &mut &[u8]) -> Result<bool, Error> {
         let State::Handshake(progress) = &mut self.state else { return Ok(true) };
         let before = input.len();
-        let complete = progress.read(input, &mut self.link.output.bytes)?;
+        let s1 = progress.read(input, &mut self.link.output.bytes)?;
         self.link.count(before - input.len());
-        if complete
-            && let State::Handshake(progress) = std::mem::replace(&mut self.state, State::AwaitConnect)
-        {
-            self.s1 = Some(progress.into_s1().into_boxed_slice());
+        let is_complete = s1.is_some();
+        if is_complete {
+            self.s1 = s1;
+            self.state = State::AwaitConnect;
         }
-        Ok(complete)
+        Ok(is_complete)
     }
 
     fn read_before_connect(&mut self, input: &mut &[u8]) -> Result<Option<Message>, Error> {

@@ -7,7 +7,9 @@ use crate::amf0::Value;
 use crate::chunk::Message;
 use crate::link::object;
 use crate::message_type::{AUDIO, DATA, DATA_AMF3, VIDEO};
-use crate::testing::{Ear, command, control, message, simple_handshake, user_control, values};
+use crate::testing::{
+    Ear, command, control, message, moved_client, moved_server, simple_handshake, user_control, values,
+};
 use crate::{auth, server};
 use proptest::prelude::*;
 
@@ -17,16 +19,18 @@ fn config(mode: Mode) -> Config {
     Config::new(mode, "rtmp://127.0.0.6/live/s?token=1".parse().unwrap())
 }
 
-/// A session whose server is the test.
+/// A session whose server is the test. It is moved to another process between any two calls.
 struct Scripted {
     session: Session,
     ear: Ear,
+    config: Config,
 }
 
 impl Scripted {
     /// Behind the handshake.
     fn new(mode: Mode) -> Self {
-        let mut scripted = Self { session: Session::new(config(mode)).unwrap(), ear: Ear::new() };
+        let config = config(mode);
+        let mut scripted = Self { session: Session::new(config.clone()).unwrap(), ear: Ear::new(), config };
         assert_eq!(scripted.session.output().len(), 1537, "C0 and C1");
         assert_eq!(scripted.events(&simple_handshake()), []);
         scripted
@@ -43,7 +47,11 @@ impl Scripted {
 
     fn send(&mut self, mut input: &[u8]) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
-        while let Some(event) = self.session.handle_input(&mut input)? {
+        loop {
+            if let Some(moved) = moved_client(&self.session, self.config.clone()) {
+                self.session = moved;
+            }
+            let Some(event) = self.session.handle_input(&mut input)? else { break };
             events.push(event);
         }
         assert!(input.is_empty());
@@ -229,7 +237,9 @@ fn acknowledgements_and_pings_go_both_ways() {
 }
 
 /// Both sessions of this crate, connected in memory; the server accepts.
+/// Both are moved to another process between any two pieces.
 struct Both {
+    config: Config,
     client: Session,
     server: server::Session,
     client_events: Vec<Event>,
@@ -242,7 +252,8 @@ const SECRET: &[u8] = b"secret";
 impl Both {
     fn new(config: Config) -> Self {
         Self {
-            client: Session::new(config).unwrap(),
+            client: Session::new(config.clone()).unwrap(),
+            config,
             server: server::Session::new(server::Config::default()),
             client_events: Vec::new(),
             server_events: Vec::new(),
@@ -255,6 +266,7 @@ impl Both {
         loop {
             let to_server = std::mem::take(self.client.output());
             for mut piece in to_server.chunks(step) {
+                self.server = moved_server(&self.server);
                 while let Some(event) = self.server.handle_input(&mut piece).unwrap() {
                     match &event {
                         server::Event::Connected { auth: Some(auth), .. } => {
@@ -270,6 +282,9 @@ impl Both {
             }
             let to_client = std::mem::take(self.server.output());
             for mut piece in to_client.chunks(step) {
+                if let Some(moved) = moved_client(&self.client, self.config.clone()) {
+                    self.client = moved;
+                }
                 while let Some(event) = self.client.handle_input(&mut piece).unwrap() {
                     self.client_events.push(event);
                 }
@@ -340,6 +355,21 @@ proptest! {
         both.run(step);
         prop_assert_eq!(both.server_events.last(), Some(&server::Event::StopPlay { msid: 1 }));
     }
+}
+
+#[test]
+fn a_record_has_no_secret_and_none_is_made_inside_the_handshake() {
+    let claim = auth::Claim { secret: SECRET.to_vec(), target: "edge-1".into(), clock: "c".into() };
+    let mut both = Both::new(Config { auth: Some(claim), ..config(Mode::Publish) });
+    assert!(postcard::to_stdvec(&both.client).is_err());
+    both.run(1000);
+    assert_eq!(both.client.stage(), Stage::Active);
+    let record = postcard::to_stdvec(&both.client).unwrap();
+    assert!(!record.windows(SECRET.len()).any(|bytes| bytes == SECRET));
+    both.client.finish();
+    both.client.restart();
+    both.run(1000);
+    assert_eq!(both.client.stage(), Stage::Active);
 }
 
 #[test]

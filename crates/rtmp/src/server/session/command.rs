@@ -1,5 +1,6 @@
 //! Commands of a client (RTMP 1.0, section 7.2), and those of FMLE that every encoder uses.
 
+use super::pending::Pending;
 use super::streams::Wants;
 use super::{Activity, Session, State};
 use crate::amf0::Value;
@@ -158,20 +159,17 @@ impl Session {
         // Who goes from stream to stream may leave the ones before as they are.
         let is_full = self.streams.find(msid).is_none() && !self.streams.has_room();
         let gives_way = is_full.then(|| self.streams.longest_playing()).flatten();
-        if let Some(msid) = gives_way.filter(|_| self.key(command.value(1)).is_ok()) {
+        let stopped = gives_way.filter(|_| self.key(command.value(1)).is_ok()).and_then(|msid| {
             reply::play_stopped(&mut self.link.output, msid);
-            let stopped = self.stop(msid);
-            self.next.extend(stopped);
-        }
+            self.stop(msid)
+        });
         let codes = ["NetStream.Play.StreamNotFound", "NetStream.Play.Failed"];
-        let Some(stream) = self.asked_stream(msid, command, codes) else { return Some(Event::Refused) };
+        let Some(stream) = self.asked_stream(msid, command, codes) else {
+            return stopped.or(Some(Event::Refused));
+        };
         self.streams.ask(msid, Activity::PlayAsked { resets }, stream.clone());
-        self.next.push_back(Event::Play { msid, stream, length });
-        // Said before, of this stream.
-        let Wants { audio, video } = self.streams.wants(msid);
-        self.next.extend((!audio).then_some(Event::ReceiveAudio { msid, on: false }));
-        self.next.extend((!video).then_some(Event::ReceiveVideo { msid, on: false }));
-        self.next.pop_front()
+        self.pending = Pending::play(msid, stream, length, self.streams.wants(msid));
+        stopped.or_else(|| self.pending.pop())
     }
 
     /// The stream a publish or play names. When it names none, or too many are active, the client is told with the first or the second

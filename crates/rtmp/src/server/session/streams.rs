@@ -1,9 +1,11 @@
 //! The message streams of a connection that publish or play, or have asked to.
 
+use crate::record::{RecordError, ensure};
 use crate::server::{MAX_ACTIVE, StreamKey};
+use serde::{Deserialize, Serialize};
 
 /// What a message stream does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) enum Activity {
     PublishAsked,
     Publishing,
@@ -21,7 +23,7 @@ impl Activity {
 }
 
 /// What the player of a message stream wants to get.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Wants {
     pub(super) audio: bool,
     pub(super) video: bool,
@@ -31,7 +33,7 @@ impl Wants {
     const ALL: Self = Self { audio: true, video: true };
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct Active {
     pub(super) msid: u32,
     pub(super) activity: Activity,
@@ -39,7 +41,7 @@ pub(super) struct Active {
 }
 
 /// See the [module](self). Plain data.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct Streams {
     /// Those that do nothing are not here: an id alone costs nothing.
     active: Vec<Active>,
@@ -168,6 +170,18 @@ impl Streams {
     pub(super) fn stop(&mut self, msid: u32) -> Option<Activity> {
         let index = self.active.iter().position(|active| active.msid == msid)?;
         Some(self.active.remove(index).activity)
+    }
+
+    /// Whether they can have been left by a connection that `has_connected`.
+    pub(super) fn check(&self, has_connected: bool) -> Result<(), RecordError> {
+        let Self { active, wants, .. } = self;
+        ensure(has_connected || (active.is_empty() && wants.is_empty()), "streams before connect")?;
+        ensure(active.len() <= MAX_ACTIVE && wants.len() <= MAX_ACTIVE, "number of streams")?;
+        let are_different = active
+            .iter()
+            .enumerate()
+            .all(|(index, one)| active.iter().take(index).all(|other| other.msid != one.msid));
+        ensure(are_different, "two streams with one id")
     }
 
     /// Bytes on the heap.

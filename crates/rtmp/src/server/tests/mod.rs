@@ -3,6 +3,7 @@
 mod clients;
 mod hostile;
 mod peer;
+mod record;
 mod reuse;
 
 use super::*;
@@ -11,11 +12,11 @@ use crate::chunk::Message;
 use crate::handshake::HandshakeError;
 use crate::link::object;
 use crate::message_type::{AUDIO, COMMAND_AMF3, DATA, DATA_AMF3, VIDEO};
-use crate::testing::{Ear, command, control, message, simple_handshake, user_control, values};
+use crate::testing::{Ear, command, control, message, moved_server, simple_handshake, user_control, values};
 
 const NULL: Value = Value::Null;
 
-/// A session with its client; publish and play are accepted as they come.
+/// A session with its client; publish and play are accepted as they come. It is moved to another process between any two calls.
 struct Pair {
     session: Session,
     ear: Ear,
@@ -52,7 +53,10 @@ impl Pair {
 
     fn send(&mut self, mut input: &[u8]) -> Result<Vec<Event>, Error> {
         let mut events = Vec::new();
-        while let Some(event) = self.session.handle_input(&mut input)? {
+        loop {
+            self.session = moved_server(&self.session);
+            let Some(event) = self.session.handle_input(&mut input)? else { break };
+            self.session = moved_server(&self.session);
             match (&event, self.accept) {
                 (Event::Publish { .. }, true) => self.session.accept_publish(),
                 (Event::Play { .. }, true) => self.session.accept_play(),
