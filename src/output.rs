@@ -132,7 +132,9 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &st
         note: note.to_owned(),
         pid: pid.filter(|_| is_alive),
         uptime_ms: None,
+        keeper_pid: None,
         restarts: 0,
+        resumed: 0,
         last_exit: None,
         stats: None,
         stats_age_ms: None,
@@ -203,6 +205,14 @@ fn units(status: &Status, paper: Paper) -> String {
             let look = look_of_health(unit.health).max(look_of_state(unit.state));
             let _ =
                 writeln!(notes, "{}", paper.paint(&sentence(&format!("{}: {}", unit.id, unit.note)), look));
+        }
+        if unit.resumed > 0 {
+            let (id, resumed) = (&unit.id, unit.resumed);
+            let text = match resumed {
+                1 => format!("{id}: resumed once: the port outlived a worker that died"),
+                _ => format!("{id}: resumed {resumed} times: the port outlived workers that died"),
+            };
+            let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
         }
         if let Some(exit) = &unit.last_exit {
             let text = format!("{}: last exit: {}, {} ago", unit.id, exit.how, duration(exit.ago_ms));

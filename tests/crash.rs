@@ -41,7 +41,7 @@ fn a_killed_edge_refuses_nobody_and_gives_the_next_player_a_keyframe_on_its_firs
     assert_same("a player of another port", &untouched.record_after(0, 3.0), &looped_card(), 3.0);
     assert_same("ffmpeg at another port", &recorded_through.record(4.0), &looped_card(), 4.0);
     let unit = cluster.unit(edge);
-    assert_eq!(unit.restarts, 1, "{unit:?}");
+    assert_eq!((unit.resumed, unit.restarts), (1, 0), "{unit:?}");
     assert!(unit.last_exit.as_ref().is_some_and(|e| e.how.contains("KILL")), "{unit:?}");
 }
 
@@ -162,20 +162,24 @@ fn down_after_the_supervisor_was_killed_stops_its_workers() {
 }
 
 #[test]
-fn a_worker_that_died_while_no_supervisor_ran_is_started_by_the_next_up() {
+fn a_worker_that_died_while_no_supervisor_ran_has_a_successor_before_the_next_up() {
     let cluster = TestCluster::up_guide();
     let edge = cluster.net.edges()[1];
     let (old, mut pids) = (cluster.pid(edge), cluster.pids());
+    let keeper = cluster.keeper(edge);
     signal(cluster.status().supervisor_pid, SIGKILL);
     signal(old, SIGKILL);
     cluster.up();
     let new = cluster.await_successor(edge, old);
     pids.values_mut().filter(|pid| **pid == old).for_each(|pid| *pid = new);
     assert_eq!(cluster.pids(), pids);
+    let unit = cluster.unit(edge);
+    assert_eq!((unit.keeper_pid, unit.resumed, unit.restarts), (Some(keeper), 1, 0), "{unit:?}");
+    assert!(unit.last_exit.is_some_and(|exit| exit.how.contains("SIGKILL")));
 }
 
 #[test]
-fn a_frozen_edge_is_killed_and_restarted_while_its_siblings_play_on() {
+fn a_frozen_edge_is_replaced_while_its_siblings_play_on() {
     let cluster = TestCluster::up_guide();
     let [edge, .., sibling] = cluster.net.edges();
     let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));

@@ -150,7 +150,7 @@ fn control_sockets(dir: &std::path::Path) -> Vec<std::path::PathBuf> {
 }
 
 #[test]
-fn a_kill_leaves_its_reason_in_the_log_as_a_warning_and_in_the_status() {
+fn a_worker_that_is_replaced_leaves_the_reason_in_the_log_as_a_warning_and_in_the_status() {
     let cluster = TestCluster::up_guide();
     let edge = cluster.net.edges()[0];
     let old = cluster.pid(edge);
@@ -160,7 +160,12 @@ fn a_kill_leaves_its_reason_in_the_log_as_a_warning_and_in_the_status() {
     assert!(how.contains("frozen: no heartbeat"), "{how}");
     let log = cluster.run(&["logs", "supervisor"]).expect_code(0).text();
     let warned = |words: &str| log.lines().any(|line| line.contains(" WARN ") && line.contains(words));
-    assert!(warned("ending it") && warned("frozen: no heartbeat") && warned("killed by SIGKILL"), "{log}");
+    assert!(
+        warned("its keeper shall replace it")
+            && warned("resumed")
+            && warned("killed by SIGKILL: frozen: no heartbeat"),
+        "{log}"
+    );
 }
 
 #[test]
@@ -172,7 +177,7 @@ fn a_secret_file_that_is_replaced_costs_no_stream_or_is_named_as_the_cause() {
     let edge = cluster.net.edges()[0];
     let old = cluster.pid(edge);
     fs::write(secret.trim_matches('"'), "f".repeat(64)).unwrap();
-    signal(old, SIGKILL);
+    signal(cluster.keeper(edge), SIGKILL);
     cluster.await_successor(edge, old);
     wait_for("the stream at the edge, or why it is not there", SOON, || {
         let status = cluster.try_status()?;

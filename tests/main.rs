@@ -11,6 +11,7 @@ mod crowded;
 mod health;
 mod hostile;
 mod join;
+mod keeper;
 mod relay;
 mod removed;
 mod sessions;

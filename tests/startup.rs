@@ -341,10 +341,11 @@ fn up_fails_while_a_port_does_not_run() {
         cluster.state.join("run").join(cluster.net.cluster_name()).join("units").join(&id).join("alive.lock");
 
     // What the system refuses now may go the next time; `up` does not wait for it.
+    let keeper = cluster.keeper(edge);
     signal(cluster.pid(edge), Signal::SIGSTOP);
     fs::remove_file(&lock).unwrap();
     fs::create_dir(&lock).unwrap();
-    signal(cluster.pid(edge), Signal::SIGKILL);
+    signal(keeper, Signal::SIGKILL);
     wait_until("the edge to fail again", SOON, || cluster.unit(edge).restarts > 1);
     cluster.run(&["up", "cluster.yaml"]).expect_code(1).expect_words(&["1 not ready"]);
 

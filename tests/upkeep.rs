@@ -66,9 +66,9 @@ fn removed_logs_are_written_again_without_being_asked_and_their_directory_too() 
     let cluster = with_encoder();
     let supervisor = cluster.status().supervisor_pid;
     let edge = cluster.net.edges()[0];
-    let old = cluster.pid(edge);
+    let (old, keeper) = (cluster.pid(edge), cluster.keeper(edge));
     fs::remove_dir_all(own_log(&cluster).parent().unwrap()).unwrap();
-    signal(old, SIGKILL);
+    signal(keeper, SIGKILL);
     cluster.await_successor(edge, old);
     for (log, pid) in logs(&cluster).into_iter().chain([(own_log(&cluster), supervisor)]) {
         wait_until("a log to be there again", SOON, || writes_to(pid, &log));
@@ -81,9 +81,10 @@ fn a_log_that_cannot_be_opened_keeps_no_worker_from_its_start() {
     let cluster = TestCluster::up_guide();
     let edge = cluster.net.edges()[0];
     let (log, old) = (PathBuf::from(cluster.unit(edge).log), cluster.pid(edge));
+    let keeper = cluster.keeper(edge);
     fs::remove_file(&log).unwrap();
     fs::create_dir(&log).unwrap();
-    signal(old, SIGKILL);
+    signal(keeper, SIGKILL);
     let new = cluster.await_successor(edge, old);
     let told = wait_for("the supervisor to name it", SOON, || {
         let text = fs::read_to_string(own_log(&cluster)).map_err(|error| error.to_string())?;
@@ -130,7 +131,7 @@ fn a_caller_that_blocks_or_ignores_signals_does_not_hand_that_on() {
     everybody().for_each(clean);
     let edge = cluster.net.edges()[0];
     let old = cluster.pid(edge);
-    signal(old, SIGKILL);
+    signal(cluster.keeper(edge), SIGKILL);
     cluster.await_successor(edge, old);
     let how = cluster.unit(edge).last_exit.unwrap().how;
     assert!(how.contains("SIGKILL"), "the end of a child is seen: {how}");
@@ -196,11 +197,11 @@ fn a_caller_without_standard_descriptors_starts_a_cluster_that_has_them() {
     }
 }
 
-/// Kills an edge, and waits until its successor plays the encoder's stream.
+/// Kills an edge with its keeper, and waits until its successor plays the encoder's stream.
 fn replace_an_edge(cluster: &TestCluster) {
     let edge = cluster.net.edges()[0];
     let old = cluster.pid(edge);
-    signal(old, SIGKILL);
+    signal(cluster.keeper(edge), SIGKILL);
     cluster.await_successor(edge, old);
     cluster.await_live(STREAM);
 }
@@ -243,6 +244,6 @@ fn a_worker_starts_while_the_binary_is_away() {
     fs::remove_file(&binary).unwrap();
     let edge = cluster.net.edges()[0];
     let old = cluster.pid(edge);
-    signal(old, SIGKILL);
+    signal(cluster.keeper(edge), SIGKILL);
     cluster.await_successor(edge, old);
 }

@@ -16,5 +16,5 @@ pub(crate) struct Args {
 pub(crate) fn run(Args { config }: &Args) -> Result<ExitCode, Failure> {
     log::start();
     let ended = worker::run(config);
-    ended.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))
+    ended.map(ExitCode::from).map_err(|e| Failure::new(e.exit_code(), e))
 }

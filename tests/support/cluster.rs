@@ -206,6 +206,12 @@ impl TestCluster {
         self.unit(addr).pid.unwrap_or_else(|| panic!("no process serves {addr}"))
     }
 
+    /// The process id of the keeper of the port `addr`: its death costs the worker too, and the supervisor starts both anew.
+    #[track_caller]
+    pub fn keeper(&self, addr: SocketAddr) -> u32 {
+        self.unit(addr).keeper_pid.unwrap_or_else(|| panic!("no keeper has {addr}"))
+    }
+
     /// Process ids of all workers by address.
     #[track_caller]
     pub fn pids(&self) -> BTreeMap<String, u32> {

@@ -24,6 +24,7 @@ mod flush;
 mod housekeeping;
 mod hub;
 mod ingress;
+mod keeper;
 mod limits;
 mod memory;
 mod panics;
@@ -34,35 +35,58 @@ mod tally;
 #[cfg(test)]
 mod testing;
 
+use std::cell::RefCell;
+use std::mem::ManuallyDrop;
 use std::path::Path;
 use std::rc::Rc;
 
 use cluster::WorkerSpec;
-use control::fds::{self, FdsError, Name};
+use control::fds::{self, FdsError, Lent, Name};
 use control::{Inherited, RunError, Seat};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::info;
 
 use crate::hub::Hub;
+use crate::keeper::{Kept, Life};
 use crate::port::Port;
 
-/// Serves the port of the config file `config` until told to stop. To be called before a thread or a runtime exists.
+/// Serves the port of the config file `config` until told to stop; returns the exit code. To be called before a thread or a
+/// runtime exists.
+///
+/// It returns in two processes: in the [keeper] of the port, and in each worker that the keeper starts.
 ///
 /// # Errors
 /// See [`RunError`].
-pub fn run(config: &Path) -> Result<(), RunError> {
-    let Inherited { listener, control, lock, config: lent, secret: kept, socket } = Inherited::take()?;
+pub fn run(config: &Path) -> Result<u8, RunError> {
+    // Never closed: what is lent is the next worker's too.
+    let lent = ManuallyDrop::new(Lent::take()?);
+    match keeper::keep()? {
+        Kept::Worker(life) => serve(config, lent, life).map(|()| 0),
+        Kept::Ended(code) => Ok(code),
+    }
+}
+
+/// Serves the port as one of its workers.
+fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunError> {
+    let Life { generation, cause, is_cold, state } = life;
+    keeper::close_all_but(&|number| lent.has(number) || state == Some(number))
+        .map_err(RunError::system("closing what the worker before had open"))?;
+    let own = lent.try_clone().map_err(RunError::system("duplicating what is lent"))?;
+    let Inherited { listener, control, lock, config: given, secret: kept, socket } = own.try_into()?;
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
-    let spec = WorkerSpec::from_file(&lent.as_ref().map_or_else(|| config.to_owned(), fds::path_of))?;
+    let config = given.as_ref().map_or_else(|| config.to_owned(), fds::path_of);
+    let spec = WorkerSpec::from_file(&config)?;
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
-    info!(id = %spec.id, address = %spec.listen, "starting");
+    info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;
         let listener = Rc::new(listener);
-        let seat = Seat { id: spec.id.clone(), role: spec.role, control, socket, lock };
+        let seat =
+            Seat { id: spec.id.clone(), role: spec.role, control, socket, lock, generation, cause, is_cold };
         let hub = Hub::new(spec, secret);
-        let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener) });
+        let lent = RefCell::new(lent);
+        let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener), lent });
         let mut tasks = JoinSet::new();
         tasks.spawn_local(housekeeping::tick(Rc::clone(&hub)));
         tasks.spawn_local(housekeeping::measure_lag(Rc::clone(&hub)));

@@ -1,11 +1,15 @@
 //! What the control socket of a worker reaches.
 
+use std::cell::RefCell;
+use std::io;
+use std::mem::ManuallyDrop;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
 use cluster::WorkerSpec;
 use cluster::stats::{Joining, ProcessStats, StreamStats};
+use control::fds::{self, Lent, Name};
 use control::{Code, Error, Service};
 use stream::{Cursor, Offer, Stream};
 use tokio::net::TcpListener;
@@ -24,6 +28,8 @@ const REPORTED_MAX: usize = 256;
 pub(crate) struct Port {
     pub(crate) hub: Rc<Hub>,
     pub(crate) listener: Rc<TcpListener>,
+    /// What the next worker of the port starts with.
+    pub(crate) lent: RefCell<ManuallyDrop<Lent>>,
 }
 
 impl Service for Port {
@@ -82,6 +88,10 @@ impl Service for Port {
                 return Err(Error::new(Code::NeedsRestart, why));
             }
         }
+        // Whoever serves after this worker starts with it.
+        fds::in_memory(fds::CONFIG, new.to_file_text().as_bytes())
+            .and_then(|file| self.keep(Name::Config, file.as_fd()))
+            .map_err(|error| Error::new(Code::Failed, format!("the new config cannot be kept: {error}")))?;
         info!(targets = new.forward.len(), "configured");
         self.hub.books.set_limit(new.options.memory);
         *self.hub.spec.borrow_mut() = new;
@@ -96,6 +106,10 @@ impl Service for Port {
 
     fn listener(&self) -> Option<BorrowedFd<'_>> {
         Some(self.listener.as_fd())
+    }
+
+    fn keep(&self, name: Name, fd: BorrowedFd<'_>) -> io::Result<()> {
+        self.lent.borrow_mut().replace(name, fd)
     }
 }
 

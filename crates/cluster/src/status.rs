@@ -49,13 +49,20 @@ pub struct UnitStatus {
     pub health: Health,
     /// Why the health is what it is, or what the state waits for; empty when all is well.
     pub note: String,
-    /// Process id while there is a process.
+    /// Process id while there is a process: of a port, once it is known, that of the worker that serves.
     pub pid: Option<u32>,
+    /// Process id of the keeper of a port, which starts its workers; `None` while it is not known, and of an encoder.
+    #[serde(default)]
+    pub keeper_pid: Option<u32>,
     /// Milliseconds since the process started.
     pub uptime_ms: Option<u64>,
     /// Starts after the first that were not asked for, since this supervisor started.
     pub restarts: u32,
-    /// How the last process ended, e.g. `killed by SIGKILL 12s ago`; `None` if none has ended.
+    /// Workers that have died and that their port has outlived, since this supervisor started; of a port that it took over, since
+    /// the port was started. Apart from `restarts`.
+    #[serde(default)]
+    pub resumed: u32,
+    /// How the last process ended, or the last worker that the port has outlived, e.g. `killed by SIGKILL 12s ago`; `None` if none has ended.
     pub last_exit: Option<LastExit>,
     /// The newest report of the process; `None` before the first.
     pub stats: Option<ProcessStats>,

@@ -88,7 +88,7 @@ impl std::fmt::Display for Name {
     }
 }
 
-/// The descriptors that are lent to one process, on the supervisor's side.
+/// The descriptors that are lent to one process.
 #[derive(Debug, Default)]
 pub struct Lent(Vec<(Name, OwnedFd)>);
 
@@ -110,6 +110,58 @@ impl Lent {
         let entries: Vec<String> =
             self.0.iter().map(|(name, fd)| format!("{name}:{}", fd.as_raw_fd())).collect();
         entries.join(",")
+    }
+
+    /// Whether a descriptor that is lent has this number.
+    #[must_use]
+    pub fn has(&self, number: RawFd) -> bool {
+        self.0.iter().any(|(_, fd)| fd.as_raw_fd() == number)
+    }
+
+    /// Duplicates of all, at other numbers.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        self.0.iter().map(|(name, fd)| Ok((*name, fd.try_clone()?))).collect::<io::Result<_>>().map(Self)
+    }
+
+    /// Puts a duplicate of `fd` at the number of what is lent under `name`; nothing happens where nothing is.
+    ///
+    /// # Errors
+    /// As of dup2(2).
+    pub fn replace(&mut self, name: Name, fd: BorrowedFd<'_>) -> io::Result<()> {
+        match self.0.iter_mut().find(|(it, _)| *it == name) {
+            Some((_, lent)) => Ok(rustix::io::dup3(fd, lent, rustix::io::DupFlags::CLOEXEC)?),
+            None => Ok(()),
+        }
+    }
+
+    /// Takes the descriptors that [`VARIABLE`] names, has them closed at the next exec, and removes the variable. To be called
+    /// once, before a thread exists.
+    ///
+    /// # Errors
+    /// When the supervisor did not start this process.
+    pub fn take() -> Result<Self, FdsError> {
+        Self::take_value(std::env::var_os(VARIABLE))
+    }
+
+    fn take_value(value: Option<OsString>) -> Result<Self, FdsError> {
+        let value = value.ok_or(FdsError::NoVariable)?;
+        if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
+            return Err(FdsError::TooLate);
+        }
+        // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
+        unsafe { std::env::remove_var(VARIABLE) };
+        Self::claim(&value.to_string_lossy())
+    }
+
+    fn claim(value: &str) -> Result<Self, FdsError> {
+        let take = |(name, number)| {
+            let fd = own(number).map_err(|wrong| FdsError::Wrong { name, number, wrong })?;
+            Ok((name, fd))
+        };
+        parse(value)?.into_iter().map(take).collect::<Result<_, _>>().map(Self)
     }
 
     /// Keeps the descriptors open at exec. To be called between fork and exec: makes system calls alone, allocates nothing.
@@ -168,7 +220,9 @@ pub struct Inherited {
     pub socket: Option<OwnedFd>,
 }
 
-/// The name of the file in memory that holds the secret, as /proc shows it.
+/// The name of the file in memory that holds the config of a process, as /proc shows it.
+pub const CONFIG: &str = "srsctl-config";
+/// The same of the secret.
 pub const SECRET: &str = "srsctl-secret";
 
 /// A file in memory that holds `text` and cannot be changed any more.
@@ -195,7 +249,7 @@ pub fn path_of(file: &File) -> PathBuf {
 /// The lock by which a process is known to live. Dropping it says that it has ended.
 #[derive(Debug)]
 pub struct Lock {
-    _file: File,
+    file: File,
     token: String,
 }
 
@@ -207,32 +261,32 @@ impl Lock {
     }
 }
 
+impl AsFd for Lock {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+}
+
 impl Inherited {
-    /// Takes and checks the descriptors that [`VARIABLE`] names, and removes the variable. To be called once, before a
-    /// thread exists.
+    /// Takes and checks the descriptors that [`VARIABLE`] names: see [`Lent::take`].
     ///
     /// # Errors
     /// When the supervisor did not start this process.
     pub fn take() -> Result<Self, FdsError> {
-        Self::take_value(std::env::var_os(VARIABLE))
+        Lent::take()?.try_into()
     }
+}
 
-    fn take_value(value: Option<OsString>) -> Result<Self, FdsError> {
-        let value = value.ok_or(FdsError::NoVariable)?;
-        if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
-            return Err(FdsError::TooLate);
-        }
-        // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
-        unsafe { std::env::remove_var(VARIABLE) };
-        Self::claim(&value.to_string_lossy())
-    }
+impl TryFrom<Lent> for Inherited {
+    type Error = FdsError;
 
-    fn claim(value: &str) -> Result<Self, FdsError> {
+    /// Checks that each is what its name says.
+    fn try_from(lent: Lent) -> Result<Self, FdsError> {
         let (mut listener, mut control, mut lock) = (None, None, None);
         let (mut config, mut secret, mut socket) = (None, None, None);
-        for (name, number) in parse(value)? {
+        for (name, fd) in lent.0 {
+            let number = fd.as_raw_fd();
             let fail = |wrong| FdsError::Wrong { name, number, wrong };
-            let fd = own(number).map_err(fail)?;
             match name {
                 Name::Listener => listener = Some(tcp_listener(fd).map_err(fail)?),
                 Name::Control => {
@@ -314,7 +368,7 @@ pub(crate) fn locked(fd: OwnedFd) -> Result<Lock, &'static str> {
     if token.len() != TOKEN || !token.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err("holds no token");
     }
-    Ok(Lock { _file: file, token })
+    Ok(Lock { file, token })
 }
 
 /// Whether `fd` is a TCP socket that listens.
@@ -393,7 +447,7 @@ mod tests {
     }
 
     fn claim(lent: impl IntoIterator<Item = (Name, OwnedFd)>) -> Result<Inherited, FdsError> {
-        Inherited::claim(&handed_over(Lent(lent.into_iter().collect())))
+        Lent::claim(&handed_over(Lent(lent.into_iter().collect())))?.try_into()
     }
 
     fn is_open_at_exec(fd: impl AsFd) -> bool {
@@ -409,12 +463,12 @@ mod tests {
         lent.add(Name::Control, stage.control());
         let number = lent.number(Name::Listener).unwrap();
         let Inherited { listener, control, lock, config, secret, socket } =
-            Inherited::claim(&handed_over(lent)).unwrap();
+            Lent::claim(&handed_over(lent)).unwrap().try_into().unwrap();
         assert!(config.is_none() && secret.is_none() && socket.is_none(), "an older supervisor lends none");
         let listener = listener.unwrap();
         assert_eq!(listener.as_raw_fd(), number);
         assert_eq!(lock.token(), testing::TOKEN);
-        assert!(!is_open_at_exec(&listener) && !is_open_at_exec(&control) && !is_open_at_exec(&lock._file));
+        assert!(!is_open_at_exec(&listener) && !is_open_at_exec(&control) && !is_open_at_exec(&lock.file));
     }
 
     #[test]
@@ -480,18 +534,39 @@ mod tests {
     #[test]
     fn what_this_process_has_opened_itself_is_never_taken() {
         let own = TcpListener::bind("127.0.0.1:0").unwrap();
-        let error = Inherited::claim(&format!("listener:{}", own.as_raw_fd())).unwrap_err().to_string();
+        let error = Lent::claim(&format!("listener:{}", own.as_raw_fd())).unwrap_err().to_string();
         assert!(error.ends_with("was not inherited"), "{error}");
         own.local_addr().unwrap();
-        let error = Inherited::claim("listener:1048575").unwrap_err().to_string();
+        let error = Lent::claim("listener:1048575").unwrap_err().to_string();
         assert!(error.ends_with("is not open"), "{error}");
+    }
+
+    #[test]
+    fn duplicates_are_others_and_what_takes_the_place_of_one_has_its_number() {
+        let stage = Stage::new();
+        let mut lent = Lent::default();
+        lent.add(Name::Control, stage.control());
+        lent.add(Name::Lock, stage.lock());
+        let Inherited { control, lock, .. } = lent.try_clone().unwrap().try_into().unwrap();
+        assert!(!lent.has(control.as_fd().as_raw_fd()) && !lent.has(lock.as_fd().as_raw_fd()));
+        drop((control, lock));
+        let number = lent.number(Name::Lock).unwrap();
+        assert!(lent.has(number));
+        let other = "f".repeat(TOKEN);
+        let new = testing::locked_file(stage.dir.path(), &other);
+        lent.replace(Name::Lock, new.as_fd()).unwrap();
+        lent.replace(Name::Listener, new.as_fd()).unwrap();
+        assert_eq!((lent.number(Name::Lock), lent.number(Name::Listener)), (Some(number), None));
+        let taken = Inherited::try_from(lent.try_clone().unwrap()).unwrap();
+        assert_eq!(taken.lock.token(), other);
+        assert!(!is_open_at_exec(&lent.0[1].1));
     }
 
     #[test]
     fn nothing_is_taken_beside_a_second_thread() {
         // The test harness has one.
-        assert!(matches!(Inherited::take_value(Some("control:9".into())), Err(FdsError::TooLate)));
-        assert!(matches!(Inherited::take_value(None), Err(FdsError::NoVariable)));
+        assert!(matches!(Lent::take_value(Some("control:9".into())), Err(FdsError::TooLate)));
+        assert!(matches!(Lent::take_value(None), Err(FdsError::NoVariable)));
     }
 
     #[test]
@@ -509,7 +584,7 @@ mod tests {
             "control:9,lock:9",
             "control:99999999999",
         ] {
-            let taken = Inherited::claim(value);
+            let taken = Lent::claim(value);
             assert!(matches!(&taken, Err(FdsError::Variable(said)) if said == value), "{value:?}: {taken:?}");
         }
     }

@@ -91,6 +91,15 @@ pub struct Hello {
     pub pid: u32,
     /// `CARGO_PKG_VERSION` of its binary.
     pub build: String,
+    /// So many processes before it have died on this port, which its keeper has held open; 0 of a process without a keeper.
+    #[serde(default)]
+    pub generation: u32,
+    /// How the one before it died.
+    #[serde(default)]
+    pub cause: Option<String>,
+    /// So many died so soon that it uses nothing of what they have left.
+    #[serde(default)]
+    pub is_cold: bool,
 }
 
 #[cfg(test)]
@@ -138,6 +147,9 @@ mod tests {
             token: "0".repeat(32),
             pid: 42,
             build: "0.1.0".into(),
+            generation: 2,
+            cause: Some("killed by SIGSEGV".into()),
+            is_cold: true,
         };
         let forward = ForwardStats {
             target: Target { id: edge(), host: "127.0.0.6".into(), port: 1935, address: None },
@@ -171,6 +183,12 @@ mod tests {
         let reply = |text| serde_json::from_str::<Reply>(text).unwrap();
         assert_eq!(reply(r#"{"type":"hub","load":1}"#), Reply::Unknown);
         assert!(!Reply::Unknown.is_last(), "what follows still belongs to the answer");
+        let Reply::Hello(old) = reply(
+            r#"{"type":"hello","version":1,"id":"edge-h-1","role":"edge","token":"t","pid":1,"build":"0"}"#,
+        ) else {
+            panic!("no hello")
+        };
+        assert_eq!((old.generation, old.cause, old.is_cold), (0, None, false));
         let old = ProcessStats { beats: 9, ..ProcessStats::default() };
         assert_eq!(reply(r#"{"type":"process","beats":9}"#), Reply::Process(old));
         let old = StreamStats { stream: "live/a".into(), ..StreamStats::default() };

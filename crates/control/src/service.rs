@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 use std::pin::pin;
@@ -23,7 +23,7 @@ use tokio::task::{AbortHandle, JoinSet};
 use tracing::{info, warn};
 
 use crate::error::{Code, Error};
-use crate::fds::{FdsError, Lock, locked};
+use crate::fds::{FdsError, Lock, Name, locked};
 use crate::message::{Hello, Reply, Request, VERSION};
 use crate::packet::{Incoming, Listener, Packet, PacketError, Socket};
 
@@ -51,6 +51,9 @@ pub enum RunError {
     /// The generated config cannot be used: starting again will not help.
     #[error("{0}")]
     Config(String),
+    /// Whoever serves dies again and again.
+    #[error("the workers of this port die again and again, the last one so: {0}")]
+    Dies(String),
     /// A part of the data plane has ended; a bug.
     #[error("a part of the data plane ended: {0}")]
     Stuck(String),
@@ -77,7 +80,7 @@ impl RunError {
             Self::NotSupervised(_) => EX_USAGE,
             Self::Config(_) => EX_CONFIG,
             Self::System { .. } => EX_OSERR,
-            Self::Stuck(_) => EX_SOFTWARE,
+            Self::Dies(_) | Self::Stuck(_) => EX_SOFTWARE,
         }
     }
 }
@@ -115,6 +118,14 @@ pub trait Service {
     fn listener(&self) -> Option<BorrowedFd<'_>> {
         None
     }
+
+    /// This has taken the place of what was lent under `name`: whoever serves after this process needs it.
+    ///
+    /// # Errors
+    /// When it cannot be kept.
+    fn keep(&self, _name: Name, _fd: BorrowedFd<'_>) -> io::Result<()> {
+        Ok(())
+    }
 }
 
 /// Who a supervised process is, and how it is reached.
@@ -130,6 +141,12 @@ pub struct Seat {
     pub socket: Option<OwnedFd>,
     /// See [`Inherited`](crate::fds::Inherited).
     pub lock: Lock,
+    /// See [`Hello::generation`].
+    pub generation: u32,
+    /// See [`Hello::cause`].
+    pub cause: Option<String>,
+    /// See [`Hello::is_cold`].
+    pub is_cold: bool,
 }
 
 /// Runs `work` to its end on a runtime of one thread, which takes tasks that cannot leave it.
@@ -151,7 +168,7 @@ pub fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), 
 /// # Errors
 /// When the system does not let it wait for connections or signals.
 pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError> {
-    let Seat { id, role, control, socket, lock } = seat;
+    let Seat { id, role, control, socket, lock, generation, cause, is_cold } = seat;
     let listen = |kind| signal(kind).map_err(RunError::system("waiting for signals"));
     let mut terminate = listen(SignalKind::terminate())?;
     let (mut hangup, mut user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
@@ -162,6 +179,9 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError>
         token: lock.token().to_owned(),
         pid: std::process::id(),
         build: env!("CARGO_PKG_VERSION").to_owned(),
+        generation,
+        cause,
+        is_cold,
     };
     let log = RefCell::new(log_path());
     let held = RefCell::new((lock, socket));
@@ -317,6 +337,11 @@ impl Server {
         if lock.token() != self.hello.token {
             return Err(malformed("the lock has another token"));
         }
+        let lent =
+            [(Name::Control, control.as_fd()), (Name::Socket, socket.as_fd()), (Name::Lock, lock.as_fd())];
+        for (name, fd) in lent {
+            self.service.keep(name, fd).map_err(|error| Error::new(Code::Failed, error))?;
+        }
         self.next.set(Some(control.watch().map_err(|error| Error::new(Code::Failed, error))?));
         self.held.replace((lock, Some(socket)));
         self.replaced.notify_one();
@@ -375,7 +400,6 @@ mod tests {
     use super::*;
     use std::io::{Read as _, Write as _};
     use std::net::TcpListener;
-    use std::os::fd::AsFd as _;
     use std::path::PathBuf;
 
     use cluster::stats::{ForwardState, ForwardStats};
@@ -438,6 +462,9 @@ mod tests {
             control: Listener::bind(&path).unwrap(),
             socket: None,
             lock: crate::fds::testing::lock(temporary.path()),
+            generation: 1,
+            cause: Some("exit 70".into()),
+            is_cold: false,
         };
         LocalSet::new()
             .run_until(async {

@@ -28,7 +28,16 @@ pub fn run(config: &Path) -> Result<(), RunError> {
     info!(id = %spec.id, %url, "starting");
     control::block_on(async move {
         let encoder = Rc::new(Encoder::default());
-        let seat = Seat { id: spec.id, role: Role::Encoder, control, socket, lock };
+        let seat = Seat {
+            id: spec.id,
+            role: Role::Encoder,
+            control,
+            socket,
+            lock,
+            generation: 0,
+            cause: None,
+            is_cold: false,
+        };
         tokio::task::spawn_local(beat(Rc::clone(&encoder)));
         let mut log = |progress: PublishEvent<'_>| {
             log_event(&progress);

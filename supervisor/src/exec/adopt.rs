@@ -1,9 +1,9 @@
 //! Whether a process that was found alive is this cluster's: proved, disproved, or neither.
 //!
 //! A supervisor that was killed left processes behind. Each holds the lock of its unit, which no stranger can; it
-//! answers with the token that was given to it alone; the kernel says which pid answered; a pidfd keeps that pid from
-//! being another's; its start time and the boot are those on record. What is not proved is neither stopped nor
-//! replaced.
+//! answers with the token that was given to it alone; the kernel says which pid answered, and whose session that is in: of a port
+//! its keeper's; a pidfd keeps that pid from being another's; its start time and the boot are those on record. What is not
+//! proved is neither stopped nor replaced. A worker whose keeper has died is ended: nothing would hold its port open.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -24,15 +24,25 @@ use crate::host::procfs;
 /// How long a process may take to say who it is, and to lend its listener.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
+/// How long the kernel may take to end a worker that was sent SIGKILL.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
 /// What was found of a unit.
 #[derive(Debug)]
 pub(crate) enum Found {
     /// No process. What was on record is forgotten.
     Nothing,
+    /// A worker without its keeper; it has been ended, which is to be told.
+    Ended {
+        /// What it was.
+        pid: u32,
+    },
     /// Its process, proved.
     Process {
-        /// The process.
+        /// The process: of a port its keeper.
         process: Process,
+        /// The process that has answered, or that was found: of a port the worker.
+        serving: u32,
         /// Its RTMP listener, if it could be had.
         listener: Option<OwnedFd>,
         /// It does not answer; the watchdog must judge it.
@@ -52,7 +62,7 @@ impl Found {
     pub(crate) fn secret(&self) -> Option<String> {
         match self {
             Self::Process { process, .. } => procfs::file_in_memory(process.identity().pid, fds::SECRET),
-            Self::Nothing | Self::Unknown { .. } => None,
+            Self::Nothing | Self::Ended { .. } | Self::Unknown { .. } => None,
         }
     }
 }
@@ -70,6 +80,8 @@ struct Evidence {
     recorded_pid_ticks: Option<u64>,
     /// What answered on the control socket.
     answer: Option<Answered>,
+    /// The process that was started as the unit's, where its keeper has ended: it, and the keeper.
+    widow: Option<(u32, u32)>,
 }
 
 /// An answer to HELLO.
@@ -80,12 +92,24 @@ struct Answered {
     token: String,
     /// From the kernel.
     sender: Option<u32>,
+    /// Whose session the sender is in: its own, or its keeper's.
+    leader: Option<u32>,
+    /// The leader has ended.
+    is_widow: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Verdict {
-    Ours { pid: u32 },
-    OursSilent { pid: u32 },
+    Ours {
+        pid: u32,
+    },
+    OursSilent {
+        pid: u32,
+    },
+    /// A worker of ours without its keeper.
+    Widow {
+        pid: u32,
+    },
     Unknown(String),
 }
 
@@ -99,6 +123,9 @@ fn judge(unit: &UnitId, evidence: &Evidence) -> Verdict {
     let Some(answer) = &evidence.answer else {
         return match (recorded_lives, evidence.recorded) {
             (Some(recorded), _) => Verdict::OursSilent { pid: recorded.pid },
+            (None, Some(recorded)) if evidence.widow.is_some_and(|(_, keeper)| keeper == recorded.pid) => {
+                evidence.widow.map_or_else(|| unknown(String::new()), |(pid, _)| Verdict::Widow { pid })
+            }
             (None, Some(recorded)) => {
                 unknown(format!("it does not answer, and pid {} on record has ended", recorded.pid))
             }
@@ -117,10 +144,12 @@ fn judge(unit: &UnitId, evidence: &Evidence) -> Verdict {
     if evidence.token.as_ref() != Some(&answer.token) {
         return unknown("it does not have the token that was given to this unit's process".to_owned());
     }
-    let Some(pid) = answer.sender else {
+    let (Some(sender), Some(pid)) = (answer.sender, answer.leader) else {
         return unknown("the kernel does not tell its pid".to_owned());
     };
     match evidence.recorded {
+        Some(recorded) if answer.is_widow && recorded.pid == pid => Verdict::Widow { pid: sender },
+        None if answer.is_widow => Verdict::Widow { pid: sender },
         // Killed between the fork and the record of it: the token in the lock file is the proof.
         None => Verdict::Ours { pid },
         Some(recorded) if recorded.pid != pid => {
@@ -132,7 +161,7 @@ fn judge(unit: &UnitId, evidence: &Evidence) -> Verdict {
 }
 
 /// Finds out what there is of `unit`, and of the `stray` that was started as its process if there is one: then a lock that
-/// nobody holds was put there by somebody else. Stops nothing and starts nothing.
+/// nobody holds was put there by somebody else. Starts nothing, and stops nothing but a worker without its keeper.
 ///
 /// # Errors
 /// When the state directory cannot be used.
@@ -169,28 +198,28 @@ pub(crate) async fn find(
             .or_else(|| strays::token_of(stray?)),
         recorded_pid_ticks: None,
         answer,
+        widow: stray.and_then(|stray| Some((stray, procfs::session(stray)?))),
     };
-    let pid = evidence
-        .answer
-        .as_ref()
-        .and_then(|answer| answer.sender)
-        .or_else(|| evidence.recorded.map(|it| it.pid));
+    let leader = evidence.answer.as_ref().map(|answer| answer.leader);
+    let pid = leader.unwrap_or_else(|| evidence.recorded.map(|it| it.pid));
     // Opened before the start time is read: from here on the pid cannot change hands unnoticed.
     let process = pid.and_then(|pid| Process::adopt(pid).ok());
     evidence.recorded_pid_ticks = evidence.recorded.and_then(|recorded| procfs::start_ticks(recorded.pid));
     let (pid, silent) = match judge(unit, &evidence) {
         Verdict::Ours { pid } => (pid, false),
         Verdict::OursSilent { pid } => (pid, true),
+        Verdict::Widow { pid } => return Ok(end_widow(files, pid, &evidence).await),
         Verdict::Unknown(why) => return Ok(Found::Unknown { why }),
     };
     let Some(process) = process.filter(|process| process.identity().pid == pid) else {
         return Ok(Found::Unknown { why: format!("pid {pid} has just ended") });
     };
+    let sender = evidence.answer.as_ref().and_then(|answer| answer.sender);
     let mut listener = None;
     if let Some(mut connection) = connection {
         match connection.ask(&Request::Listener, None, ANSWER_LIMIT).await {
             // The second answer comes from a process that the pidfd already held.
-            Ok(answer) if answer.sender != Some(pid) => {
+            Ok(answer) if !answer.sender.is_some_and(|sender| process.has(sender)) => {
                 return Ok(Found::Unknown { why: format!("pid {pid} answered first, then another") });
             }
             Ok(answer) => listener = answer.fds.into_iter().next(),
@@ -209,7 +238,30 @@ pub(crate) async fn find(
         process: process.identity(),
         listener_fd,
     });
-    Ok(Found::Process { process, listener: listener.filter(fds::is_tcp_listener), silent, record })
+    let serving = sender.or(stray).filter(|serving| process.has(*serving)).unwrap_or(pid);
+    let listener = listener.filter(fds::is_tcp_listener);
+    Ok(Found::Process { process, serving, listener, silent, record })
+}
+
+/// Ends a worker whose keeper has died.
+async fn end_widow(files: &UnitFiles, pid: u32, evidence: &Evidence) -> Found {
+    let leader = procfs::session(pid);
+    let widow = Process::adopt(pid).ok();
+    // It may have ended, and its pid be another's, since it was judged.
+    let known = match (&evidence.answer, evidence.widow) {
+        (Some(answer), _) => answer.leader,
+        (None, Some((_, leader))) => Some(leader),
+        (None, None) => None,
+    };
+    let Some(widow) = widow.filter(|_| leader.is_some() && leader == known) else {
+        return Found::Unknown { why: format!("pid {pid} has just ended") };
+    };
+    widow.kill();
+    if tokio::time::timeout(END_LIMIT, widow.wait()).await.is_err() {
+        return Found::Unknown { why: format!("the kernel does not end pid {pid}, whose keeper has died") };
+    }
+    files.forget();
+    Found::Ended { pid }
 }
 
 /// What earlier supervisors left: of `units`, and of those of older files.
@@ -257,7 +309,15 @@ pub(crate) fn recorded(dirs: &ClusterDirs) -> Vec<UnitId> {
 async fn hello(files: &UnitFiles, stray: Option<u32>) -> Result<(Connection, Answered), AskError> {
     let mut connection = open(&files.control(), stray)?.0;
     let (hello, sender) = connection.hello(ANSWER_LIMIT).await?;
-    let answered = Answered { version: hello.version, id: hello.id, token: hello.token, sender };
+    let leader = sender.and_then(procfs::session);
+    let answered = Answered {
+        version: hello.version,
+        id: hello.id,
+        token: hello.token,
+        sender,
+        leader,
+        is_widow: leader.is_some_and(|leader| procfs::start_ticks(leader).is_none()),
+    };
     Ok((connection, answered))
 }
 
@@ -291,7 +351,15 @@ mod tests {
             recorded: Some(Identity { pid: 42, start_ticks: 7 }),
             same_boot: true,
             recorded_pid_ticks: Some(7),
-            answer: Some(Answered { version: VERSION, id: unit(), token: "t".into(), sender: Some(42) }),
+            answer: Some(Answered {
+                version: VERSION,
+                id: unit(),
+                token: "t".into(),
+                sender: Some(43),
+                leader: Some(42),
+                is_widow: false,
+            }),
+            widow: Some((43, 42)),
         }
     }
 
@@ -325,22 +393,50 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_without_its_keeper_is_known_by_its_token_or_its_session() {
+        let answers = |change: &dyn Fn(&mut Evidence)| {
+            with(|evidence| {
+                evidence.recorded_pid_ticks = None;
+                evidence.answer.as_mut().unwrap().is_widow = true;
+                change(evidence);
+            })
+        };
+        assert_eq!(answers(&|_| {}), Verdict::Widow { pid: 43 });
+        assert_eq!(answers(&|evidence| evidence.recorded = None), Verdict::Widow { pid: 43 });
+        assert_eq!(answers(&|evidence| evidence.answer = None), Verdict::Widow { pid: 43 });
+        for change in [
+            (&|evidence: &mut Evidence| evidence.token = None) as &dyn Fn(&mut Evidence),
+            &|evidence| evidence.answer.as_mut().unwrap().leader = Some(44),
+            &|evidence| (evidence.answer, evidence.widow) = (None, Some((43, 44))),
+            &|evidence| evidence.same_boot = false,
+        ] {
+            let verdict = answers(change);
+            assert!(matches!(verdict, Verdict::Unknown(_)), "{verdict:?}");
+        }
+    }
+
+    #[test]
     fn whatever_does_not_agree_is_unknown() {
         let cases = [
             ("another boot", with(|evidence| evidence.same_boot = false)),
             ("another start", with(|evidence| evidence.recorded_pid_ticks = Some(8))),
-            ("recorded pid gone", with(|evidence| evidence.recorded_pid_ticks = None)),
+            (
+                "recorded pid gone",
+                with(|evidence| (evidence.recorded_pid_ticks, evidence.widow) = (None, None)),
+            ),
             ("no token known", with(|evidence| evidence.token = None)),
             ("another token", with_answer(|answer| answer.token = "u".into())),
             ("another unit", with_answer(|answer| answer.id = UnitId::encoder())),
             ("another version", with_answer(|answer| answer.version = VERSION + 1)),
-            ("another pid", with_answer(|answer| answer.sender = Some(43))),
+            ("another keeper", with_answer(|answer| answer.leader = Some(44))),
             ("no pid", with_answer(|answer| answer.sender = None)),
+            ("no session", with_answer(|answer| answer.leader = None)),
             (
                 "silent, another start",
                 with(|evidence| {
                     evidence.answer = None;
                     evidence.recorded_pid_ticks = Some(8);
+                    evidence.widow = None;
                 }),
             ),
             (

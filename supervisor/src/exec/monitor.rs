@@ -10,7 +10,7 @@ use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::Health;
 use cluster::{Port, UnitId};
 use control::packet::{Listener, Packet};
-use control::{Answer, AskError, Connection, Reply, Request, VERSION};
+use control::{Answer, AskError, Connection, Hello, Reply, Request, VERSION};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -24,11 +24,11 @@ use crate::host::files::{FileId, StateError};
 use crate::host::last_words::last_words;
 use crate::host::oom::OomKills;
 use crate::host::procfs::{self, Cpu};
-use crate::machine::exit::Exit;
+use crate::machine::exit::{Doing, Exit, judge};
 use crate::machine::health::{Ladder, judge_name};
-use crate::machine::heartbeat::Heartbeat;
+use crate::machine::heartbeat::{Heartbeat, Remedy};
 use crate::machine::state::Event;
-use crate::reconcile::kernel::{Input, Instance, Report, What};
+use crate::reconcile::kernel::{Input, Instance, Report, What, Worker};
 
 /// Between two RTMP connects of a process that is not ready yet.
 const READY_RETRY: Duration = Duration::from_millis(25);
@@ -107,11 +107,7 @@ impl Watched {
             }
         };
         match exit {
-            Exit::Signal(9) | Exit::Unobserved => match (kills.is_one(pid), exit) {
-                (Some(true), _) => Exit::OutOfMemory,
-                (Some(false), Exit::Signal(_)) => Exit::Killed,
-                (_, exit) => exit,
-            },
+            Exit::Signal(9) | Exit::Unobserved => exit_by_kill(&kills, pid, exit),
             other => other,
         }
     }
@@ -152,7 +148,8 @@ impl Watched {
         let mut told = None;
         let mut tick = tokio::time::interval(Heartbeat::PERIOD);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let (mut last, mut cpu) = (Instant::now(), self.cpu());
+        let mut serving = Serving::of(self.process.identity().pid);
+        let (mut last, mut cpu) = (Instant::now(), serving.cpu());
         let (mut talk, mut loss) = (Talk::default(), Loss::default());
         loop {
             tokio::select! {
@@ -160,20 +157,31 @@ impl Watched {
                 biased;
                 packet = talk.receive() => match packet.and_then(|packet| talk.take(packet, &mut heart)) {
                     Ok(None) => {}
-                    Ok(Some(Whole::Hello { id, sender })) => {
-                        let pid = self.process.identity().pid;
-                        if id == self.unit && sender == Some(pid) {
+                    Ok(Some(Whole::Hello { hello, sender })) => match sender {
+                        Some(pid) if hello.id == self.unit && self.process.has(pid) => {
                             heart.handle_hello();
+                            if let Some(worker) = serving.handle_hello(pid, &hello) {
+                                cpu = serving.cpu();
+                                self.tell(What::Worker(worker)).await;
+                            }
                             greeted.take().map(|greeted| greeted.send(()));
+                            talk.is_greeted = true;
                             talk.ask(&Request::Stats).await;
-                        } else {
+                        }
+                        _ => {
                             talk = Talk::default();
                             let who = sender.map_or_else(|| "another process".to_owned(), |it| format!("pid {it}"));
-                            self.not_ready(&mut told, format!("{who} answers for it as {id}")).await;
+                            self.not_ready(&mut told, format!("{who} answers for it as {}", hello.id)).await;
                         }
-                    }
+                    },
                     Ok(Some(Whole::Report { process, streams })) => {
+                        serving.kills.refresh();
                         self.tell(What::Report(Report { at: Instant::now(), process, streams })).await;
+                    }
+                    // A worker that has died; the next one answers at once.
+                    Err(AskError::Closed) if talk.is_greeted => {
+                        talk = Talk::default();
+                        self.connect(&mut talk, &mut heart, &mut told).await;
                     }
                     Err(error) => {
                         tracing::warn!(unit = %self.unit, %error, "no report");
@@ -181,28 +189,40 @@ impl Watched {
                     }
                 },
                 _ = tick.tick() => {
-                    let (elapsed, now) = (last.elapsed(), self.cpu());
+                    let (elapsed, now) = (last.elapsed(), serving.cpu());
                     last = Instant::now();
-                    if let Some(why) = heart.handle_sample(elapsed, procfs::own_time(cpu, now, elapsed))
-                    {
-                        self.tell(What::Event(Event::Frozen { why })).await;
+                    match heart.handle_sample(elapsed, procfs::own_time(cpu, now, elapsed)) {
+                        None => {}
+                        Some((Remedy::Replace, why)) if !self.process.workers().is_empty() => {
+                            tracing::warn!(unit = %self.unit, pid = serving.pid, why, "its keeper shall replace it");
+                            self.process.replace_worker();
+                            serving.why_replaced = Some(why);
+                        }
+                        Some((Remedy::Replace | Remedy::Kill, why)) => {
+                            self.tell(What::Event(Event::Frozen { why })).await;
+                        }
                     }
                     cpu = now;
-                    if let Err(error) = talk.open(&self.files, self.process.identity().pid) {
-                        if error.is_missing() {
-                            heart.handle_missing();
-                        }
-                        self.not_ready(&mut told, error.to_string()).await;
-                    }
-                    if heart.is_greeted() {
+                    if talk.is_greeted {
                         self.put_back(&mut talk, &mut loss).await;
                     }
-                    let hello = Request::Hello { version: VERSION };
-                    talk.ask(if heart.is_greeted() { &Request::Stats } else { &hello }).await;
+                    self.connect(&mut talk, &mut heart, &mut told).await;
                 }
-                () = self.refresh.notified(), if heart.is_greeted() => talk.ask(&Request::Stats).await,
+                () = self.refresh.notified(), if talk.is_greeted => talk.ask(&Request::Stats).await,
             }
         }
+    }
+
+    /// Asks for a report, where there is no connection yet for who is there.
+    async fn connect(&self, talk: &mut Talk, heart: &mut Heartbeat, told: &mut Option<String>) {
+        if let Err(error) = talk.open(&self.files, self.process.identity().pid) {
+            if error.is_missing() {
+                heart.handle_missing();
+            }
+            self.not_ready(told, error.to_string()).await;
+        }
+        let hello = Request::Hello { version: VERSION };
+        talk.ask(if talk.is_greeted { &Request::Stats } else { &hello }).await;
     }
 
     /// Puts control socket and lock back where somebody removed or replaced them.
@@ -242,10 +262,6 @@ impl Watched {
         let fds = [control.as_fd(), socket.as_fd(), lock.as_fd()];
         connection.ask_with(&Request::Replace, &fds, SEND_LIMIT).await?;
         FileId::at(&path).ok_or_else(|| system(std::io::ErrorKind::NotFound.into()).into())
-    }
-
-    fn cpu(&self) -> Option<Cpu> {
-        Cpu::of(self.process.identity().pid)
     }
 
     /// Connects as a client does, again and again; a process that has just started is ready with the first success.
@@ -301,10 +317,67 @@ struct Loss {
     told: Option<String>,
 }
 
+/// The process that serves: a worker, of an encoder the process itself.
+struct Serving {
+    pid: u32,
+    /// See [`Hello::generation`]; `None` before it is known.
+    generation: Option<u32>,
+    /// What it failed to do, since its keeper was asked to replace it.
+    why_replaced: Option<String>,
+    kills: OomKills,
+}
+
+impl Serving {
+    /// Until a worker has said that it is the one.
+    fn of(pid: u32) -> Self {
+        Self { pid, generation: None, why_replaced: None, kills: OomKills::watch(pid) }
+    }
+
+    /// Process `pid` says who it is; tells what is new of it.
+    fn handle_hello(&mut self, pid: u32, hello: &Hello) -> Option<Worker> {
+        if (self.pid, self.generation) == (pid, Some(hello.generation)) {
+            return None;
+        }
+        let mut cause = hello.cause.clone().map(|cause| self.explain(cause));
+        if let (Some(cause), true) = (&mut cause, hello.is_cold) {
+            cause.push_str("; so soon after others that the next one forgot all connections");
+        }
+        (self.pid, self.generation, self.why_replaced) = (pid, Some(hello.generation), None);
+        let age = procfs::start_ticks(pid).and_then(procfs::age).unwrap_or_default();
+        Some(Worker { pid, generation: hello.generation, cause, age })
+    }
+
+    /// What the keeper says of the end of this one, and what is known beside that.
+    fn explain(&self, cause: String) -> String {
+        let exit = match (&self.why_replaced, cause == Exit::Signal(9).to_string()) {
+            (Some(why), true) => return format!("{cause}: {why}"),
+            // One of which nothing was known yet may have ended long ago.
+            (None, true) if self.generation.is_some() => exit_by_kill(&self.kills, self.pid, Exit::Signal(9)),
+            (_, _) => return cause,
+        };
+        judge(exit, Doing::Work).to_string()
+    }
+
+    fn cpu(&self) -> Option<Cpu> {
+        Cpu::of(self.pid)
+    }
+}
+
+/// What is known of `exit`, by SIGKILL or not observed, of process `pid`.
+fn exit_by_kill(kills: &OomKills, pid: u32, exit: Exit) -> Exit {
+    match (kills.is_one(pid), exit) {
+        (Some(true), _) => Exit::OutOfMemory,
+        (Some(false), Exit::Signal(_)) => Exit::Killed,
+        (_, exit) => exit,
+    }
+}
+
 /// The talk with a process.
 #[derive(Default)]
 struct Talk {
     connection: Option<Connection>,
+    /// It has said who it is on this connection.
+    is_greeted: bool,
     /// The file by which it was opened.
     socket: Option<FileId>,
     /// What has come of the answer that is waited for.
@@ -313,7 +386,7 @@ struct Talk {
 
 /// A whole answer.
 enum Whole {
-    Hello { id: UnitId, sender: Option<u32> },
+    Hello { hello: Hello, sender: Option<u32> },
     Report { process: ProcessStats, streams: Vec<StreamStats> },
 }
 
@@ -322,7 +395,7 @@ impl Talk {
         if self.connection.is_none() {
             let (connection, by_file) = adopt::open(&files.control(), Some(pid))?;
             let socket = FileId::at(&files.control()).filter(|_| by_file);
-            *self = Self { connection: Some(connection), socket, under_way: None };
+            *self = Self { connection: Some(connection), is_greeted: false, socket, under_way: None };
         }
         Ok(())
     }
@@ -343,11 +416,11 @@ impl Talk {
         }
     }
 
-    /// Waits for a packet; for ever where none is to come.
+    /// Waits for a packet or the end of the connection; for ever where there is none.
     async fn receive(&mut self) -> Result<Packet<Reply>, AskError> {
-        match (&mut self.connection, &self.under_way) {
-            (Some(connection), Some(_)) => connection.receive().await,
-            (None, _) | (_, None) => std::future::pending().await,
+        match &mut self.connection {
+            Some(connection) => connection.receive().await,
+            None => std::future::pending().await,
         }
     }
 
@@ -367,7 +440,7 @@ impl Talk {
         let (mut process, mut streams) = (None, Vec::new());
         for reply in answer.replies {
             match reply {
-                Reply::Hello(hello) => return Ok(Some(Whole::Hello { id: hello.id, sender })),
+                Reply::Hello(hello) => return Ok(Some(Whole::Hello { hello, sender })),
                 Reply::Process(stats) => process = Some(stats),
                 Reply::Stream(stats) => streams.push(stats),
                 Reply::Done | Reply::Error(_) | Reply::Unknown => {}
@@ -380,4 +453,49 @@ impl Talk {
 /// In 0..1. Jitter needs no more than that it differs.
 pub(crate) fn random() -> f64 {
     getrandom::u32().map_or(0.5, |number| f64::from(number) / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hello(generation: u32, cause: &str) -> Hello {
+        Hello {
+            version: VERSION,
+            id: UnitId::encoder(),
+            role: cluster::Role::Edge,
+            token: String::new(),
+            pid: 0,
+            build: String::new(),
+            generation,
+            cause: Some(cause.to_owned()),
+            is_cold: generation > 2,
+        }
+    }
+
+    #[test]
+    fn the_end_of_a_worker_is_told_with_what_is_known_beside_the_keepers_words() {
+        let mut serving = Serving::of(1);
+        let mut cause = |generation, cause| serving.handle_hello(7, &hello(generation, cause))?.cause;
+        assert_eq!(
+            cause(0, "killed by SIGKILL").unwrap(),
+            "killed by SIGKILL",
+            "before this supervisor looked"
+        );
+        assert_eq!(cause(0, "killed by SIGKILL"), None, "the same one");
+        let killed = cause(1, "killed by SIGKILL").unwrap();
+        assert!(
+            killed.starts_with("killed by SIGKILL ") || killed.starts_with("killed by SIGKILL,"),
+            "{killed}"
+        );
+        assert_eq!(cause(2, "exit 101").unwrap(), "exit 101");
+        assert!(cause(3, "exit 101").unwrap().starts_with("exit 101; so soon"));
+        for (said, told) in [("killed by SIGKILL", "killed by SIGKILL: frozen"), ("exit 70", "exit 70")] {
+            serving.why_replaced = Some("frozen".into());
+            let generation = serving.generation.unwrap();
+            let hello = Hello { is_cold: false, ..hello(generation + 1, said) };
+            assert_eq!(serving.handle_hello(7, &hello).unwrap().cause.unwrap(), told);
+            assert_eq!(serving.why_replaced, None);
+        }
+    }
 }

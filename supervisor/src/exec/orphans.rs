@@ -120,7 +120,9 @@ impl fmt::Display for Holder {
 pub fn holders(cluster: &Cluster) -> Vec<Holder> {
     let workers: Vec<Started> = strays::all().collect();
     let holds = |port: &Port| {
-        let worker = workers.iter().find(|worker| worker.unit == port.id())?;
+        let started = workers.iter().filter(|worker| worker.unit == port.id());
+        // A keeper is named by its worker.
+        let worker = started.max_by_key(|worker| procfs::session(worker.pid) != Some(worker.pid))?;
         let address = port.listen_addr();
         let user = User::from_uid(Uid::from_raw(worker.uid)).ok().flatten();
         owner::is_listened_to(address).then(|| Holder {
@@ -159,6 +161,11 @@ pub async fn down(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<
         let files = UnitFiles::new(dirs.unit(&id));
         match adopt::find(&id, &files, strays.get(&id).copied(), &boot_id).await? {
             Found::Nothing => files.remove(),
+            Found::Ended { pid } => {
+                files.remove();
+                progress(&format!("{id}: its keeper had died; its worker (pid {pid}) is killed"));
+                stopped.stopped.push(id);
+            }
             Found::Unknown { why } => stopped.left.push((id, why, files.alive_lock())),
             Found::Process { process, .. } => match stop(&process, &files).await {
                 Ok(()) => {

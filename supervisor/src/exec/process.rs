@@ -228,12 +228,14 @@ fn fd_limit_for(soft: Option<u64>, needed: u64) -> Rlimit {
     Rlimit { current: soft.map(|soft| soft.max(needed)), maximum: maximum.map(|hard| hard.max(needed)) }
 }
 
-/// A process, held by its pidfd: signals reach it or nobody.
+/// A process, held by its pidfd: signals reach it or nobody. Of a port it is the keeper, which has the worker that serves in its
+/// session.
 #[derive(Debug)]
 pub(crate) struct Process {
     identity: Identity,
     pidfd: AsyncFd<OwnedFd>,
     child: bool,
+    command_line: Option<Vec<u8>>,
 }
 
 impl Process {
@@ -256,7 +258,8 @@ impl Process {
             None => return Err(Errno::SRCH.into()),
         };
         let pidfd = control::watch(pidfd, Interest::READABLE)?;
-        Ok(Self { identity: Identity { pid, start_ticks }, pidfd, child })
+        let command_line = procfs::command_line(pid);
+        Ok(Self { identity: Identity { pid, start_ticks }, pidfd, child, command_line })
     }
 
     /// Who it is.
@@ -265,8 +268,17 @@ impl Process {
         self.identity
     }
 
-    /// Waits for its end, and reaps it if it is a child.
+    /// Waits for its end, and reaps it if it is a child. A worker that a keeper leaves behind is ended too.
     pub(crate) async fn wait(&self) -> Exit {
+        let exit = self.wait_alone().await;
+        // A keeper that ends by itself has waited for its worker.
+        if !matches!(exit, Exit::Code(_)) {
+            self.end_workers().await;
+        }
+        exit
+    }
+
+    async fn wait_alone(&self) -> Exit {
         // An error here is of the runtime, not of the process; the state of the process is asked below.
         let _ = self.pidfd.readable().await;
         if !self.child {
@@ -280,6 +292,49 @@ impl Process {
             },
             Ok(None) | Err(_) => Exit::Unobserved,
         }
+    }
+
+    /// The workers of this keeper: living processes of its session that were started as it was. Nobody else gets a session of this
+    /// name as long as one of it lives.
+    pub(crate) fn workers(&self) -> Vec<u32> {
+        let leader = self.identity.pid;
+        let is_one =
+            |pid: &u32| self.command_line.is_some() && procfs::command_line(*pid) == self.command_line;
+        procfs::followers(leader).into_iter().filter(is_one).collect()
+    }
+
+    /// Whether `pid` is this process, or a worker of this keeper.
+    pub(crate) fn has(&self, pid: u32) -> bool {
+        procfs::session(pid).is_some_and(|leader| leader == self.identity.pid) || pid == self.identity.pid
+    }
+
+    /// Ends the workers of a keeper that has died.
+    async fn end_workers(&self) {
+        loop {
+            let workers = self.workers();
+            if workers.is_empty() {
+                return;
+            }
+            for pid in workers {
+                // It becomes a child of a supervisor that is the first process of a container.
+                let Ok(worker) = Self::open(pid, true) else { continue };
+                // Only now the pid cannot become another's unnoticed.
+                if self.workers().contains(&pid) {
+                    tracing::warn!(
+                        pid,
+                        keeper = self.identity.pid,
+                        "its keeper has died: the worker is killed"
+                    );
+                    worker.kill();
+                    worker.wait_alone().await;
+                }
+            }
+        }
+    }
+
+    /// Has a keeper replace its worker.
+    pub(crate) fn replace_worker(&self) {
+        self.signal(Signal::USR2);
     }
 
     /// Asks it to end.
@@ -307,15 +362,18 @@ impl Process {
         Ok(rustix::process::pidfd_getfd(self.pidfd.get_ref(), number, PidfdGetfdFlags::empty())?)
     }
 
-    /// Lets it open at least `needed` descriptors.
+    /// Lets it, and the worker of a keeper, open at least `needed` descriptors.
     ///
     /// # Errors
     /// When its hard limit is lower and this user may not raise it.
     pub(crate) fn raise_fd_limit(&self, needed: u64) -> io::Result<()> {
-        let pid = i32::try_from(self.identity.pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
-        let before = rustix::process::prlimit(Some(pid), Resource::Nofile, fd_limit_for(Some(0), needed))?;
-        if before.current.is_none_or(|soft| soft > needed) {
-            rustix::process::prlimit(Some(pid), Resource::Nofile, before)?;
+        for pid in std::iter::once(self.identity.pid).chain(self.workers()) {
+            let pid = i32::try_from(pid).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
+            let limit = fd_limit_for(Some(0), needed);
+            let before = rustix::process::prlimit(Some(pid), Resource::Nofile, limit)?;
+            if before.current.is_none_or(|soft| soft > needed) {
+                rustix::process::prlimit(Some(pid), Resource::Nofile, before)?;
+            }
         }
         Ok(())
     }
@@ -347,6 +405,24 @@ mod tests {
                 other => return other,
             }
         }
+    }
+
+    #[tokio::test]
+    async fn a_keeper_that_dies_takes_its_worker_with_it_and_one_that_ends_does_not_look_for_any() {
+        let temporary = tempfile::tempdir().unwrap();
+        // A subshell is a fork as a worker is: what it was started with is the same.
+        let script = "#!/bin/sh\n(while sleep 0.1; do :; done) &\nwait\n";
+        let keeper = spawn(temporary.path(), Some((script, 0o700))).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while keeper.workers().is_empty() {
+            assert!(std::time::Instant::now() < end);
+            tokio::task::yield_now().await;
+        }
+        let worker = keeper.workers()[0];
+        assert!(keeper.has(worker) && keeper.has(keeper.identity().pid) && !keeper.has(std::process::id()));
+        keeper.kill();
+        assert_eq!(keeper.wait().await, Exit::Signal(9));
+        assert_eq!((keeper.workers(), procfs::start_ticks(worker)), (Vec::new(), None));
     }
 
     #[tokio::test]

@@ -24,7 +24,7 @@ use crate::exec::monitor::{Message, Watched};
 use crate::exec::names::Names;
 use crate::exec::process::{Given, Process, Spawner};
 use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
-use crate::exec::strays::{self, CONFIG};
+use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::write_atomic;
 use crate::host::{logs, preflight, procfs};
@@ -178,12 +178,16 @@ impl Processes {
         held.found = None;
         match found {
             Found::Nothing => Look::Nothing,
+            Found::Ended { pid } => {
+                tracing::warn!(%unit, pid, "its keeper has died: the worker is ended");
+                Look::Nothing
+            }
             Found::Unknown { why } => Look::Unknown { why },
-            Found::Process { process, listener, silent, record } => {
+            Found::Process { process, serving, listener, silent, record } => {
                 let identity = process.identity();
                 let age = procfs::age(identity.start_ticks).unwrap_or_default();
                 held.found = Some((process, listener, record));
-                Look::Process { pid: identity.pid, silent, age }
+                Look::Process { pid: identity.pid, serving, silent, age }
             }
         }
     }
@@ -287,7 +291,7 @@ impl Processes {
         let in_memory = |name, text: &str| {
             fds::in_memory(name, text.as_bytes()).map_err(|error| fail(format!("no memory: {error}")))
         };
-        lent.add(Name::Config, in_memory(CONFIG, &text)?);
+        lent.add(Name::Config, in_memory(fds::CONFIG, &text)?);
         if spec.role() != Role::Encoder {
             lent.add(Name::Secret, in_memory(fds::SECRET, &self.remembered.secret)?);
         }

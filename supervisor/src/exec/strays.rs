@@ -7,12 +7,10 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use cluster::{UnitId, WorkerSpec};
+use control::fds;
 
 use crate::host::dirs::ClusterDirs;
 use crate::host::procfs;
-
-/// The name of the file in memory that holds the config of a process.
-pub(crate) const CONFIG: &str = "srsctl-config";
 
 /// A worker or an encoder, as its command line says: `srsctl worker --config LIB/CLUSTER/conf/ID.yaml`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,7 +29,8 @@ impl Started {
     }
 }
 
-/// The processes of this user that were started with the config of a unit of the cluster, of every unit one.
+/// The processes of this user that were started with the config of a unit of the cluster, of every unit one: of a keeper and its
+/// worker the worker.
 ///
 /// The kernel keeps their command lines when files are removed, moved or replaced. What they say is no proof: any process of
 /// this user can be started so.
@@ -39,13 +38,20 @@ impl Started {
 pub(crate) fn find(dirs: &ClusterDirs) -> BTreeMap<UnitId, u32> {
     let own = rustix::process::geteuid().as_raw();
     let ours = all().filter(|started| started.uid == own && started.config == dirs.config(&started.unit));
-    ours.map(|started| (started.unit, started.pid)).collect()
+    let mut found = BTreeMap::new();
+    for Started { unit, pid, .. } in ours {
+        let is_keeper = procfs::session(pid) == Some(pid);
+        if !is_keeper || !found.contains_key(&unit) {
+            found.insert(unit, pid);
+        }
+    }
+    found
 }
 
 /// What the names of hosts (in lower case) stood for when the workers that [`find`] finds were brought up.
 pub(crate) fn addresses(dirs: &ClusterDirs) -> BTreeMap<String, IpAddr> {
     let told = |(unit, pid): (UnitId, u32)| {
-        let in_memory = procfs::path_in_memory(pid, CONFIG);
+        let in_memory = procfs::path_in_memory(pid, fds::CONFIG);
         let spec = in_memory.into_iter().chain([dirs.config(&unit)]);
         let spec = spec.filter_map(|path| WorkerSpec::from_file(&path).ok()).next()?;
         Some((spec.host.to_ascii_lowercase(), spec.host_address()))

@@ -21,6 +21,28 @@ pub fn start_ticks(pid: u32) -> Option<u64> {
     parse_stat(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// The session of a process, named by its leader. A process that this program starts leads its own; the workers that it clones
+/// are in it.
+#[must_use]
+pub(crate) fn session(pid: u32) -> Option<u32> {
+    parse_session(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// The living processes of the session of `leader`, without itself.
+#[must_use]
+pub(crate) fn followers(leader: u32) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.filter(|pid| *pid != leader && session(*pid) == Some(leader) && start_ticks(*pid).is_some())
+        .collect()
+}
+
+/// What a process was started with, each word behind the other.
+#[must_use]
+pub(crate) fn command_line(pid: u32) -> Option<Vec<u8>> {
+    fs::read(format!("/proc/{pid}/cmdline")).ok()
+}
+
 /// The short name of a process.
 #[must_use]
 pub(crate) fn name(pid: u32) -> Option<String> {
@@ -116,14 +138,19 @@ fn parse_stat(stat: &str) -> Option<u64> {
     fields.nth(18)?.parse().ok()
 }
 
+/// Field 6.
+fn parse_session(stat: &str) -> Option<u32> {
+    stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(3)?.parse().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_name_with_parentheses_and_spaces_does_not_shift_the_fields() {
-        let stat = "7 (a) R 1 (b)) S 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
-        assert_eq!(parse_stat(stat), Some(4711));
+        let stat = "7 (a) R 1 (b)) S 1 7 8 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9";
+        assert_eq!((parse_stat(stat), parse_session(stat)), (Some(4711), Some(8)));
     }
 
     #[test]
@@ -131,6 +158,9 @@ mod tests {
         assert_eq!(parse_stat("7 (a) Z 1 7 7 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 4711 9 9"), None);
         for broken in ["", "7", "7 (a", "7 (a) S", "7 (a) S 1 2 3"] {
             assert_eq!(parse_stat(broken), None);
+        }
+        for broken in ["", "7", "7 (a", "7 (a) S 1 7", "7 (a) S 1 7 x"] {
+            assert_eq!(parse_session(broken), None);
         }
     }
 

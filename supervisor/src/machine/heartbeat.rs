@@ -21,6 +21,17 @@ pub(crate) struct Heartbeat {
     silent: Duration,
     /// The same by the clock.
     passed: Duration,
+    /// What it had for itself when its replacement was asked for.
+    replaced_at: Option<Duration>,
+}
+
+/// What is to be done about a process that is frozen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Remedy {
+    /// Its keeper shall replace it.
+    Replace,
+    /// That did not help, or it has never said who it is: all of it is to be killed.
+    Kill,
 }
 
 impl Heartbeat {
@@ -31,6 +42,8 @@ impl Heartbeat {
     pub(crate) const LIMIT: Duration = Duration::from_secs(5);
     /// The same for its first sign, the answer to HELLO: before it, the process reads its files.
     pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+    /// So long a process that was to be replaced may show no sign of life: a new one is there within some ms.
+    pub(crate) const REPLACE_LIMIT: Duration = Duration::from_secs(2);
     /// A sample that is this late says more about the sampler (stopped, starved) than about the process.
     pub(crate) const LATE: Duration = Duration::from_secs(1);
 
@@ -66,27 +79,37 @@ impl Heartbeat {
         self.is_alive |= self.moves;
     }
 
-    /// Takes one sample: `elapsed` since the one before, and what of it the process had for itself. Returns why it is to
-    /// be killed, if it is frozen.
-    pub(crate) fn handle_sample(&mut self, elapsed: Duration, own: Duration) -> Option<String> {
+    /// Takes one sample: `elapsed` since the one before, and what of it the process had for itself. Returns what is to be done and
+    /// why, if it is frozen.
+    pub(crate) fn handle_sample(&mut self, elapsed: Duration, own: Duration) -> Option<(Remedy, String)> {
         let has_answered = std::mem::take(&mut self.has_answered);
         if std::mem::take(&mut self.is_alive) || elapsed > Self::PERIOD + Self::LATE {
-            (self.silent, self.passed) = (Duration::ZERO, Duration::ZERO);
+            (self.silent, self.passed, self.replaced_at) = (Duration::ZERO, Duration::ZERO, None);
             return None;
         }
         self.silent += own;
         self.passed += elapsed;
-        let limit = if self.is_greeted { Self::LIMIT } else { Self::START_LIMIT };
+        let limit = match (self.is_greeted, self.replaced_at) {
+            (_, Some(at)) => at + Self::REPLACE_LIMIT,
+            (true, None) => Self::LIMIT,
+            (false, None) => Self::START_LIMIT,
+        };
         // A timer is never early by much, and may be so each time.
         if self.silent + Self::PERIOD / 2 < limit {
             return None;
         }
+        let remedy = match (self.is_greeted, self.replaced_at) {
+            (true, None) => Remedy::Replace,
+            (false, _) | (_, Some(_)) => Remedy::Kill,
+        };
+        self.replaced_at.get_or_insert(self.silent);
         let seconds = self.passed.as_secs_f32().round();
-        Some(match (self.is_greeted, has_answered) {
+        let why = match (self.is_greeted, has_answered) {
             (false, _) => format!("no answer on its control socket within {seconds} s"),
             (true, true) => format!("frozen: its data loop stood still for {seconds} s"),
             (true, false) => format!("frozen: no heartbeat for {seconds} s"),
-        })
+        };
+        Some((remedy, why))
     }
 }
 
@@ -109,7 +132,18 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
         }
-        assert_eq!(heartbeat.handle_sample(TICK, TICK).unwrap(), "frozen: no heartbeat for 5 s");
+        let frozen = |remedy, why: &str| Some((remedy, why.to_owned()));
+        assert_eq!(
+            heartbeat.handle_sample(TICK, TICK),
+            frozen(Remedy::Replace, "frozen: no heartbeat for 5 s")
+        );
+        assert_eq!(heartbeat.handle_sample(TICK, TICK), None, "its successor has 2 s");
+        assert_eq!(heartbeat.handle_sample(TICK, TICK), frozen(Remedy::Kill, "frozen: no heartbeat for 7 s"));
+        assert_eq!(heartbeat.handle_sample(TICK, TICK), frozen(Remedy::Kill, "frozen: no heartbeat for 8 s"));
+        heartbeat.handle_hello();
+        (0..5).for_each(|_| assert_eq!(heartbeat.handle_sample(TICK, TICK), None));
+        let again = heartbeat.handle_sample(TICK, TICK);
+        assert_eq!(again, frozen(Remedy::Replace, "frozen: no heartbeat for 5 s"));
     }
 
     #[test]
@@ -123,7 +157,7 @@ mod tests {
         for _ in 0..4 {
             assert_eq!(sample(), None);
         }
-        assert_eq!(sample().unwrap(), "frozen: its data loop stood still for 5 s");
+        assert_eq!(sample().unwrap().1, "frozen: its data loop stood still for 5 s");
     }
 
     #[test]
@@ -163,8 +197,8 @@ mod tests {
         for _ in 0..200 {
             assert_eq!(heartbeat.handle_sample(TICK, TICK / 50), None, "4 s of its own in 200 s");
         }
-        let killed = (0..100).find_map(|_| heartbeat.handle_sample(TICK, TICK / 50)).unwrap();
-        assert!(killed.starts_with("frozen: no heartbeat for 2"), "{killed}");
+        let (_, why) = (0..100).find_map(|_| heartbeat.handle_sample(TICK, TICK / 50)).unwrap();
+        assert!(why.starts_with("frozen: no heartbeat for 2"), "{why}");
     }
 
     #[test]
@@ -174,7 +208,7 @@ mod tests {
             assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
         }
         let late = heartbeat.handle_sample(TICK, TICK);
-        assert_eq!(late.unwrap(), "no answer on its control socket within 30 s");
+        assert_eq!(late.unwrap(), (Remedy::Kill, "no answer on its control socket within 30 s".to_owned()));
         let mut slow = Heartbeat::default();
         for _ in 0..600 {
             assert_eq!(slow.handle_sample(TICK, TICK / 50), None);

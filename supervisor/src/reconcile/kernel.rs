@@ -73,6 +73,8 @@ pub(crate) enum What {
     Event(Event),
     /// Why it is not ready yet.
     NotReady(String),
+    /// Who serves there, when that is new.
+    Worker(Worker),
     /// It answered.
     Report(Report),
     /// The RTMP connect.
@@ -81,6 +83,19 @@ pub(crate) enum What {
     Name(Option<(Health, String)>),
     /// What it wrote to its log before it ended; its end follows.
     LastWords(String),
+}
+
+/// The process that serves: of a port a worker of the keeper that was started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Worker {
+    /// Its id.
+    pub(crate) pid: u32,
+    /// So many died before it.
+    pub(crate) generation: u32,
+    /// How the one before it died.
+    pub(crate) cause: Option<String>,
+    /// For how long it has run.
+    pub(crate) age: Duration,
 }
 
 /// A report of a process.
@@ -101,8 +116,10 @@ pub(crate) enum Look {
     Nothing,
     /// Its process, proved, and held by the kernel until [`Kernel::adopt`].
     Process {
-        /// Its id.
+        /// Its id: of a port the keeper's.
         pid: u32,
+        /// The process that serves: of a port the worker.
+        serving: u32,
         /// It does not answer; the watchdog must judge it.
         silent: bool,
         /// For how long it has run.

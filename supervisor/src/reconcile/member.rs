@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cluster::status::Health;
 use cluster::{Port, ProcessSpec, Role, UnitId};
 
-use super::kernel::{Instance, Report};
+use super::kernel::{Instance, Report, Worker};
 use crate::machine::health::Ladder;
 use crate::machine::state::State;
 use crate::machine::unit::Unit;
@@ -34,6 +34,10 @@ pub(crate) struct Member {
     pub(crate) not_ready: Option<String>,
     /// It is unknown, and another look at it is under way.
     pub(crate) looked_for: bool,
+    /// Workers that have died and that their port has outlived.
+    pub(crate) resumed: u32,
+    /// When and how the last of them died.
+    resumed_from: Option<(Instant, String)>,
     /// A stream that is live at the origin and not here, or comes here no more, since when.
     pub(crate) missing: Option<(String, Instant)>,
 }
@@ -42,9 +46,20 @@ pub(crate) struct Member {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Live {
     pub(crate) instance: Instance,
+    /// Of a port its keeper.
     pub(crate) pid: u32,
+    /// What serves; `None` before it has said who it is.
+    pub(crate) serving: Option<Serving>,
     /// An earlier supervisor started it.
     pub(crate) adopted: bool,
+    pub(crate) started: Instant,
+}
+
+/// The process that serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Serving {
+    pub(crate) pid: u32,
+    generation: u32,
     pub(crate) started: Instant,
 }
 
@@ -63,6 +78,8 @@ impl Member {
             heard: None,
             not_ready: None,
             looked_for: false,
+            resumed: 0,
+            resumed_from: None,
             missing: None,
         }
     }
@@ -81,6 +98,24 @@ impl Member {
         self.live = Some(live);
     }
 
+    /// Another worker serves; tells whether the port has outlived one.
+    pub(crate) fn handle_worker(&mut self, worker: &Worker, now: Instant) -> bool {
+        let Some(live) = &mut self.live else { return false };
+        let started = now.checked_sub(worker.age).unwrap_or(now);
+        let before =
+            live.serving.replace(Serving { pid: worker.pid, generation: worker.generation, started });
+        let died = worker.generation.saturating_sub(before.map_or(0, |before| before.generation));
+        if died == 0 {
+            return false;
+        }
+        // It counts from 0 again.
+        self.report = None;
+        self.missing = None;
+        self.resumed = self.resumed.saturating_add(died);
+        self.resumed_from = worker.cause.clone().map(|cause| (started, cause));
+        true
+    }
+
     /// Its process has ended.
     pub(crate) fn handle_exit(&mut self) {
         self.live = None;
@@ -89,14 +124,13 @@ impl Member {
         self.last_words = self.heard.take();
     }
 
-    /// How the last process ended, or why there was none, with what it said of it.
+    /// How the last process or worker ended, or why there was none, with what it said of it.
     pub(crate) fn last_end(&self) -> Option<(Instant, String)> {
-        let (at, how) = self.machine.last_end()?;
-        let how = match &self.last_words {
-            Some(words) => format!("{how}: {words}"),
-            None => how.to_string(),
-        };
-        Some((*at, how))
+        let ended = self.machine.last_end().map(|(at, how)| match &self.last_words {
+            Some(words) => (*at, format!("{how}: {words}")),
+            None => (*at, how.to_string()),
+        });
+        ended.into_iter().chain(self.resumed_from.clone()).max_by_key(|(at, _)| *at)
     }
 
     /// Whether it serves, as far as can be known. One that was taken over counts only when it has reported.
@@ -138,6 +172,54 @@ impl Member {
             | State::Stopping { .. }
             | State::Killing { .. }
             | State::Backoff { .. } => false,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::{EncoderSource, EncoderSpec};
+
+    fn member(now: Instant) -> Member {
+        let spec = EncoderSpec {
+            id: UnitId::encoder(),
+            cluster: "live".into(),
+            source: EncoderSource::TestCard,
+            url: "rtmp://127.0.0.5/live/a".into(),
+        };
+        let mut member = Member::new(ProcessSpec::Encoder(spec), None);
+        member.handle_process(Live { instance: 1, pid: 10, serving: None, adopted: false, started: now });
+        member
+    }
+
+    fn worker(pid: u32, generation: u32, cause: Option<&str>) -> Worker {
+        Worker { pid, generation, cause: cause.map(str::to_owned), age: Duration::ZERO }
+    }
+
+    #[test]
+    fn what_a_port_outlives_is_counted_whatever_was_seen_of_it_and_no_process_forgets_it() {
+        let now = Instant::now();
+        let mut member = member(now);
+        let mut is_resumed = |worker| (member.handle_worker(&worker, now), member.resumed);
+        assert_eq!(is_resumed(worker(11, 0, None)), (false, 0));
+        assert_eq!(is_resumed(worker(12, 1, Some("exit 70"))), (true, 1));
+        assert_eq!(is_resumed(worker(15, 4, Some("exit 101"))), (true, 4));
+        assert_eq!(member.last_end(), Some((now, "exit 101".to_owned())));
+        member.handle_process(Live { instance: 2, pid: 20, serving: None, adopted: true, started: now });
+        assert!(member.handle_worker(&worker(23, 2, Some("exit 70")), now), "before it was taken over");
+        assert_eq!(member.resumed, 6);
+    }
+
+    #[test]
+    fn a_new_worker_has_reported_nothing_yet() {
+        let now = Instant::now();
+        let mut member = member(now);
+        let report = Report { at: now, process: Default::default(), streams: Vec::new() };
+        for (generation, is_there) in [(0, true), (1, false)] {
+            member.report = Some(report.clone());
+            member.handle_worker(&worker(11 + generation, generation, None), now);
+            assert_eq!(member.report.is_some(), is_there);
         }
     }
 }

@@ -11,7 +11,7 @@ use control::api::StartupEvent;
 use control::{Code, Error};
 
 use super::job::{AwaitStart, Configure, Job, Step, StopRole, Turn};
-use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, What};
+use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, What, Worker};
 use super::member::{Live, Member};
 use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
 use crate::host::dirs::ClusterDirs;
@@ -96,8 +96,8 @@ impl Reconciler {
             match found.remove(&unit) {
                 Some(look) => {
                     match &look {
-                        Look::Process { pid, silent, .. } => {
-                            let (pid, silent) = (*pid, *silent);
+                        Look::Process { serving, silent, .. } => {
+                            let (pid, silent) = (*serving, *silent);
                             new.startup.push_back(StartupEvent::Adopted { unit, pid, silent });
                         }
                         Look::Unknown { why } => {
@@ -227,7 +227,13 @@ impl Reconciler {
                     let instance = self.instances;
                     match kernel.spawn(&member.spec, member.port.as_ref(), instance) {
                         Ok((pid, started)) => {
-                            member.handle_process(Live { instance, pid, adopted: false, started });
+                            member.handle_process(Live {
+                                instance,
+                                pid,
+                                serving: None,
+                                adopted: false,
+                                started,
+                            });
                         }
                         Err(event) => {
                             if let Event::SpawnFailed { why } | Event::Unproven { why } = &event {
@@ -256,11 +262,12 @@ impl Reconciler {
         let event = match look {
             Look::Nothing => Event::Freed,
             Look::Unknown { why } => Event::Unproven { why },
-            Look::Process { pid, silent: _, age } => {
+            Look::Process { pid, serving: _, silent: _, age } => {
                 self.instances += 1;
                 kernel.adopt(&member.id, member.port.as_ref(), self.instances);
                 let started = now.checked_sub(age).unwrap_or(now);
-                member.handle_process(Live { instance: self.instances, pid, adopted: true, started });
+                let instance = self.instances;
+                member.handle_process(Live { instance, pid, serving: None, adopted: true, started });
                 Event::Adopted
             }
         };
@@ -304,6 +311,13 @@ impl Reconciler {
                 }
             }
             What::NotReady(why) => member.not_ready = Some(why),
+            What::Worker(worker) => {
+                if member.handle_worker(&worker, now) {
+                    let Worker { pid, generation, cause, .. } = worker;
+                    let cause = cause.unwrap_or_default();
+                    tracing::warn!(unit = %id, pid, generation, %cause, "resumed: its port has outlived a worker");
+                }
+            }
             What::Report(report) => member.report = Some(report),
             What::Probe(result) => member.probe.handle_result(result),
             What::Name(trouble) => member.name = trouble,

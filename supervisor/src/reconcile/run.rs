@@ -172,7 +172,9 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     };
     let undo = Undo { created: Some(created) };
     let units = specs.iter().map(|(spec, _)| spec.id().clone());
-    let found = find_all(&dirs, units, &boot_id).await?;
+    let is_ended = |(_, found): &(UnitId, Found)| matches!(found, Found::Ended { .. });
+    let (ended, found): (BTreeMap<_, _>, BTreeMap<_, _>) =
+        find_all(&dirs, units, &boot_id).await?.into_iter().partition(is_ended);
     let mut before = None;
     if found.is_empty() {
         dirs.prove_room()?;
@@ -219,6 +221,10 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         own_log: detached.then(|| dirs.agent_log()),
     };
     let mut processes = Processes::new(dirs.clone(), parse, spawner, remembered, listeners, sender);
+    for (unit, found) in ended {
+        // Told only now, that there is a log.
+        processes.found(&unit, found);
+    }
     let looks: BTreeMap<UnitId, Look> = found
         .into_iter()
         .map(|(unit, found)| {

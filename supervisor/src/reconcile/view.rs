@@ -69,9 +69,17 @@ impl Reconciler {
             state: unit.machine.status(),
             health,
             note,
-            pid: unit.live.map(|live| live.pid),
-            uptime_ms: unit.live.map(|live| millis(now.saturating_duration_since(live.started))),
+            pid: unit.live.map(|live| live.serving.map_or(live.pid, |serving| serving.pid)),
+            keeper_pid: unit
+                .live
+                .filter(|live| live.serving.is_some_and(|it| it.pid != live.pid))
+                .map(|live| live.pid),
+            uptime_ms: unit.live.map(|live| {
+                let started = live.serving.map_or(live.started, |serving| serving.started);
+                millis(now.saturating_duration_since(started))
+            }),
             restarts: unit.machine.restarts(),
+            resumed: unit.resumed,
             last_exit: unit
                 .last_end()
                 .map(|(at, how)| LastExit { how, ago_ms: millis(now.saturating_duration_since(at)) }),

@@ -189,6 +189,9 @@ impl Fake {
                     token: self.lock.token().to_owned(),
                     pid: std::process::id(),
                     build: "test".into(),
+                    generation: 0,
+                    cause: None,
+                    is_cold: false,
                 };
                 reply(connection, &Reply::Hello(hello)).await;
             }

@@ -5,10 +5,9 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use cluster::UnitId;
-use control::Request;
+use control::{Request, fds};
 
 use super::{Processes, Remembered, tell_change};
-use crate::exec::strays::CONFIG;
 use crate::host::files::{StateError, write_atomic};
 use crate::host::{logs, procfs};
 
@@ -66,8 +65,9 @@ impl Processes {
                 held.files.write(&live.record)?;
             }
             let config = self.dirs.config(unit);
-            let text =
-                || held.config.clone().or_else(|| procfs::file_in_memory(live.record.process.pid, CONFIG));
+            let text = || {
+                held.config.clone().or_else(|| procfs::file_in_memory(live.record.process.pid, fds::CONFIG))
+            };
             if !config.exists()
                 && let Some(text) = text()
             {

@@ -285,7 +285,7 @@ impl Fake {
             return Look::Unknown { why: "it does not have the token".into() };
         }
         self.found.insert(unit.clone(), pid);
-        Look::Process { pid, silent: process.frozen, age: MS * 5000 }
+        Look::Process { pid, serving: pid, silent: process.frozen, age: MS * 5000 }
     }
 
     /// From here on nothing goes wrong.

@@ -1,0 +1,203 @@
+//! A port goes on while its workers die: its keeper starts the next one, and the supervisor sees both.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use cluster::status::{UnitState, UnitStatus};
+use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGSTOP, SIGTERM};
+
+use crate::support::cluster::{TestCluster, find, signal};
+use crate::support::flv::assert_same;
+use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
+
+fn lives(pid: u32) -> bool {
+    Path::new(&format!("/proc/{pid}/exe")).exists()
+}
+
+/// Waits until the port is as wanted.
+#[track_caller]
+fn await_unit(cluster: &TestCluster, addr: SocketAddr, wanted: impl Fn(&UnitStatus) -> bool) -> UnitStatus {
+    wait_for("the port to be as wanted", SOON, || {
+        let unit = find(&cluster.try_status()?, addr)?;
+        if unit.state == UnitState::Running && wanted(&unit) { Ok(unit) } else { Err(format!("{unit:#?}")) }
+    })
+}
+
+#[track_caller]
+fn how(unit: &UnitStatus) -> &str {
+    unit.last_exit.as_ref().map_or_else(|| panic!("{unit:#?}"), |exit| &exit.how)
+}
+
+/// Bytes of memory that a process alone has.
+fn private_memory(pid: u32) -> u64 {
+    let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
+    let private = smaps.lines().filter(|line| line.starts_with("Private_"));
+    private.map(|line| line.split_ascii_whitespace().nth(1).unwrap().parse::<u64>().unwrap() * 1024).sum()
+}
+
+#[test]
+fn a_killed_worker_is_followed_by_the_next_within_a_second_and_that_is_no_restart() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let before = cluster.unit(edge);
+    let keeper = before.keeper_pid.unwrap();
+    assert!(private_memory(keeper) < 2 << 20, "{}", private_memory(keeper));
+    signal(before.pid.unwrap(), SIGKILL);
+    let killed = Instant::now();
+    let after = await_unit(&cluster, edge, |unit| unit.pid != before.pid);
+    let late = killed.elapsed().saturating_sub(Duration::from_millis(after.uptime_ms.unwrap()));
+    assert!(late < Duration::from_secs(1), "the next one began {late:?} after the kill");
+    assert_eq!((after.keeper_pid, after.resumed, after.restarts), (Some(keeper), 1, 0));
+    assert!(how(&after).starts_with("killed by SIGKILL"), "{after:#?}");
+    let next = rml::play(edge, STREAM).unwrap();
+    assert_same("behind the death", &next.record_after(0, 3.0), &looped_card(), 3.0);
+    let _ = cluster
+        .run(&["status"])
+        .expect_code(0)
+        .expect_words(&["resumed once", "last exit: killed by SIGKILL"]);
+    let log = cluster.run(&["logs", "supervisor"]).expect_code(0).text();
+    assert!(log.lines().any(|line| line.contains(" WARN ") && line.contains("resumed")), "{log}");
+    let log = cluster.run(&["logs", "edge", "1935"]).expect_code(0).text();
+    let told = |words: &str| log.lines().filter(|line| line.contains(words)).count();
+    assert_eq!(told("the worker died; the next one goes on"), 1, "{log}");
+    cluster.down();
+}
+
+#[test]
+fn what_a_port_was_told_outlives_its_worker() {
+    let cluster = TestCluster::up_guide();
+    let origin = cluster.net.origin();
+    // An edge more, another control socket, and a log that was moved.
+    cluster.write(&cluster.net.guide().replace("[1935, 1936]", "[1935, 1936, 1937]"));
+    cluster.up();
+    let unit = cluster.unit(origin);
+    let run = cluster.state.join("run").join(cluster.net.cluster_name()).join("units").join(unit.id.as_str());
+    fs::remove_dir_all(&run).unwrap();
+    wait_until("its files to be there again", SOON, || {
+        run.join("ctl.sock").exists() && run.join("alive.lock").exists()
+    });
+    let log = Path::new(&unit.log);
+    fs::rename(log, log.with_extension("old")).unwrap();
+    signal(unit.keeper_pid.unwrap(), SIGHUP);
+    wait_until("a new log", SOON, || log.exists());
+
+    signal(unit.pid.unwrap(), SIGKILL);
+    let after =
+        await_unit(&cluster, origin, |it| it.resumed == 1 && it.stats_age_ms.is_some_and(|age| age < 2_000));
+    assert_eq!((after.keeper_pid, after.restarts), (unit.keeper_pid, 0));
+    let _encoder = rml::publish(origin, STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let new = rml::play((cluster.net.host(7), 1937).into(), STREAM).unwrap();
+    assert_same("the port that came later", &new.record_after(0, 2.0), &looped_card(), 2.0);
+    let written = fs::read_to_string(log).unwrap();
+    assert!(written.contains("the worker died") && written.contains("generation=1"), "{written}");
+    // The socket that it was given later is the one on which the next one is asked.
+    assert_eq!(fs::read_to_string(run.join("alive.lock")).unwrap().len(), 32);
+    cluster.run(&["restart", "origin"]).expect_code(0);
+}
+
+#[test]
+fn workers_that_die_one_after_the_other_start_cold_and_then_the_supervisor_starts_the_port() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let keeper = cluster.keeper(edge);
+    let mut old = cluster.pid(edge);
+    for death in 1..=3 {
+        signal(old, SIGKILL);
+        let unit = await_unit(&cluster, edge, |unit| unit.resumed == death);
+        assert_eq!((unit.keeper_pid, unit.restarts), (Some(keeper), 0), "{unit:#?}");
+        assert_eq!(how(&unit).contains("forgot all connections"), death == 3, "{unit:#?}");
+        old = unit.pid.unwrap();
+    }
+    let log = cluster.run(&["logs", "edge", "1935"]).expect_code(0).text();
+    assert!(log.lines().any(|line| line.contains("starting") && line.contains("is_cold=true")), "{log}");
+    signal(old, SIGKILL);
+    let unit = await_unit(&cluster, edge, |unit| unit.restarts == 1 && unit.keeper_pid.is_some());
+    assert_ne!(unit.keeper_pid, Some(keeper));
+    assert_eq!(unit.resumed, 3);
+    assert!(how(&unit).contains("die again and again, the last one so: killed by SIGKILL"), "{unit:#?}");
+}
+
+#[test]
+fn a_killed_keeper_takes_its_worker_with_it_and_the_port_is_started_anew() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let before = cluster.unit(edge);
+    signal(before.keeper_pid.unwrap(), SIGKILL);
+    let after = await_unit(&cluster, edge, |unit| unit.restarts == 1 && unit.keeper_pid.is_some());
+    assert!(!lives(before.pid.unwrap()), "its worker is left");
+    assert_ne!((after.pid, after.keeper_pid), (before.pid, before.keeper_pid));
+    assert_eq!(after.resumed, 0);
+    assert!(how(&after).contains("SIGKILL"), "{after:#?}");
+    // One that is told to end does so with its worker.
+    signal(after.keeper_pid.unwrap(), SIGTERM);
+    let last = await_unit(&cluster, edge, |unit| unit.restarts == 2 && unit.keeper_pid.is_some());
+    assert!(!lives(after.pid.unwrap()) && how(&last) == "exit 0", "{last:#?}");
+    cluster.down();
+}
+
+#[test]
+fn a_worker_without_its_keeper_is_ended_by_the_next_supervisor_and_by_down() {
+    let cluster = TestCluster::up_guide();
+    let (edge, frozen) = (cluster.net.edges()[0], cluster.net.edges()[1]);
+    for by_down in [false, true] {
+        let widows = [cluster.unit(edge), cluster.unit(frozen)];
+        signal(cluster.status().supervisor_pid, SIGKILL);
+        wait_until("the supervisor to be gone", SOON, || cluster.run(&["status"]).code == 4);
+        signal(widows[1].pid.unwrap(), SIGSTOP);
+        for unit in &widows {
+            signal(unit.keeper_pid.unwrap(), SIGKILL);
+            assert!(lives(unit.pid.unwrap()));
+        }
+        if by_down {
+            let _ = cluster.run(&["down"]).expect_code(0).expect_words(&["its keeper had died"]);
+            cluster.assert_nothing_left();
+        } else {
+            cluster.up().expect_words(&["all 5 ready"]);
+            let log = cluster.run(&["logs", "supervisor"]).expect_code(0).text();
+            assert!(log.contains("its keeper has died: the worker is ended"), "{log}");
+        }
+        assert!(widows.iter().all(|unit| !lives(unit.pid.unwrap())), "{widows:#?}");
+    }
+}
+
+#[test]
+fn a_frozen_worker_is_replaced_by_its_keeper_and_a_keeper_that_is_frozen_too_by_the_supervisor() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let before = cluster.unit(edge);
+    signal(before.pid.unwrap(), SIGSTOP);
+    let after = await_unit(&cluster, edge, |unit| unit.pid != before.pid);
+    assert_eq!((after.keeper_pid, after.resumed, after.restarts), (before.keeper_pid, 1, 0));
+    assert_eq!(how(&after), "killed by SIGKILL: frozen: no heartbeat for 5 s");
+    signal(after.pid.unwrap(), SIGSTOP);
+    signal(after.keeper_pid.unwrap(), SIGSTOP);
+    let last = await_unit(&cluster, edge, |unit| unit.restarts == 1 && unit.keeper_pid.is_some());
+    assert!(!lives(after.pid.unwrap()) && !lives(after.keeper_pid.unwrap()));
+    assert!(how(&last).starts_with("killed by SIGKILL: frozen: no heartbeat for 7 s"), "{last:#?}");
+}
+
+#[test]
+fn deaths_leave_no_descriptor_behind() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let open = |pid: u32| fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let (keeper, before) = (cluster.keeper(edge), open(cluster.keeper(edge)));
+    let players: Vec<_> = (0..20).map(|_| rml::play(edge, STREAM).unwrap()).collect();
+    for death in 1..=2 {
+        signal(cluster.pid(edge), SIGKILL);
+        await_unit(&cluster, edge, |unit| unit.resumed == death);
+    }
+    drop(players);
+    cluster.await_live(STREAM);
+    wait_for("descriptors to be closed", SOON, || {
+        let now = open(keeper);
+        if now <= before + 2 { Ok(()) } else { Err(format!("{before} → {now}")) }
+    });
+}

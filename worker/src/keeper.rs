@@ -1,0 +1,327 @@
+//! What holds a port while its workers come and go.
+//!
+//! # Theory of operation
+//!
+//! `srsctl worker` is first of all a keeper. It clones the worker that serves, with `CLONE_FILES` and without `CLONE_VM`: both have
+//! one table of descriptors and each its own memory, as behind fork(2). So what the worker accepts stays open when the worker dies,
+//! and what it closes is closed. The keeper waits for the worker's end and clones the next one at once, which finds listener,
+//! control socket, lock and config at the numbers that they always had. The memory in which workers leave their state to each
+//! other is a file of the keeper's.
+//!
+//! The keeper has one thread, parses nothing, reads and writes nothing but a line of the log for each death, opens and closes
+//! nothing once it has started. A worker that dies again and again costs its state first ([`Life::is_cold`]) and then the keeper,
+//! so that the supervisor's back-off decides.
+//!
+//! | signal | what the keeper does |
+//! | --- | --- |
+//! | SIGTERM, SIGINT | hands it on, and ends with the worker |
+//! | SIGHUP, SIGUSR1 | hands it on: the worker opens the log of both anew |
+//! | SIGUSR2 | kills the worker; the next one goes on |
+#![expect(
+    unsafe_code,
+    reason = "a clone that shares its descriptors, and closing those of the dead, have no safe form"
+)]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::os::fd::{IntoRawFd as _, RawFd};
+use std::time::{Duration, Instant};
+
+use control::RunError;
+use control::service::{EX_CONFIG, EX_OSERR, EX_SOFTWARE, EX_USAGE};
+use nix::libc;
+use nix::sys::signal::{SigSet, SigmaskHow, Signal};
+use rustix::fs::MemfdFlags;
+use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
+use tracing::warn;
+
+/// Bytes that workers can leave to each other; a sparse file, of which exists what was written.
+const STATE: u64 = 16 << 30;
+/// A worker that the system refused something this soon would be refused it again.
+const REFUSED_EARLY: Duration = Duration::from_secs(1);
+/// So many deaths within [`DEATHS_WITHIN`] may be caused by what the workers leave to each other.
+const DEATHS: usize = 3;
+/// See [`DEATHS`]; a worker that was started cold and dies sooner has another cause.
+const DEATHS_WITHIN: Duration = Duration::from_secs(60);
+
+/// What this process is from here on.
+pub(crate) enum Kept {
+    /// A worker, with its own memory and everybody's descriptors.
+    Worker(Life),
+    /// The keeper, behind the end of the last worker; its exit code.
+    Ended(u8),
+}
+
+/// What a worker is told of itself.
+#[derive(Clone, Debug)]
+pub(crate) struct Life {
+    /// So many died before it.
+    pub(crate) generation: u32,
+    /// How the one before it died.
+    pub(crate) cause: Option<String>,
+    /// What those before it have left is not to be used: it may be what they died of.
+    pub(crate) is_cold: bool,
+    /// The file in memory for what workers leave to each other; none where the system refuses it.
+    pub(crate) state: Option<RawFd>,
+}
+
+/// Keeps the port. To be called with one thread.
+///
+/// # Errors
+/// When the system gives no process, or does not let it wait for one, and when workers die again and again.
+pub(crate) fn keep() -> Result<Kept, RunError> {
+    use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+    let told: SigSet = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2].into_iter().collect();
+    // Blocked, they wait for `SigSet::wait`, also those that are ignored.
+    let before = told
+        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
+        .map_err(|error| RunError::system("blocking signals")(error.into()))?;
+    let mut life = Life { generation: 0, cause: None, is_cold: false, state: state() };
+    let mut deaths = Deaths::default();
+    loop {
+        let born = Instant::now();
+        let Some(worker) = clone().map_err(RunError::system("starting the worker"))? else {
+            // A worker that cannot be told to stop is killed in the end.
+            let _ = before.thread_set_mask();
+            return Ok(Kept::Worker(life));
+        };
+        let (end, is_asked) = await_end(worker, &told).map_err(RunError::system("waiting for the worker"))?;
+        let (now, lived) = (Instant::now(), born.elapsed());
+        let next = if is_asked { Next::End(end.code()) } else { deaths.handle_end(now, lived, end) };
+        match next {
+            Next::End(code) => return Ok(Kept::Ended(code)),
+            Next::GiveUp => {
+                warn!(generation = life.generation, cause = %end, ?lived, "the worker died, though it was started cold");
+                return Err(RunError::Dies(end.to_string()));
+            }
+            Next::Worker { is_cold } => {
+                warn!(generation = life.generation, cause = %end, ?lived, is_cold, "the worker died; the next one goes on");
+                life.generation = life.generation.saturating_add(1);
+                (life.cause, life.is_cold) = (Some(end.to_string()), is_cold);
+            }
+        }
+    }
+}
+
+/// Closes every descriptor from 3 up that is not to be kept: those of a worker that has died. To be called by a worker before it
+/// opens any.
+///
+/// # Errors
+/// When /proc is not mounted.
+pub(crate) fn close_all_but(keep: &dyn Fn(RawFd) -> bool) -> io::Result<()> {
+    let entries = std::fs::read_dir("/proc/self/fd")?;
+    let open: Vec<RawFd> =
+        entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    for number in open.into_iter().filter(|number| *number > 2 && !keep(*number)) {
+        // SAFETY: whoever owned it was another process, which is dead; this one owns what `keep` names and nothing else. The one by
+        // which /proc was read is closed already, which gives EBADF.
+        unsafe { libc::close(number) };
+    }
+    Ok(())
+}
+
+/// The file in memory, for the life of the keeper and all its workers.
+fn state() -> Option<RawFd> {
+    let made = rustix::fs::memfd_create("srsctl-port", MemfdFlags::CLOEXEC)
+        .and_then(|file| rustix::fs::ftruncate(&file, STATE).map(|()| file));
+    made.map(|file| file.into_raw_fd())
+        .inspect_err(
+            |error| warn!(%error, "no memory to outlive a worker; a death of one costs its connections"),
+        )
+        .ok()
+}
+
+/// Starts a worker; returns none in the worker itself.
+fn clone() -> io::Result<Option<Pid>> {
+    const FLAGS: libc::c_int = libc::CLONE_FILES | libc::SIGCHLD;
+    // SAFETY: without CLONE_VM and without a stack it is fork(2): the child gets a copy of the memory and goes on here. There is one
+    // thread (`Lent::take` makes sure), so no lock is held that nobody in the child would release. What the C library does
+    // around fork is for locks of other threads; its note of the thread's id goes stale, which robust and recursive mutexes
+    // alone read, and it stays one that no other thread of the child has while the keeper lives.
+    let pid = unsafe {
+        libc::syscall(libc::SYS_clone, libc::c_long::from(FLAGS), 0_usize, 0_usize, 0_usize, 0_usize)
+    };
+    match libc::pid_t::try_from(pid) {
+        Ok(0) => Ok(None),
+        Ok(pid) => Pid::from_raw(pid).map(Some).ok_or_else(io::Error::last_os_error),
+        Err(error) => Err(io::Error::other(error)),
+    }
+}
+
+/// Waits for the worker's end, and does what it is told meanwhile. Tells whether it was told to end.
+fn await_end(worker: Pid, told: &SigSet) -> io::Result<(End, bool)> {
+    let mut is_asked = false;
+    loop {
+        let signal = match told.wait()? {
+            // It may be of a worker before.
+            Signal::SIGCHLD => match waitpid(Some(worker), WaitOptions::NOHANG)? {
+                Some((_, status)) => {
+                    return Ok((End::of(status.exit_status(), status.terminating_signal()), is_asked));
+                }
+                None => continue,
+            },
+            Signal::SIGUSR2 => rustix::process::Signal::KILL,
+            Signal::SIGHUP => rustix::process::Signal::HUP,
+            Signal::SIGUSR1 => rustix::process::Signal::USR1,
+            _ => {
+                is_asked = true;
+                rustix::process::Signal::TERM
+            }
+        };
+        // Not waited for yet, so the pid cannot be anybody else's.
+        kill_process(worker, signal)?;
+    }
+}
+
+/// How a worker ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    Exit(u8),
+    Signal(i32),
+}
+
+impl End {
+    fn of(code: Option<i32>, signal: Option<i32>) -> Self {
+        let code = code.map(|code| u8::try_from(code).unwrap_or(EX_SOFTWARE));
+        signal.map_or_else(|| Self::Exit(code.unwrap_or(EX_SOFTWARE)), Self::Signal)
+    }
+
+    /// As an exit code, in the way of a shell.
+    fn code(self) -> u8 {
+        match self {
+            Self::Exit(code) => code,
+            Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(EX_SOFTWARE),
+        }
+    }
+}
+
+/// In the words that the supervisor has for the end of a process.
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match *self {
+            Self::Exit(code) => write!(f, "exit {code}"),
+            Self::Signal(number) => match Signal::try_from(number) {
+                Ok(signal) => write!(f, "killed by {signal}"),
+                Err(_) => write!(f, "killed by signal {number}"),
+            },
+        }
+    }
+}
+
+/// What follows the end of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// The keeper ends too, with this code.
+    End(u8),
+    /// The keeper ends: this port needs another start than it can give.
+    GiveUp,
+    Worker {
+        is_cold: bool,
+    },
+}
+
+/// The deaths of workers, as far as they decide what follows.
+#[derive(Debug, Default)]
+struct Deaths {
+    /// The newest, at most [`DEATHS`].
+    recent: VecDeque<Instant>,
+    /// The worker that lives was started cold.
+    is_cold: bool,
+}
+
+impl Deaths {
+    /// Takes the end at `now` of a worker that lived for `lived`.
+    fn handle_end(&mut self, now: Instant, lived: Duration, end: End) -> Next {
+        match end {
+            // The next one would end the same way.
+            End::Exit(code @ (0 | EX_USAGE | EX_CONFIG)) => return Next::End(code),
+            End::Exit(EX_OSERR) if lived < REFUSED_EARLY => return Next::End(EX_OSERR),
+            End::Exit(_) | End::Signal(_) => {}
+        }
+        if std::mem::take(&mut self.is_cold) && lived < DEATHS_WITHIN {
+            return Next::GiveUp;
+        }
+        self.recent.retain(|death| now.saturating_duration_since(*death) < DEATHS_WITHIN);
+        self.recent.push_back(now);
+        if self.recent.len() >= DEATHS {
+            self.recent.clear();
+            self.is_cold = true;
+        }
+        Next::Worker { is_cold: self.is_cold }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs::File;
+    use std::os::fd::AsRawFd as _;
+
+    const SECOND: Duration = Duration::from_secs(1);
+    const KILLED: End = End::Signal(9);
+
+    fn after(deaths: &mut Deaths, start: Instant, at: u32, lived: u32) -> Next {
+        deaths.handle_end(start + SECOND * at, SECOND * lived, KILLED)
+    }
+
+    #[test]
+    fn an_end_that_would_come_again_is_the_keepers_too_and_any_other_is_a_death() {
+        for (end, lived, next) in [
+            (End::Exit(0), 9, Next::End(0)),
+            (End::Exit(64), 9, Next::End(64)),
+            (End::Exit(78), 9, Next::End(78)),
+            (End::Exit(71), 0, Next::End(71)),
+            (End::Exit(71), 1, Next::Worker { is_cold: false }),
+            (End::Exit(70), 0, Next::Worker { is_cold: false }),
+            (End::Exit(101), 0, Next::Worker { is_cold: false }),
+            (KILLED, 0, Next::Worker { is_cold: false }),
+        ] {
+            let is = Deaths::default().handle_end(Instant::now(), SECOND * lived, end);
+            assert_eq!(is, next, "{end:?} after {lived} s");
+        }
+    }
+
+    #[test]
+    fn three_deaths_in_a_minute_start_cold_and_one_more_within_a_minute_ends_the_keeper() {
+        let (mut deaths, start) = (Deaths::default(), Instant::now());
+        assert_eq!(after(&mut deaths, start, 0, 0), Next::Worker { is_cold: false });
+        assert_eq!(after(&mut deaths, start, 30, 30), Next::Worker { is_cold: false });
+        assert_eq!(after(&mut deaths, start, 59, 29), Next::Worker { is_cold: true });
+        assert_eq!(after(&mut deaths, start, 118, 59), Next::GiveUp);
+    }
+
+    #[test]
+    fn a_cold_start_that_lived_for_a_minute_and_deaths_far_apart_are_nothing_special() {
+        let (mut deaths, start) = (Deaths::default(), Instant::now());
+        for at in 0..3 {
+            after(&mut deaths, start, at, 1);
+        }
+        assert_eq!(after(&mut deaths, start, 62, 60), Next::Worker { is_cold: false });
+        for death in 5..50 {
+            assert_eq!(after(&mut deaths, start, death * 30, 30), Next::Worker { is_cold: false });
+        }
+    }
+
+    #[test]
+    fn ends_are_told_in_words_and_as_codes() {
+        let told = |code, signal| {
+            let end = End::of(code, signal);
+            (end.to_string(), end.code())
+        };
+        assert_eq!(told(Some(70), None), ("exit 70".to_owned(), 70));
+        assert_eq!(told(None, Some(15)), ("killed by SIGTERM".to_owned(), 143));
+        assert_eq!(told(None, Some(34)), ("killed by signal 34".to_owned(), 162));
+    }
+
+    #[test]
+    fn what_is_not_to_be_kept_is_closed() {
+        let kept = File::open("/dev/null").unwrap();
+        // A number that no other test is given meanwhile.
+        let given = rustix::io::fcntl_dupfd_cloexec(&kept, 900).unwrap().into_raw_fd();
+        close_all_but(&|number| number != given).unwrap();
+        assert!(!std::path::Path::new(&format!("/proc/self/fd/{given}")).exists());
+        kept.metadata().unwrap();
+        assert_ne!(kept.as_raw_fd(), given);
+    }
+}
