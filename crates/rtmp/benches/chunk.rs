@@ -18,6 +18,19 @@ fn second(chunk_size: u32) -> Vec<u8> {
     wire
 }
 
+/// A reader as it is put in the record of a connection, in the middle of a frame: on the path of every read that a process may not live to
+/// tell of.
+#[divan::bench]
+fn record(bencher: Bencher<'_, '_>) {
+    let mut reader = Reader::new(Limits::default());
+    let wire = second(60_000);
+    let mut input = &wire[..wire.len() - 1];
+    while let Ok(Some(_)) = reader.read(&mut input) {}
+    let mut room = [0; 4096];
+    bencher
+        .bench_local(|| postcard::to_slice(divan::black_box(&reader), &mut room).map(|record| record.len()));
+}
+
 /// Whole reads of 64 KiB, as from a socket.
 #[divan::bench(args = [128, 4_096, 60_000])]
 fn reader(bencher: Bencher<'_, '_>, chunk_size: u32) {

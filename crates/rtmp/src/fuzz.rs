@@ -197,6 +197,18 @@ pub(crate) mod tests {
             message(7, 9, 1, 40, &[0x27; 500])[..12 + 128 + 129].to_vec(),
             message(7, 9, 1, 40, &[0x27; 500])[12 + 128..][..129].to_vec(),
             message(8, 9, 1, 40, &[0x27; 5_000])[..12 + 128].to_vec(),
+            // Of one that is too long.
+            message(9, 20, 0, 40, &[0x27; 70_000])[..12 + 128].to_vec(),
+            message(9, 20, 0, 40, &[0x27; 70_000])[12 + 128..][..129].to_vec(),
+            // Headers that refer to the one before.
+            b"\x44\0\0\x28\0\0\x01\x09\x17".to_vec(),
+            b"\x84\0\0\x28\x27".to_vec(),
+            b"\xc4\x27".to_vec(),
+            command(3, 2, "publish", 3.0, &[null.clone(), "t".into()]),
+            command(3, 0, "FCPublish", 3.0, &[null.clone(), "s".into()]),
+            message(2, 5, 0, 0, &2_000u32.to_be_bytes()),
+            message(2, 4, 0, 0, b"\0\x06\0\0\0\x09"),
+            message(2, 3, 0, 0, &[0; 1_100]),
             message(6, 8, 1, u32::MAX, b"\xaf\x01"),
             message(2, 1, 0, 0, b"\0\0\x10\0"),
             message(5, 18, 1, 0, &values(&["@setDataFrame".into(), "onMetaData".into()])),

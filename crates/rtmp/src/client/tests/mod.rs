@@ -1,6 +1,7 @@
 //! A client session against a server that is played by the test.
 
 mod peer;
+mod record;
 
 use super::*;
 use crate::amf0::Value;

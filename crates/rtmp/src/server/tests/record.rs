@@ -1,13 +1,24 @@
 //! Sessions that are moved to another process.
 
 use super::*;
+use crate::chunk::ReadError;
 use crate::fuzz::tests::bytes;
 use proptest::prelude::*;
 
-/// What comes of `input` in pieces of these lengths, and the output but for S1, which is random.
-fn run(input: &[u8], cuts: &[usize], is_moved: bool) -> (Vec<Event>, Vec<u8>, Option<Error>) {
+/// What comes of a session.
+#[derive(Debug, Default, PartialEq)]
+struct Outcome {
+    events: Vec<Event>,
+    /// But for S1, which is random.
+    output: Vec<u8>,
+    left_out: Vec<ReadError>,
+    error: Option<Error>,
+}
+
+/// It gets `input` in pieces of these lengths.
+fn run(input: &[u8], cuts: &[usize], is_moved: bool) -> Outcome {
     let mut session = Session::new(Config::default());
-    let (mut events, mut output) = (Vec::new(), Vec::new());
+    let Outcome { mut events, mut output, mut left_out, .. } = Outcome::default();
     let mut rest = input;
     let mut cuts = cuts.iter().cycle().enumerate();
     let error = loop {
@@ -18,6 +29,7 @@ fn run(input: &[u8], cuts: &[usize], is_moved: bool) -> (Vec<Event>, Vec<u8>, Op
         // Now and then some waits.
         if index % 3 == 0 || handled.is_err() {
             output.append(session.output());
+            left_out.extend(session.take_left_out());
         }
         if let (Some(s1), Some(sent)) = (session.s1(), output.get(1..1537)) {
             assert_eq!(s1, sent);
@@ -28,7 +40,7 @@ fn run(input: &[u8], cuts: &[usize], is_moved: bool) -> (Vec<Event>, Vec<u8>, Op
     };
     output.append(session.output());
     output.iter_mut().take(1537).for_each(|byte| *byte = 0);
-    (events, output, error)
+    Outcome { events, output, left_out, error }
 }
 
 /// Publish and play are accepted.
