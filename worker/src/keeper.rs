@@ -38,6 +38,10 @@ use tracing::warn;
 
 /// Bytes that workers can leave to each other; a sparse file, of which exists what was written.
 const STATE: u64 = 16 << 30;
+/// Tries to start a worker where the system has no memory or no process left, and the time between two.
+const TRIES: u32 = 50;
+/// See [`TRIES`].
+const PAUSE: Duration = Duration::from_millis(100);
 /// A worker that the system refused something this soon would be refused it again.
 const REFUSED_EARLY: Duration = Duration::from_secs(1);
 /// So many deaths within [`DEATHS_WITHIN`] may be caused by what the workers leave to each other.
@@ -81,7 +85,7 @@ pub(crate) fn keep() -> Result<Kept, RunError> {
     let mut deaths = Deaths::default();
     loop {
         let born = Instant::now();
-        let Some(worker) = clone().map_err(RunError::system("starting the worker"))? else {
+        let Some(worker) = clone_patiently().map_err(RunError::system("starting the worker"))? else {
             // A worker that cannot be told to stop is killed in the end.
             let _ = before.thread_set_mask();
             return Ok(Kept::Worker(life));
@@ -130,6 +134,17 @@ fn state() -> Option<RawFd> {
             |error| warn!(%error, "no memory to outlive a worker; a death of one costs its connections"),
         )
         .ok()
+}
+
+/// As [`clone`], more than once: what is open here waits for a worker better than it is closed.
+fn clone_patiently() -> io::Result<Option<Pid>> {
+    for _ in 1..TRIES {
+        match clone() {
+            Err(_) => std::thread::sleep(PAUSE),
+            cloned => return cloned,
+        }
+    }
+    clone()
 }
 
 /// Starts a worker; returns none in the worker itself.
