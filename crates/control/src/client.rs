@@ -33,6 +33,12 @@ pub enum AskError {
 }
 
 impl AskError {
+    /// Whether the connection has ended: the process has, or has closed it.
+    #[must_use]
+    pub fn is_end(&self) -> bool {
+        matches!(self, Self::Closed | Self::Packet(PacketError::Io(_)))
+    }
+
     /// Whether nobody is at the path: the socket was removed, or is another's that listens no more. That says nothing of the
     /// process.
     #[must_use]

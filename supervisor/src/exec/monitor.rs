@@ -10,6 +10,7 @@ use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::Health;
 use cluster::{Port, UnitId};
 use control::packet::{Listener, Packet};
+use control::service::EX_SOFTWARE;
 use control::{Answer, AskError, Connection, Hello, Reply, Request, VERSION};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -80,10 +81,13 @@ impl Watched {
         let mut tasks = JoinSet::new();
         let ends = self.clone();
         tasks.spawn(async move {
-            let exit = ends.end().await;
+            let (exit, is_for_memory) = ends.end().await;
             if let (Exit::Code(1..), (log, from)) = (exit, &ends.log)
-                && let Some(words) = last_words(log, *from)
+                && let Some(mut words) = last_words(log, *from)
             {
+                if is_for_memory {
+                    words.push_str(" of the kernel: out of memory");
+                }
                 ends.tell(What::LastWords(words)).await;
             }
             ends.tell(What::Event(Event::Exited(exit))).await;
@@ -96,7 +100,8 @@ impl Watched {
         tasks
     }
 
-    async fn end(&self) -> Exit {
+    /// How it ended, and whether a keeper's last worker was killed for want of memory.
+    async fn end(&self) -> (Exit, bool) {
         let pid = self.process.identity().pid;
         let mut kills = OomKills::watch(pid);
         let mut tick = tokio::time::interval(OOM_LOOK);
@@ -107,8 +112,10 @@ impl Watched {
             }
         };
         match exit {
-            Exit::Signal(9) | Exit::Unobserved => exit_by_kill(&kills, pid, exit),
-            other => other,
+            Exit::Signal(9) | Exit::Unobserved => (exit_by_kill(&kills, pid, exit), false),
+            // So a keeper ends whose workers die again and again.
+            Exit::Code(code) if code == i32::from(EX_SOFTWARE) => (exit, kills.is_one(pid) == Some(true)),
+            other => (other, false),
         }
     }
 
@@ -176,10 +183,12 @@ impl Watched {
                     },
                     Ok(Some(Whole::Report { process, streams })) => {
                         serving.kills.refresh();
+                        talk.has_reported = true;
                         self.tell(What::Report(Report { at: Instant::now(), process, streams })).await;
                     }
                     // A worker that has died; the next one answers at once.
-                    Err(AskError::Closed) if talk.is_greeted => {
+                    Err(error) if talk.has_reported && error.is_end() => {
+                        tracing::debug!(unit = %self.unit, %error, "connecting again");
                         talk = Talk::default();
                         self.connect(&mut talk, &mut heart, &mut told).await;
                     }
@@ -378,6 +387,8 @@ struct Talk {
     connection: Option<Connection>,
     /// It has said who it is on this connection.
     is_greeted: bool,
+    /// It has reported on this connection.
+    has_reported: bool,
     /// The file by which it was opened.
     socket: Option<FileId>,
     /// What has come of the answer that is waited for.
@@ -395,7 +406,7 @@ impl Talk {
         if self.connection.is_none() {
             let (connection, by_file) = adopt::open(&files.control(), Some(pid))?;
             let socket = FileId::at(&files.control()).filter(|_| by_file);
-            *self = Self { connection: Some(connection), is_greeted: false, socket, under_way: None };
+            *self = Self { connection: Some(connection), socket, ..Self::default() };
         }
         Ok(())
     }
