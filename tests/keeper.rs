@@ -173,12 +173,12 @@ fn a_frozen_worker_is_replaced_by_its_keeper_and_a_keeper_that_is_frozen_too_by_
     signal(before.pid.unwrap(), SIGSTOP);
     let after = await_unit(&cluster, edge, |unit| unit.pid != before.pid);
     assert_eq!((after.keeper_pid, after.resumed, after.restarts), (before.keeper_pid, 1, 0));
-    assert_eq!(how(&after), "killed by SIGKILL: frozen: no heartbeat for 5 s");
+    assert_eq!(how(&after), "killed by SIGKILL: frozen: no heartbeat for 3 s");
     signal(after.pid.unwrap(), SIGSTOP);
     signal(after.keeper_pid.unwrap(), SIGSTOP);
     let last = await_unit(&cluster, edge, |unit| unit.restarts == 1 && unit.keeper_pid.is_some());
     assert!(!lives(after.pid.unwrap()) && !lives(after.keeper_pid.unwrap()));
-    assert!(how(&last).starts_with("killed by SIGKILL: frozen: no heartbeat for 7 s"), "{last:#?}");
+    assert!(how(&last).starts_with("killed by SIGKILL: frozen: no heartbeat for 5 s"), "{last:#?}");
 }
 
 #[test]

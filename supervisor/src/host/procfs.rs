@@ -85,7 +85,7 @@ pub(crate) struct Cpu {
 enum State {
     /// It runs, or would if it had a core.
     Runnable,
-    /// It waits for a disk, or for memory that was swapped out. No signal reaches it.
+    /// It waits for a disk, or for memory that was swapped out: no signal reaches it; or a debugger has it.
     Blocked,
     /// It sleeps, or is stopped.
     Idle,
@@ -101,15 +101,15 @@ impl Cpu {
             schedstat.split_ascii_whitespace().map_while(|ns| ns.parse().ok().map(Duration::from_nanos));
         let state = match stat.rsplit_once(')')?.1.split_ascii_whitespace().next()? {
             "R" => State::Runnable,
-            "D" => State::Blocked,
+            "D" | "t" => State::Blocked,
             _ => State::Idle,
         };
         Some(Self { ran: times.next()?, waited: times.next()?, state })
     }
 }
 
-/// How much of the time `elapsed` between two looks a process had for itself: all but what it waited for a core or for a
-/// disk. All of it where the kernel does not tell.
+/// How much of the time `elapsed` between two looks a process had for itself: all but what it waited for a core, for a disk or for
+/// whoever debugs it. All of it where the kernel does not tell.
 pub(crate) fn own_time(before: Option<Cpu>, now: Option<Cpu>, elapsed: Duration) -> Duration {
     let Some((before, now)) = before.zip(now) else { return elapsed };
     match now.state {

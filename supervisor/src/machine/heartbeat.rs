@@ -37,9 +37,9 @@ pub(crate) enum Remedy {
 impl Heartbeat {
     /// Time between two samples.
     pub(crate) const PERIOD: Duration = Duration::from_secs(1);
-    /// So long without a sign of life a process is frozen. Less would kill one that a loaded machine let wait; more would
-    /// let its players wait.
-    pub(crate) const LIMIT: Duration = Duration::from_secs(5);
+    /// So long without a sign of life a process is frozen. Less would replace one for a single sample that is late; more would let its
+    /// players wait.
+    pub(crate) const LIMIT: Duration = Duration::from_secs(3);
     /// The same for its first sign, the answer to HELLO: before it, the process reads its files.
     pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
     /// So long a process that was to be replaced may show no sign of life: a new one is there within some ms.
@@ -127,37 +127,43 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_does_not_answer_is_frozen_after_5_s() {
+    fn a_process_that_does_not_answer_is_frozen_after_3_s() {
         let mut heartbeat = alive();
-        for _ in 0..4 {
+        for _ in 0..2 {
             assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
         }
         let frozen = |remedy, why: &str| Some((remedy, why.to_owned()));
         assert_eq!(
             heartbeat.handle_sample(TICK, TICK),
-            frozen(Remedy::Replace, "frozen: no heartbeat for 5 s")
+            frozen(Remedy::Replace, "frozen: no heartbeat for 3 s")
         );
         assert_eq!(heartbeat.handle_sample(TICK, TICK), None, "its successor has 2 s");
-        assert_eq!(heartbeat.handle_sample(TICK, TICK), frozen(Remedy::Kill, "frozen: no heartbeat for 7 s"));
-        assert_eq!(heartbeat.handle_sample(TICK, TICK), frozen(Remedy::Kill, "frozen: no heartbeat for 8 s"));
+        assert_eq!(heartbeat.handle_sample(TICK, TICK), frozen(Remedy::Kill, "frozen: no heartbeat for 5 s"));
+        assert_eq!(heartbeat.handle_sample(TICK, TICK), frozen(Remedy::Kill, "frozen: no heartbeat for 6 s"));
         heartbeat.handle_hello();
-        (0..5).for_each(|_| assert_eq!(heartbeat.handle_sample(TICK, TICK), None));
+        (0..3).for_each(|_| assert_eq!(heartbeat.handle_sample(TICK, TICK), None));
         let again = heartbeat.handle_sample(TICK, TICK);
-        assert_eq!(again, frozen(Remedy::Replace, "frozen: no heartbeat for 5 s"));
+        assert_eq!(again, frozen(Remedy::Replace, "frozen: no heartbeat for 3 s"));
     }
 
     #[test]
-    fn a_process_that_answers_while_its_loop_stands_still_is_frozen_after_5_s() {
+    fn a_process_that_answers_while_its_loop_stands_still_is_frozen_after_3_s() {
         let mut heartbeat = alive();
         let mut sample = || {
             heartbeat.handle_beats(1);
             heartbeat.handle_packet();
             heartbeat.handle_sample(TICK, TICK)
         };
-        for _ in 0..4 {
+        for _ in 0..2 {
             assert_eq!(sample(), None);
         }
-        assert_eq!(sample().unwrap().1, "frozen: its data loop stood still for 5 s");
+        assert_eq!(sample().unwrap().1, "frozen: its data loop stood still for 3 s");
+    }
+
+    #[test]
+    fn no_single_sample_of_a_process_that_was_alive_before_it_makes_it_frozen() {
+        let late = TICK + Heartbeat::LATE;
+        assert_eq!(alive().handle_sample(late, late), None);
     }
 
     #[test]
@@ -173,7 +179,7 @@ mod tests {
     fn one_beat_starts_the_count_anew() {
         let mut heartbeat = Heartbeat::of_adopted();
         for beats in 0..100 {
-            for _ in 0..4 {
+            for _ in 0..2 {
                 assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
             }
             heartbeat.handle_beats(beats);
@@ -194,11 +200,11 @@ mod tests {
     #[test]
     fn a_process_that_waits_for_the_core_or_the_disk_is_slow_and_not_frozen() {
         let mut heartbeat = alive();
-        for _ in 0..200 {
-            assert_eq!(heartbeat.handle_sample(TICK, TICK / 50), None, "4 s of its own in 200 s");
+        for _ in 0..100 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK / 50), None, "2 s of its own in 100 s");
         }
         let (_, why) = (0..100).find_map(|_| heartbeat.handle_sample(TICK, TICK / 50)).unwrap();
-        assert!(why.starts_with("frozen: no heartbeat for 2"), "{why}");
+        assert!(why.starts_with("frozen: no heartbeat for 12"), "{why}");
     }
 
     #[test]
@@ -220,12 +226,12 @@ mod tests {
     #[test]
     fn a_supervisor_that_was_stopped_itself_blames_nobody() {
         let mut heartbeat = alive();
-        for _ in 0..4 {
+        for _ in 0..2 {
             heartbeat.handle_sample(TICK, TICK);
         }
         let long = Duration::from_secs(30);
         assert_eq!(heartbeat.handle_sample(long, long), None);
-        for _ in 0..4 {
+        for _ in 0..2 {
             assert_eq!(heartbeat.handle_sample(TICK, TICK), None, "the count starts anew");
         }
         assert!(heartbeat.handle_sample(TICK, TICK).is_some());

@@ -58,7 +58,7 @@ async fn a_frozen_worker_is_killed_and_restarted_and_the_note_says_so() {
     send(pid, Signal::SIGSTOP);
     let unit = bench.until(&edge, |unit| unit.restarts == 1 && unit.state == UnitState::Running).await;
     assert_ne!(unit.pid, Some(pid));
-    assert_eq!(unit.last_exit.unwrap().how, "killed by SIGKILL: frozen: no heartbeat for 5 s");
+    assert_eq!(unit.last_exit.unwrap().how, "killed by SIGKILL: frozen: no heartbeat for 3 s");
     supervisor.end(Signal::SIGTERM);
 }
 

@@ -238,7 +238,7 @@ impl Fake {
             self.event_after(
                 5 * 1000 * MS,
                 pid,
-                Event::Frozen { why: "frozen: no heartbeat for 5 s".into() },
+                Event::Frozen { why: "frozen: no heartbeat for 3 s".into() },
             );
         }
     }
