@@ -14,7 +14,7 @@ use tokio::task::{JoinError, JoinSet, yield_now};
 use tokio::time::sleep;
 use tracing::{debug, warn};
 
-use crate::conn;
+use crate::conn::{self, Serving};
 use crate::hub::Hub;
 
 /// Wait after an accept that failed for want of descriptors or memory: connections stay in the backlog.
@@ -25,9 +25,12 @@ const ACCEPTS_PER_TURN: usize = 64;
 /// So many accepted without the queue having been empty once: others wait, and a flood is refused.
 const CROWD: usize = 128;
 
-/// Accepts until the task is dropped; the connections end with it.
-pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
+/// Serves `taken_over`, and accepts until the task is dropped; the connections end with it.
+pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>, taken_over: Vec<Serving>) {
     let mut connections = JoinSet::new();
+    for serving in taken_over {
+        connections.spawn_local(conn::serve(serving));
+    }
     // Accepted since the queue was empty.
     let mut row = 0_usize;
     loop {
@@ -67,7 +70,7 @@ pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>) {
                 }
                 match hub.admit(socket, peer) {
                     Some(conn) => {
-                        connections.spawn_local(conn::serve(Rc::clone(&hub), conn));
+                        connections.spawn_local(conn::serve(conn::begin(Rc::clone(&hub), conn)));
                     }
                     None => debug!(%peer, "refused: all connections are taken"),
                 }
@@ -111,7 +114,7 @@ mod tests {
         let address: SocketAddr = listener.local_addr().unwrap();
         let comes = |_| Some(TcpStream::connect(address).unwrap()).filter(|_| stays);
         let _crowd: Vec<_> = (0..count).filter_map(comes).collect();
-        let accepting = tokio::task::spawn_local(accept(Rc::clone(&hub), listener));
+        let accepting = tokio::task::spawn_local(accept(Rc::clone(&hub), listener, Vec::new()));
         let ended = || (hub.counters.accepted.get(), hub.tally.refused());
         while ended().0 + ended().1 < count {
             yield_now().await;

@@ -1,14 +1,17 @@
 //! One stream with those who have to do with it: players, forwarders, whoever watches its end.
 
 use std::cell::{Cell, Ref, RefCell, RefMut};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 
 use rtmp::server::StreamKey;
-use stream::{Head, Log, Stream};
+use serde::{Deserialize, Serialize};
+use shm::{Id, Recovery};
+use stream::{Blobs, Head, Left, Log, Meter, Stream};
 use tokio::sync::watch;
 
 use crate::egress::player::Player;
 use crate::egress::status::Forward;
+use crate::keeping::{Keeping, Kept, kind};
 
 /// See the [module](self). Shared by the connections of one worker, all on one thread.
 pub(crate) struct Channel {
@@ -33,11 +36,40 @@ pub(crate) struct Channel {
     pub(crate) carried: Cell<u32>,
     /// Whether the flush task knows that there is something to send.
     pub(crate) dirty: Cell<bool>,
+    keeping: Rc<Keeping>,
+    me: Weak<Self>,
+    /// Its record.
+    pub(crate) object: Option<Id>,
+    is_changed: Cell<bool>,
+}
+
+/// What a record has in front of the stream.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ChannelRecord {
+    pub(crate) key: StreamKey,
+    clock: String,
+    is_open: bool,
+    began: u64,
+    number: u64,
+    makes_room: bool,
+    carried: u32,
 }
 
 impl Channel {
-    pub(crate) fn new(key: StreamKey, clock: String, stream: Stream) -> Self {
-        Self {
+    pub(crate) fn new(key: StreamKey, clock: String, stream: Stream, keeping: &Rc<Keeping>) -> Rc<Self> {
+        let this = Self::with(key, clock, stream, keeping, keeping.store.add());
+        this.touch();
+        this
+    }
+
+    fn with(
+        key: StreamKey,
+        clock: String,
+        stream: Stream,
+        keeping: &Rc<Keeping>,
+        object: Option<Id>,
+    ) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
             key,
             clock,
             stream: RefCell::new(stream),
@@ -51,6 +83,39 @@ impl Channel {
             makes_room: Cell::new(false),
             carried: Cell::new(0),
             dirty: Cell::new(false),
+            keeping: Rc::clone(keeping),
+            me: Weak::clone(me),
+            object,
+            is_changed: Cell::new(false),
+        })
+    }
+
+    /// The channel of a record, and what only its readers keep; `None` if that cannot be right.
+    pub(crate) fn restore(
+        object: Id,
+        record: &[u8],
+        keeping: &Rc<Keeping>,
+        (recovery, blobs, meter): (&Recovery, &mut Blobs, &Meter),
+    ) -> Option<(Rc<Self>, Left)> {
+        let (head, rest) = postcard::take_from_bytes::<ChannelRecord>(record).ok()?;
+        let ChannelRecord { key, clock, is_open, began, number, makes_room, carried } = head;
+        let (stream, rest, left) = Stream::restore(rest, recovery, blobs, meter)?;
+        if !rest.is_empty() {
+            return None;
+        }
+        let this = Self::with(key, clock, stream, keeping, Some(object));
+        this.is_open.set(is_open);
+        this.began.set(began);
+        this.number.set(number);
+        this.makes_room.set(makes_room);
+        this.carried.set(carried);
+        Some((this, left))
+    }
+
+    /// It is not any more what was written down.
+    pub(crate) fn touch(&self) {
+        if !self.is_changed.replace(true) {
+            self.keeping.touch(self.me.clone());
         }
     }
 
@@ -59,6 +124,7 @@ impl Channel {
     }
 
     pub(crate) fn stream_mut(&self) -> RefMut<'_, Stream> {
+        self.touch();
         self.stream.borrow_mut()
     }
 
@@ -85,7 +151,7 @@ impl Channel {
 
     /// A reader begins at `offset` of the log.
     pub(crate) fn begin_reader(&self, offset: u64) {
-        self.stream.borrow_mut().begin_reader(offset);
+        self.stream_mut().begin_reader(offset);
     }
 
     /// Once a second, at `now`, monotonic ms: the log drops what no reader needs.
@@ -93,7 +159,7 @@ impl Channel {
         let (players, forwards) = (self.players.borrow(), self.forwards.borrow());
         let players = players.iter().map(|player| player.cursor.borrow().offset());
         let needed = players.chain(forwards.iter().filter_map(|forward| forward.needs(now))).min();
-        self.stream.borrow_mut().tick(needed.unwrap_or(u64::MAX));
+        self.stream_mut().tick(needed.unwrap_or(u64::MAX));
     }
 
     pub(crate) fn is_publishing(&self) -> bool {
@@ -114,6 +180,32 @@ impl Channel {
     /// Lets go of media and forwarders of a stream that nobody publishes.
     pub(crate) fn clear(&self) {
         self.forwards.borrow_mut().clear();
-        self.stream.borrow_mut().clear();
+        self.stream_mut().clear();
+    }
+}
+
+impl Kept for Channel {
+    fn save(&self, keeping: &Keeping) {
+        self.is_changed.set(false);
+        let head = ChannelRecord {
+            key: self.key.clone(),
+            clock: self.clock.clone(),
+            is_open: self.is_open.get(),
+            began: self.began.get(),
+            number: self.number.get(),
+            makes_room: self.makes_room.get(),
+            carried: self.carried.get(),
+        };
+        keeping.put(self.object, kind::CHANNEL, |record| {
+            self.stream.borrow().save(postcard::to_extend(&head, record).ok()?)
+        });
+    }
+}
+
+impl Drop for Channel {
+    fn drop(&mut self) {
+        if let Some(object) = self.object {
+            self.keeping.store.remove(object);
+        }
     }
 }

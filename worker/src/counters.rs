@@ -16,6 +16,22 @@ pub(crate) struct Counters {
     pub(crate) beats: Cell<u64>,
 }
 
+impl Counters {
+    fn all(&self) -> [&Cell<u64>; 6] {
+        [&self.accepted, &self.peer_errors, &self.stuck_players, &self.skips, &self.bytes_in, &self.bytes_out]
+    }
+
+    /// All but the beats, which are of this process alone.
+    pub(crate) fn values(&self) -> Vec<u64> {
+        self.all().iter().map(|counter| counter.get()).collect()
+    }
+
+    /// They go on from the `values` of a process before.
+    pub(crate) fn restore(&self, values: &[u64]) {
+        self.all().iter().zip(values).for_each(|(counter, value)| counter.set(*value));
+    }
+}
+
 /// Adds to a counter.
 pub(crate) fn count(counter: &Cell<u64>, n: u64) {
     counter.set(counter.get() + n);

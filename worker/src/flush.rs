@@ -168,22 +168,25 @@ mod tests {
 
     use cluster::Role;
     use rtmp::server::StreamKey;
+    use shm::Store;
     use stream::{ConnId, Cursor, Recipient};
     use tokio::net::{TcpListener, TcpStream};
 
     use super::*;
     use crate::conn::handle::Conn;
+    use crate::keeping::Keeping;
     use crate::testing::spec;
 
     #[tokio::test]
     async fn a_panic_in_a_pass_costs_the_player_it_met() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = listener.local_addr().unwrap();
+        let keeping = Rc::new(Keeping::new(Store::private(1 << 16)));
         let mut players = Vec::new();
         for id in 0..3 {
             let socket = TcpStream::connect(peer).await.unwrap();
             let conn = Rc::new(Conn::new(ConnId(id), peer, socket));
-            players.push(Rc::new(Player::new(conn, 1, Cursor::new(Recipient::Player, 1, 0))));
+            players.push(Player::new(conn, 1, Cursor::new(Recipient::Player, 1, 0), &keeping));
         }
         let flushed = RefCell::new(Vec::new());
         // The turn is never over: to tell of a panic takes longer than one.
@@ -206,7 +209,8 @@ mod tests {
         let channel = |name: &str, players: usize| {
             let key = StreamKey::parse("live", name).unwrap();
             let channel = hub.channel(&key, usize::MAX).unwrap();
-            let player = || Rc::new(Player::new(Rc::clone(&conn), 1, Cursor::new(Recipient::Player, 1, 0)));
+            let cursor = || Cursor::new(Recipient::Player, 1, 0);
+            let player = || Player::new(Rc::clone(&conn), 1, cursor(), &hub.keeping);
             channel.players.borrow_mut().extend((0..players).map(|_| player()));
             channel
         };

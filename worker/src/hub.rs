@@ -4,11 +4,12 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use cluster::WorkerSpec;
 use rtmp::server::StreamKey;
 use rtmp::wire::CHUNK_SIZE;
+use shm::Id;
 use stream::{ConnId, Stream};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
@@ -20,14 +21,12 @@ use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::{Counters, Lag, count};
 use crate::egress::player::Player;
+use crate::keeping::{Keeping, PortRecord, kind};
 use crate::limits::{Admission, NAMES_MAX, Slots};
 use crate::memory::Books;
 use crate::places::{self, JUDGED_AFTER, KnownNames, Place, Standing, Waiting};
 use crate::tally::{Limit, Tally};
 
-/// Bytes read from a socket at once. One buffer serves all connections: what is read is parsed before the next read. The
-/// smallest messages of one read take about 2 ms.
-const READ_BUFFER: usize = 32 * 1024;
 /// A stream that nobody publishes nor plays is forgotten after this long, ms; earlier where room is needed.
 const FORGET_AFTER: u64 = 10_000;
 
@@ -41,6 +40,11 @@ pub(crate) struct Hub {
     /// Publications so far.
     pub(crate) publications: Cell<u64>,
     epoch: Instant,
+    /// What the port's clock had reached when this process began.
+    before: Duration,
+    pub(crate) keeping: Rc<Keeping>,
+    /// Its record.
+    object: Option<Id>,
     pub(crate) counters: Counters,
     pub(crate) tally: Tally,
     pub(crate) books: Books,
@@ -54,7 +58,6 @@ pub(crate) struct Hub {
     /// Connections of each address that came to nothing.
     connects: Sources,
     known: RefCell<KnownNames<StreamKey>>,
-    pub(crate) buffer: RefCell<Box<[u8]>>,
     channels: RefCell<HashMap<StreamKey, Rc<Channel>>>,
     /// Every open connection.
     conns: RefCell<BTreeMap<ConnId, Rc<Conn>>>,
@@ -70,7 +73,22 @@ pub(crate) struct Hub {
 }
 
 impl Hub {
+    /// A port that ends with this process.
+    #[cfg(test)]
     pub(crate) fn new(spec: WorkerSpec, secret: Vec<u8>) -> Rc<Self> {
+        let keeping = Rc::new(Keeping::new(shm::Store::private(1 << 20)));
+        Self::with(spec, secret, &keeping, (None, PortRecord::default()))
+    }
+
+    /// A port that goes on from what `port` says, the record `object`.
+    pub(crate) fn with(
+        spec: WorkerSpec,
+        secret: Vec<u8>,
+        keeping: &Rc<Keeping>,
+        (object, port): (Option<Id>, PortRecord),
+    ) -> Rc<Self> {
+        let counters = Counters::default();
+        counters.restore(&port.counters);
         let books = Books::new(spec.options.memory);
         Rc::new(Self {
             spec: RefCell::new(spec),
@@ -79,7 +97,10 @@ impl Hub {
             channels_made: Cell::new(0),
             publications: Cell::new(0),
             epoch: Instant::now(),
-            counters: Counters::default(),
+            before: port.age(),
+            object: object.or_else(|| keeping.store.add()),
+            keeping: Rc::clone(keeping),
+            counters,
             tally: Tally::default(),
             books,
             lag: Lag::default(),
@@ -88,7 +109,6 @@ impl Hub {
             sources: Sources::of_peers(),
             connects: Sources::of_connections(),
             known: RefCell::default(),
-            buffer: RefCell::new(vec![0; READ_BUFFER].into_boxed_slice()),
             channels: RefCell::default(),
             conns: RefCell::default(),
             slots: RefCell::default(),
@@ -101,9 +121,37 @@ impl Hub {
         })
     }
 
-    /// Monotonic milliseconds of this process.
+    /// Milliseconds since the port's first process began; they go on when another takes its place.
     pub(crate) fn now(&self) -> u64 {
-        u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX)
+        u64::try_from((self.before + self.epoch.elapsed()).as_millis()).unwrap_or(u64::MAX)
+    }
+
+    /// Writes down what the port as a whole is.
+    pub(crate) fn save(&self) {
+        let port = PortRecord::new(self.before + self.epoch.elapsed(), self.counters.values());
+        self.keeping.put(self.object, kind::PORT, |bytes| postcard::to_extend(&port, bytes).ok());
+    }
+
+    /// Takes in a connection that a process before has accepted.
+    pub(crate) fn take_over(&self, conn: &Rc<Conn>) {
+        let (capacity, is_source) = self.room_for(conn.peer);
+        // It has its slot already, however many there are by now.
+        self.slots.borrow_mut().admit(conn.id, conn.source, is_source, capacity.max(self.conns() + 1));
+        self.slots.borrow_mut().set_open(conn.id, !conn.was_served.get());
+        self.conns_made.set(self.conns_made.get().max(conn.id.0 + 1));
+        self.conns.borrow_mut().insert(conn.id, Rc::clone(conn));
+    }
+
+    /// Takes in a stream that a process before has left.
+    pub(crate) fn take_over_stream(&self, channel: &Rc<Channel>) {
+        self.publications.set(self.publications.get().max(channel.number.get() + 1));
+        self.known.borrow_mut().note(&channel.key, channel.carried.get());
+        self.channels.borrow_mut().insert(channel.key.clone(), Rc::clone(channel));
+    }
+
+    fn room_for(&self, peer: SocketAddr) -> (usize, bool) {
+        let spec = self.spec.borrow();
+        (spec.connections() as usize, spec.sources.contains(&peer.ip().to_canonical()))
     }
 
     /// Whether a connection from `peer` is refused while others wait to be accepted: its address has had too many that came to nothing.
@@ -119,10 +167,7 @@ impl Hub {
 
     /// Takes an accepted connection in, if there is a slot for it.
     pub(crate) fn admit(&self, socket: TcpStream, peer: SocketAddr) -> Option<Rc<Conn>> {
-        let (capacity, is_source) = {
-            let spec = self.spec.borrow();
-            (spec.connections() as usize, spec.sources.contains(&peer.ip().to_canonical()))
-        };
+        let (capacity, is_source) = self.room_for(peer);
         let id = ConnId(self.conns_made.replace(self.conns_made.get() + 1));
         let admission = self.slots.borrow_mut().admit(id, places::source(peer), is_source, capacity);
         match admission {
@@ -137,6 +182,7 @@ impl Hub {
             }
         }
         let conn = Rc::new(Conn::new(id, peer, socket));
+        conn.object.set(self.keeping.store.add());
         self.conns.borrow_mut().insert(id, Rc::clone(&conn));
         count(&self.counters.accepted, 1);
         Some(conn)
@@ -146,6 +192,9 @@ impl Hub {
     pub(crate) fn release(&self, id: ConnId) {
         if let Some(conn) = self.conns.borrow_mut().remove(&id) {
             self.books.close(&conn.holding);
+            if let Some(object) = conn.object.take() {
+                self.keeping.store.remove(object);
+            }
             if !conn.was_served.get() {
                 self.connects.note_void(conn.source, self.now());
             }
@@ -192,11 +241,11 @@ impl Hub {
             return None;
         }
         let queue_length = self.spec.borrow().options.queue_length.as_millis();
-        let mut stream = Stream::new(CHUNK_SIZE, queue_length.into(), self.now());
+        let mut stream = Stream::new(&self.keeping.store, CHUNK_SIZE, queue_length.into(), self.now());
         stream.count_in(self.books.media.clone());
         let number = self.channels_made.replace(self.channels_made.get() + 1);
         let clock = format!("{}-{number}", self.process);
-        let channel = Rc::new(Channel::new(key.clone(), clock, stream));
+        let channel = Channel::new(key.clone(), clock, stream, &self.keeping);
         channel.carried.set(self.known.borrow().carried(key));
         channels.insert(key.clone(), Rc::clone(&channel));
         Some(channel)
@@ -226,6 +275,7 @@ impl Hub {
             let Some(channel) = displaced.and_then(|index| published.get(index)) else { return false };
             self.tally.count(Limit::StreamsRoom, self.now());
             channel.makes_room.set(true);
+            channel.touch();
             // Its task ends the publication.
             self.publisher(channel).inspect(|conn| conn.wake());
         }
@@ -364,6 +414,8 @@ impl Hub {
                 self.forget_if_useless(&channel);
             }
         }
+        self.save();
+        self.keeping.commit();
     }
 }
 

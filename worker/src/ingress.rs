@@ -69,15 +69,16 @@ pub(crate) fn publish(
         hub.cut(replaced, Cut::Replaced);
     }
     channel.announce();
-    Ok(Publisher {
-        hub: Rc::clone(hub),
-        channel,
-        source: conn.source,
-        id,
-        has_media: Cell::new(false),
-        is_fresh: Cell::new(false),
-        has_finished: Cell::new(false),
-    })
+    Ok(Publisher::new(hub, channel, conn.source, id))
+}
+
+/// Ends a publication of a process before, whose connection is gone.
+pub(crate) fn end_orphan(hub: &Rc<Hub>, channel: &Rc<Channel>) {
+    let publication = channel.stream().publication();
+    if let Some(id) = publication {
+        let source = IpAddr::from([0; 4]);
+        drop(Publisher::new(hub, Rc::clone(channel), source, id));
+    }
 }
 
 fn bad_name(description: String) -> Refusal {
@@ -85,6 +86,43 @@ fn bad_name(description: String) -> Refusal {
 }
 
 impl Publisher {
+    fn new(hub: &Rc<Hub>, channel: Rc<Channel>, source: IpAddr, id: PublicationId) -> Self {
+        Self {
+            hub: Rc::clone(hub),
+            channel,
+            source,
+            id,
+            has_media: Cell::new(false),
+            is_fresh: Cell::new(false),
+            has_finished: Cell::new(false),
+        }
+    }
+
+    /// What a record has of it.
+    pub(crate) fn saved(&self) -> (PublicationId, bool) {
+        (self.id, self.has_media.get())
+    }
+
+    /// The publisher of a record. If another has replaced it, its connection is to end.
+    pub(crate) fn restore(
+        hub: &Rc<Hub>,
+        channel: Rc<Channel>,
+        conn: &Conn,
+        (id, has_media): (PublicationId, bool),
+    ) -> Self {
+        if channel.stream().publisher() != Some(conn.id) {
+            conn.cut(Cut::Replaced);
+        }
+        let this = Self::new(hub, channel, conn.source, id);
+        this.has_media.set(has_media);
+        this
+    }
+
+    /// The stream that it publishes.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     pub(crate) fn key(&self) -> &StreamKey {
         &self.channel.key
     }

@@ -25,7 +25,7 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{IntoRawFd as _, RawFd};
+use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use control::RunError;
@@ -33,6 +33,7 @@ use control::service::{EX_CONFIG, EX_OSERR, EX_SOFTWARE, EX_USAGE};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::fs::MemfdFlags;
+use rustix::io::fcntl_getfd;
 use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
 use tracing::warn;
 
@@ -67,7 +68,7 @@ pub(crate) struct Life {
     /// What those before it have left is not to be used: it may be what they died of.
     pub(crate) is_cold: bool,
     /// The file in memory for what workers leave to each other; none where the system refuses it.
-    pub(crate) state: Option<RawFd>,
+    pub(crate) state: Option<BorrowedFd<'static>>,
 }
 
 /// Keeps the port. To be called with one thread.
@@ -108,32 +109,37 @@ pub(crate) fn keep() -> Result<Kept, RunError> {
     }
 }
 
-/// Closes every descriptor from 3 up that is not to be kept: those of a worker that has died. To be called by a worker before it
-/// opens any.
+/// Makes this worker the owner of what one that has died had open: of every descriptor from 3 up that is not `kept` for all workers.
+/// Dropping one closes it. To be called once, before anything is opened.
 ///
 /// # Errors
 /// When /proc is not mounted.
-pub(crate) fn close_all_but(keep: &dyn Fn(RawFd) -> bool) -> io::Result<()> {
+pub(crate) fn inherit(kept: &dyn Fn(RawFd) -> bool) -> io::Result<Vec<OwnedFd>> {
     let entries = std::fs::read_dir("/proc/self/fd")?;
     let open: Vec<RawFd> =
         entries.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
-    for number in open.into_iter().filter(|number| *number > 2 && !keep(*number)) {
-        // SAFETY: whoever owned it was another process, which is dead; this one owns what `keep` names and nothing else. The one by
-        // which /proc was read is closed already, which gives EBADF.
-        unsafe { libc::close(number) };
-    }
-    Ok(())
+    let left = open.into_iter().filter(|number| *number > 2 && !kept(*number));
+    Ok(left
+        .filter_map(|number| {
+            // SAFETY: only looked at. The one by which /proc was read is closed already.
+            fcntl_getfd(unsafe { BorrowedFd::borrow_raw(number) }).ok()?;
+            // SAFETY: it is open, and its owner was another process, which is dead; this one owns what is kept and nothing else yet.
+            Some(unsafe { OwnedFd::from_raw_fd(number) })
+        })
+        .collect())
 }
 
 /// The file in memory, for the life of the keeper and all its workers.
-fn state() -> Option<RawFd> {
+fn state() -> Option<BorrowedFd<'static>> {
     let made = rustix::fs::memfd_create("srsctl-port", MemfdFlags::CLOEXEC)
         .and_then(|file| rustix::fs::ftruncate(&file, STATE).map(|()| file));
-    made.map(|file| file.into_raw_fd())
-        .inspect_err(
-            |error| warn!(%error, "no memory to outlive a worker; a death of one costs its connections"),
-        )
-        .ok()
+    // Never closed: the table is everybody's.
+    made.map(|file| {
+        let kept: &'static OwnedFd = Box::leak(Box::new(file));
+        kept.as_fd()
+    })
+    .inspect_err(|error| warn!(%error, "no memory to outlive a worker; a death of one costs its connections"))
+    .ok()
 }
 
 /// As [`clone`], more than once: what is open here waits for a worker better than it is closed.
@@ -330,11 +336,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_to_be_kept_is_closed() {
+    fn what_another_had_open_is_ours_and_what_is_kept_is_not() {
         let kept = File::open("/dev/null").unwrap();
         // A number that no other test is given meanwhile.
-        let given = rustix::io::fcntl_dupfd_cloexec(&kept, 900).unwrap().into_raw_fd();
-        close_all_but(&|number| number != given).unwrap();
+        let given = rustix::io::fcntl_dupfd_cloexec(&kept, 900).unwrap();
+        let given = std::os::fd::IntoRawFd::into_raw_fd(given);
+        let inherited = inherit(&|number| number != given).unwrap();
+        assert_eq!(inherited.iter().map(std::os::fd::AsRawFd::as_raw_fd).collect::<Vec<_>>(), [given]);
+        drop(inherited);
         assert!(!std::path::Path::new(&format!("/proc/self/fd/{given}")).exists());
         kept.metadata().unwrap();
         assert_ne!(kept.as_raw_fd(), given);

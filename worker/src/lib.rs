@@ -25,11 +25,13 @@ mod housekeeping;
 mod hub;
 mod ingress;
 mod keeper;
+mod keeping;
 mod limits;
 mod memory;
 mod panics;
 mod places;
 mod port;
+mod recovery;
 mod relief;
 mod tally;
 #[cfg(test)]
@@ -37,6 +39,7 @@ mod testing;
 
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
+use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::rc::Rc;
 
@@ -49,7 +52,9 @@ use tracing::info;
 
 use crate::hub::Hub;
 use crate::keeper::{Kept, Life};
+use crate::keeping::Keeping;
 use crate::port::Port;
+use crate::recovery::Legacy;
 
 /// Serves the port of the config file `config` until told to stop; returns the exit code. To be called before a thread or a
 /// runtime exists.
@@ -70,8 +75,9 @@ pub fn run(config: &Path) -> Result<u8, RunError> {
 /// Serves the port as one of its workers.
 fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunError> {
     let Life { generation, cause, is_cold, state } = life;
-    keeper::close_all_but(&|number| lent.has(number) || state == Some(number))
-        .map_err(RunError::system("closing what the worker before had open"))?;
+    let open =
+        keeper::inherit(&|number| lent.has(number) || state.is_some_and(|state| state.as_raw_fd() == number))
+            .map_err(RunError::system("looking for what the worker before had open"))?;
     let own = lent.try_clone().map_err(RunError::system("duplicating what is lent"))?;
     let Inherited { listener, control, lock, config: given, secret: kept, socket } = own.try_into()?;
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
@@ -79,12 +85,20 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let spec = WorkerSpec::from_file(&config)?;
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
+    let (store, mut legacy) = recovery::open(state, is_cold);
+    match &mut legacy {
+        Some(legacy) => legacy.find_sockets(open, &listener),
+        None => drop(open),
+    }
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;
         let listener = Rc::new(listener);
         let seat =
             Seat { id: spec.id.clone(), role: spec.role, control, socket, lock, generation, cause, is_cold };
-        let hub = Hub::new(spec, secret);
+        let keeping = Rc::new(Keeping::new(store));
+        let port = legacy.as_mut().map(Legacy::port).unwrap_or_default();
+        let hub = Hub::with(spec, secret, &keeping, port);
+        let servings = legacy.map(|legacy| legacy.take(&hub)).unwrap_or_default();
         let lent = RefCell::new(lent);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener), lent });
         let mut tasks = JoinSet::new();
@@ -92,7 +106,7 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         tasks.spawn_local(housekeeping::measure_lag(Rc::clone(&hub)));
         tasks.spawn_local(flush::flush(Rc::clone(&hub)));
         tasks.spawn_local(flush::catch_up(Rc::clone(&hub)));
-        tasks.spawn_local(accept::accept(hub, listener));
+        tasks.spawn_local(accept::accept(hub, listener, servings));
         tokio::select! {
             served = control::serve(seat, port) => served,
             // A port without one of them looks alive and is not: better none, and a new one.

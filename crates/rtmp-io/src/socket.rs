@@ -1,11 +1,13 @@
 //! The socket of an RTMP connection: its options, sending, and what its peer has taken.
-#![expect(unsafe_code, reason = "SIOCOUTQ has no safe form")]
+#![expect(unsafe_code, reason = "what the kernel has counted has no safe form")]
 
 use std::io::{self, IoSlice};
+use std::mem::{MaybeUninit, offset_of};
 use std::net::{IpAddr, SocketAddr};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsFd, AsRawFd as _};
 use std::time::Duration;
 
+use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendFlags, recv, send, sendmsg};
 use socket2::{SockRef, TcpKeepalive};
@@ -126,7 +128,69 @@ pub fn unacknowledged(socket: &TcpStream) -> io::Result<u64> {
     Ok(u64::try_from(bytes).unwrap_or(0))
 }
 
+/// Bytes that the socket, which accepted its connection, has ever taken from us: those that the peer has acknowledged (TCP_INFO) and those that
+/// it has not (SIOCOUTQ). Exact: both are read again until no acknowledgement has come between them.
+///
+/// # Errors
+/// When the system does not say.
+pub fn written(socket: &impl AsFd) -> io::Result<u64> {
+    loop {
+        let before = info(socket)?.tcpi_bytes_acked;
+        let mut bytes = 0;
+        // SAFETY: the descriptor is open as long as `socket` is borrowed, and the request writes one int.
+        unsafe { ioctl::outq(socket.as_fd().as_raw_fd(), &raw mut bytes) }?;
+        if info(socket)?.tcpi_bytes_acked == before {
+            return Ok(before + u64::try_from(bytes).unwrap_or(0));
+        }
+    }
+}
+
+/// Bytes that have ever been read from the socket: those that have come (TCP_INFO) without those that wait (SIOCINQ). Exact likewise.
+///
+/// # Errors
+/// When the system does not say.
+pub fn read_so_far(socket: &impl AsFd) -> io::Result<u64> {
+    loop {
+        let before = info(socket)?.tcpi_bytes_received;
+        let mut bytes = 0;
+        // SAFETY: as above.
+        unsafe { ioctl::inq(socket.as_fd().as_raw_fd(), &raw mut bytes) }?;
+        if info(socket)?.tcpi_bytes_received == before {
+            return Ok(before.saturating_sub(u64::try_from(bytes).unwrap_or(0)));
+        }
+    }
+}
+
+fn info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut len = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open as long as `socket` is borrowed; the kernel writes `len` bytes at most, and how many into `len`.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut len,
+        )
+    };
+    if result != 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // Older kernels have shorter ones.
+    let needed = offset_of!(libc::tcp_info, tcpi_bytes_received) + size_of::<u64>();
+    if (len as usize) < needed {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    // SAFETY: numbers, all of them 0 or written by the kernel.
+    Ok(unsafe { info.assume_init() })
+}
+
 mod ioctl {
+    nix::ioctl_read_bad! {
+        /// SIOCINQ, which has the number of FIONREAD.
+        inq, nix::libc::FIONREAD, nix::libc::c_int
+    }
     nix::ioctl_read_bad! {
         /// SIOCOUTQ, which has the number of TIOCOUTQ on every architecture.
         outq, nix::libc::TIOCOUTQ, nix::libc::c_int

@@ -17,7 +17,11 @@ struct Fanout {
 impl Fanout {
     fn new(players: usize) -> Self {
         let cursors = (0..players).map(|_| Cursor::new(Recipient::Player, 1, 0)).collect();
-        Self { log: Log::new(rtmp::wire::CHUNK_SIZE, 30_000), cursors, time: 0 }
+        Self {
+            log: Log::new(&shm::Store::private(1 << 16), rtmp::wire::CHUNK_SIZE, 30_000),
+            cursors,
+            time: 0,
+        }
     }
 
     /// Appends a frame of `size` bytes, 40 ms after the last; each 50th is a keyframe.
@@ -33,7 +37,9 @@ impl Fanout {
         for cursor in &mut self.cursors {
             let before = cursor.bytes_sent();
             let all = |slices: &[std::io::IoSlice<'_>]| slices.iter().map(|slice| slice.len()).sum();
-            cursor.flush(&self.log, &mut |slices| Ok(all(slices))).expect("these sends cannot fail");
+            cursor
+                .flush(&self.log, &mut |slices: &[std::io::IoSlice<'_>]| Ok(all(slices)))
+                .expect("these sends cannot fail");
             taken += cursor.bytes_sent() - before;
         }
         taken

@@ -5,12 +5,13 @@
 //! encoder's timestamps are brought onto it by [`rtmp::line`]; those of a forwarder are on it already.
 
 use rtmp::line::{Lane, Line};
+use serde::{Deserialize, Serialize};
 
 /// A jump of the input by more than this beyond what its arrival explains is closed, ms.
 const JUMP: i64 = 10_000;
 
 /// Where the first message of a publication goes on the stream's clock.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Start {
     /// At this time if the stream is new, else at the newest time plus the time passed.
     At(u64),
@@ -21,7 +22,7 @@ pub(crate) enum Start {
 }
 
 /// The clock of one stream. Plain data; `now` is monotonic milliseconds and always an argument.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(crate) struct Clock {
     /// Of an encoder's publication, from its first message on.
     line: Option<Line>,

@@ -5,6 +5,7 @@
 //! which bytes are still owed; a message that is half sent is finished from a reference of its own even when the log has
 //! moved on. All that it knows between two calls is plain data: [`State`].
 
+mod resume;
 #[cfg(test)]
 mod tests;
 
@@ -50,6 +51,32 @@ pub enum Flushed {
     /// The reader has had all that it gets: see [`Cursor::end_after`] and [`Cursor::end_at`].
     Ended,
 }
+
+/// What a cursor sends through.
+pub trait Wire {
+    /// Behaves as a non-blocking `writev`.
+    ///
+    /// # Errors
+    /// As of writev(2).
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize>;
+
+    /// What comes next on this wire follows from `state` from now on, and no more from what it was told last and the bytes sent since. Told
+    /// before any of it is sent.
+    fn commit(&mut self, state: &State);
+}
+
+/// A wire whose reader ends with this process.
+impl<F: FnMut(&[IoSlice<'_>]) -> io::Result<usize>> Wire for F {
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        self(slices)
+    }
+
+    fn commit(&mut self, _: &State) {}
+}
+
+/// Why a cursor cannot be where it is said to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Impossible;
 
 /// Where a reader is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -106,6 +133,8 @@ pub struct Cursor {
     /// Messages in shared bytes are not counted one by one; bytes are.
     bytes_sent: u64,
     skips: u64,
+    /// The state is no more what was committed last, moved on by the bytes sent since.
+    is_changed: bool,
 }
 
 /// What comes next for a reader that does not get all of the shared bytes as they are.
@@ -141,17 +170,7 @@ impl Cursor {
             end: None,
             length: None,
         };
-        Self { state, hold: None, bytes_sent: 0, skips: 0 }
-    }
-
-    /// The cursor that `state` was taken from, on the same log; `None` if what it holds is gone.
-    #[must_use]
-    pub fn from_state(state: State, log: &Log) -> Option<Self> {
-        let hold = match state.held {
-            Some((from, to)) => Some(log.hold(from, to)?),
-            None => None,
-        };
-        Some(Self { state, hold, bytes_sent: 0, skips: 0 })
+        Self { state, hold: None, bytes_sent: 0, skips: 0, is_changed: true }
     }
 
     /// Where it is.
@@ -162,6 +181,7 @@ impl Cursor {
 
     /// Stops reading; what is half sent is still finished.
     pub fn pause(&mut self) {
+        self.is_changed = true;
         let reached = match self.state.place {
             Position::Waiting { from, reached } => from.max(reached),
             Position::At { offset, .. } | Position::Paused(offset) => offset.max(self.state.had),
@@ -172,12 +192,14 @@ impl Cursor {
     /// Goes on behind what it has had, with what a player gets that starts at `from` now: so time never runs backwards.
     pub fn resume(&mut self, from: u64) {
         if let Position::Paused(reached) = self.state.place {
+            self.is_changed = true;
             self.state.place = Position::Waiting { from, reached };
         }
     }
 
     /// Turns a track off or on. Audio goes on with its next message. Video goes on with what a player gets that starts at `from` now.
     pub fn mute(&mut self, track: Track, off: bool, from: u64) {
+        self.is_changed = true;
         let was = self.state.muted.has(track);
         self.state.muted.set(track, off);
         // What is left out breaks its line of differences.
@@ -201,22 +223,26 @@ impl Cursor {
                 self.state.unseeded.set(track, true);
             }
         }
+        self.is_changed |= self.state.is_shared != is_shared;
         self.state.is_shared = is_shared;
     }
 
     /// The reader gets `length` ms of the stream's time.
     pub fn end_after(&mut self, length: u64) {
+        self.is_changed = true;
         self.state.length = Some(length);
     }
 
     /// The reader gets what lies before `offset`, or if it still waits for its start nothing.
     pub fn end_at(&mut self, offset: u64) {
+        self.is_changed = true;
         self.state.end = Some(offset);
     }
 
     /// Bytes to be sent at the next message boundary; false if there are too many of them already.
     #[must_use]
     pub fn push_control(&mut self, bytes: &mut Vec<u8>) -> bool {
+        self.is_changed |= !bytes.is_empty();
         self.state.control.append(bytes);
         self.state.control.len() <= CONTROL_MAX
     }
@@ -256,6 +282,7 @@ impl Cursor {
 
     /// Bytes that go out before all others, as the rest of a message is; only for a cursor that is not half sent itself.
     pub fn owe(&mut self, mut bytes: Vec<u8>) {
+        self.is_changed = true;
         self.state.goes_first |= !bytes.is_empty();
         bytes.append(&mut self.state.private);
         (self.state.private, self.state.sent) = (bytes, 0);
@@ -276,6 +303,7 @@ impl Cursor {
 
     /// Takes the control bytes that wait; for a cursor that is not half sent all that must still be sent.
     pub fn take_control(&mut self) -> Vec<u8> {
+        self.is_changed |= !self.state.control.is_empty();
         std::mem::take(&mut self.state.control)
     }
 
@@ -300,34 +328,43 @@ impl Cursor {
     /// Takes the bytes that must still be sent before anything else may be: private bytes, the rest of what is half sent, control
     /// bytes.
     pub fn take_rest(&mut self) -> Vec<u8> {
+        self.is_changed = true;
         let state = &mut self.state;
         let mut rest = state.private.split_off(state.sent.min(state.private.len()));
         (state.private, state.sent, state.held) = (Vec::new(), 0, None);
         state.goes_first = false;
         if let Some(hold) = self.hold.take() {
-            hold.read(|bytes| rest.extend_from_slice(bytes));
+            rest.extend_from_slice(hold.bytes());
         }
         rest.append(&mut state.control);
         rest
     }
 
-    /// Sends all it can through `send`, which behaves as a non-blocking `writev`.
+    /// Sends all it can through `wire`, and commits what is not plain from there.
     ///
     /// # Errors
-    /// Those of `send`, but for `WouldBlock`.
-    pub fn flush(
-        &mut self,
-        log: &Log,
-        send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
-    ) -> io::Result<Flushed> {
-        let mut send = |slices: &[IoSlice<'_>]| offer(send, slices);
+    /// Those of [`Wire::send`], but for `WouldBlock`.
+    pub fn flush(&mut self, log: &Log, wire: &mut dyn Wire) -> io::Result<Flushed> {
+        let flushed = self.send_all(log, wire);
+        self.commit(wire);
+        flushed
+    }
+
+    fn commit(&mut self, wire: &mut dyn Wire) {
+        if std::mem::take(&mut self.is_changed) {
+            wire.commit(&self.state);
+        }
+    }
+
+    fn send_all(&mut self, log: &Log, wire: &mut dyn Wire) -> io::Result<Flushed> {
         let mut sends = 0;
         let began = self.bytes_sent;
         loop {
-            if !self.send_owed(&mut send)? {
+            if !self.send_owed(wire)? {
                 return Ok(Flushed::Blocked);
             }
             if !self.state.control.is_empty() {
+                self.is_changed = true;
                 std::mem::swap(&mut self.state.private, &mut self.state.control);
                 self.state.goes_first = true;
                 continue;
@@ -354,11 +391,13 @@ impl Cursor {
                 continue;
             }
             if self.state.holds_video.is_some_and(|until| log.is_keyless_after(until)) {
+                self.is_changed = true;
                 self.state.holds_video = None;
             }
             let mut limit = log.end();
             if let Some(next) = log.barrier_at(barrier) {
                 if next.offset == offset {
+                    self.is_changed = true;
                     self.state.place = Position::At { offset, barrier: barrier + 1 };
                     self.pass(&next.kind, log, offset, barrier + 1);
                     continue;
@@ -378,6 +417,7 @@ impl Cursor {
                 match self.step(log, offset, limit) {
                     Step::Share(to) => limit = to,
                     Step::LeaveOut(to) => {
+                        self.is_changed = true;
                         self.state.place = Position::At { offset: to, barrier };
                         continue;
                     }
@@ -396,7 +436,8 @@ impl Cursor {
             // A send that ended inside a message would cost one more for the rest of it alone.
             let to =
                 if limit - offset > SEND_MAX { log.boundary(offset + SEND_MAX).min(limit) } else { limit };
-            let (offered, taken) = log.send(offset, to, &mut send)?;
+            self.commit(wire);
+            let (offered, taken) = log.send(offset, to, &mut |slices| offer(wire, slices))?;
             let reached = offset + taken as u64;
             self.bytes_sent += taken as u64;
             self.state.place = Position::At { offset: reached, barrier };
@@ -409,30 +450,41 @@ impl Cursor {
     }
 
     /// Sends private bytes and the half-sent message; false if the peer takes no more.
-    fn send_owed(&mut self, send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>) -> io::Result<bool> {
-        let state = &mut self.state;
-        while let Some(rest) = state.private.get(state.sent..).filter(|rest| !rest.is_empty()) {
+    fn send_owed(&mut self, wire: &mut dyn Wire) -> io::Result<bool> {
+        while self.state.sent < self.state.private.len() {
+            self.commit(wire);
+            let rest = self.state.private.get(self.state.sent..).unwrap_or(&[]);
             let offered = rest.len();
-            let taken = send(&[IoSlice::new(rest)])?;
+            let taken = offer(wire, &[IoSlice::new(rest)])?;
             self.bytes_sent += taken as u64;
-            state.sent += taken;
+            self.state.sent += taken;
             if taken < offered {
                 return Ok(false);
             }
         }
-        // A watching player keeps no buffer.
-        (state.private, state.sent, state.goes_first) = (Vec::new(), 0, false);
+        self.forget_private();
+        if self.hold.is_some() {
+            self.commit(wire);
+        }
         if let Some(hold) = &mut self.hold {
-            let taken = hold.read(|bytes| send(&[IoSlice::new(bytes)]))?;
+            let taken = offer(wire, &[IoSlice::new(hold.bytes())])?;
             self.bytes_sent += taken as u64;
             hold.from += taken as u64;
-            if hold.from < hold.to {
-                state.held = Some((hold.from, hold.to));
-                return Ok(false);
-            }
-            (self.hold, state.held) = (None, None);
+            self.note_hold();
         }
-        Ok(true)
+        Ok(self.hold.is_none())
+    }
+
+    /// All private bytes are sent. A watching player keeps no buffer.
+    fn forget_private(&mut self) {
+        let state = &mut self.state;
+        (state.private, state.sent, state.goes_first) = (Vec::new(), 0, false);
+    }
+
+    /// More of what is held has been sent.
+    fn note_hold(&mut self) {
+        self.hold.take_if(|hold| hold.from >= hold.to);
+        self.state.held = self.hold.as_ref().map(|hold| (hold.from, hold.to));
     }
 
     /// If `reached` is inside a message, keeps its rest and moves behind it.
@@ -447,13 +499,16 @@ impl Cursor {
         }
     }
 
+    /// Where the message ends is known no more once the log has moved on.
     fn hold(&mut self, log: &Log, from: u64, to: u64) {
+        self.is_changed = true;
         self.hold = log.hold(from, to);
         self.state.held = self.hold.as_ref().map(|hold| (hold.from, hold.to));
     }
 
     /// Too far behind: on to the newest keyframe, forward only.
     fn skip(&mut self, offset: u64, log: &Log) {
+        self.is_changed = true;
         self.skips += 1;
         let reached = offset.max(self.state.had);
         match log.join_after(offset, reached) {
@@ -511,6 +566,7 @@ impl Cursor {
     /// Owes the message at `entry` with its absolute time, from which the next delta on its track counts. What is before the start of
     /// the reader's time is shown at that start.
     fn seed(&mut self, log: &Log, entry: &Entry, barrier: u64) {
+        self.is_changed = true;
         let (framing, track, msid) = (log.framing(), entry.track, self.state.msid);
         let time = self.timestamp(entry.time.max(self.state.start));
         let end = log.boundary(entry.offset + 1);
@@ -553,6 +609,7 @@ impl Cursor {
     /// track's first delta counts; where there is none, or that time is before the start of this reader's, the track's first
     /// message carries its own. The reader has had everything before `reached`.
     fn join(&mut self, point: &JoinPoint, log: &Log, reached: u64) {
+        self.is_changed = true;
         let framing = log.framing();
         let earliest = point.time.saturating_sub(START_BEFORE);
         let start = [Track::Video, Track::Audio]
@@ -625,13 +682,10 @@ impl Cursor {
     }
 }
 
-/// `send` again where it was interrupted; 0 bytes where it would block.
-fn offer(
-    send: &mut dyn FnMut(&[IoSlice<'_>]) -> io::Result<usize>,
-    slices: &[IoSlice<'_>],
-) -> io::Result<usize> {
+/// Sends again where that was interrupted; 0 bytes where it would block.
+fn offer(wire: &mut dyn Wire, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     loop {
-        match send(slices) {
+        match wire.send(slices) {
             Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
             Ok(taken) => return Ok(taken),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(0),

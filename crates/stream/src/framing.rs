@@ -5,7 +5,9 @@
 //! chunk stream with the time from which the delta counts. This file alone knows where in those bytes the header ends and
 //! the payload goes on, so that a reader of another form (FLV tags) can be given the same payload.
 
+use bytes::BufMut;
 use rtmp::{chunk, wire};
+use serde::{Deserialize, Serialize};
 
 use crate::track::Track;
 
@@ -13,7 +15,7 @@ use crate::track::Track;
 const HEADER: usize = 8;
 
 /// How messages are put into bytes: in chunks of one size, for all readers.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Framing {
     chunk_size: u32,
 }
@@ -24,13 +26,18 @@ impl Framing {
         Self { chunk_size: chunk_size.max(1) }
     }
 
+    /// Whether one that was read from a record can be right.
+    pub(crate) fn is_sound(self) -> bool {
+        self.chunk_size > 0
+    }
+
     /// Bytes of a stored message.
     pub(crate) fn stored_len(self, payload: usize) -> usize {
         chunk::delta_len(self.chunk_size, payload)
     }
 
     /// Appends a message as it is stored; `delta` is the time since the last one on its track, ms.
-    pub(crate) fn store(self, out: &mut Vec<u8>, track: Track, delta: u32, payload: &[u8]) {
+    pub(crate) fn store(self, out: &mut impl BufMut, track: Track, delta: u32, payload: &[u8]) {
         chunk::put_delta(out, self.chunk_size, csid(track), delta, track.type_id(), payload);
     }
 

@@ -1,9 +1,11 @@
 //! What a decoder needs before the first frame.
 
-use bytes::Bytes;
 use rtmp::chunk;
 use rtmp::media::{self, Kind, Scope};
+use serde::{Deserialize, Serialize};
+use shm::Store;
 
+use crate::blob::{Blob, Blobs};
 use crate::track::Track;
 
 /// Metadata, a sequence header or other configuration beyond this is not kept, bytes: each joining reader is sent it.
@@ -16,19 +18,19 @@ pub(crate) const PACKETS_MAX: usize = 64;
 const PACKETS_BYTES: usize = 128 * 1024;
 
 /// Headers in force at one place of the log. Shared: each join point keeps those of its place.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Headers {
     /// `onMetaData` as players get it.
-    pub(crate) metadata: Option<Bytes>,
+    pub(crate) metadata: Option<Blob>,
     packets: Vec<Packet>,
 }
 
 /// A packet of configuration, or data from before the first keyframe.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Packet {
     pub(crate) track: Track,
     /// As players get it.
-    pub(crate) payload: Bytes,
+    pub(crate) payload: Blob,
     /// What it is about: the next about the same takes its place. `None` of data that came before the first keyframe: it is in force up
     /// to there.
     scope: Option<Scope>,
@@ -42,6 +44,12 @@ impl Packet {
 }
 
 impl Headers {
+    /// Finds the bytes of those that were read from a record; false if they are not there.
+    pub(crate) fn resolve(&mut self, blobs: &mut Blobs) -> bool {
+        let packets = self.packets.iter_mut().map(|packet| &mut packet.payload);
+        packets.chain(&mut self.metadata).all(|blob| blob.resolve(blobs))
+    }
+
     /// What is in force on `track`, in the order in which it came.
     pub(crate) fn of(&self, track: Track) -> impl Iterator<Item = &Packet> {
         self.packets.iter().filter(move |packet| packet.track == track)
@@ -59,7 +67,7 @@ impl Headers {
 
     /// Whether `payload` is in force on `track`.
     pub(crate) fn holds(&self, track: Track, payload: &[u8]) -> bool {
-        self.of(track).any(|packet| packet.payload == payload)
+        self.of(track).any(|packet| *packet.payload == payload)
     }
 
     /// What a packet of configuration is about, if it is to be kept. Other data takes the place of what is kept under its name: a server
@@ -85,9 +93,10 @@ impl Headers {
     /// (`is_preamble`) that stays as well where it is data: whoever begins there gets all of it. False if there was no room.
     pub(crate) fn keep(
         &mut self,
+        store: &Store,
         track: Track,
         scope: Option<Scope>,
-        payload: &Bytes,
+        payload: &[u8],
         is_preamble: bool,
     ) -> bool {
         self.packets.retain_mut(|packet| {
@@ -108,13 +117,12 @@ impl Headers {
         }
         let fits = self.has_room(track, payload);
         if fits {
-            // A copy: a part of an aggregate would keep all of it.
-            self.packets.push(Packet { track, payload: Bytes::copy_from_slice(payload), scope });
+            self.packets.push(Packet { track, payload: Blob::new(store, payload), scope });
         }
         fits
     }
 
-    fn has_room(&self, track: Track, payload: &Bytes) -> bool {
+    fn has_room(&self, track: Track, payload: &[u8]) -> bool {
         let bytes: usize = self.of(track).map(|packet| packet.payload.len()).sum();
         self.of(track).count() < PACKETS_MAX && bytes + payload.len() <= PACKETS_BYTES
     }
@@ -133,10 +141,11 @@ impl Headers {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::store;
 
     fn keep(headers: &mut Headers, kind: Kind, track: Track, payload: &'static [u8]) {
         let scope = headers.scope(kind, track, payload);
-        headers.keep(track, scope, &Bytes::from_static(payload), false);
+        headers.keep(&store(), track, scope, payload, false);
     }
 
     #[test]
@@ -151,20 +160,20 @@ mod tests {
 
     #[test]
     fn what_is_kept_is_bounded_and_other_tracks_have_their_place_all_the_same() {
-        let mut headers = Headers::default();
+        let (mut headers, store) = (Headers::default(), store());
         for number in 0..10_000_u32 {
-            headers.keep(Track::Data, None, &Bytes::from(number.to_be_bytes().to_vec()), true);
+            headers.keep(&store, Track::Data, None, &number.to_be_bytes(), true);
         }
         assert_eq!(headers.of(Track::Data).count(), PACKETS_MAX);
         for id in 0..9 {
-            let payload = Bytes::from([b"\x96\0avc1", &[id][..], &[0; 60_000]].concat());
+            let payload = [b"\x96\0avc1", &[id][..], &[0; 60_000]].concat();
             let scope = headers.scope(Kind::VideoHeader, Track::Video, &payload);
-            headers.keep(Track::Video, scope, &payload, true);
+            headers.keep(&store, Track::Video, scope, &payload, true);
         }
         assert_eq!(headers.of(Track::Video).count(), 2);
-        let announced = Bytes::from_static(b"\x02\0\x0d@setDataFrame\x02\0\x01a");
-        let scope = headers.scope(Kind::DataHeader, Track::Data, &announced);
-        headers.keep(Track::Data, scope, &announced, true);
+        let announced = b"\x02\0\x0d@setDataFrame\x02\0\x01a";
+        let scope = headers.scope(Kind::DataHeader, Track::Data, announced);
+        headers.keep(&store, Track::Data, scope, announced, true);
         headers.end_preamble();
         assert_eq!(headers.of(Track::Data).count(), 1, "what is to be kept goes before what is not");
     }
@@ -176,7 +185,7 @@ mod tests {
         let other = headers.scope(Kind::Data, Track::Data, b"\x02\0\x01b");
         assert_eq!(other, None);
         keep(&mut headers, Kind::Data, Track::Data, b"\x02\0\x01a\x06");
-        let kept: Vec<_> = headers.of(Track::Data).map(|packet| packet.payload.clone()).collect();
+        let kept: Vec<_> = headers.of(Track::Data).map(|packet| &packet.payload[..]).collect();
         assert_eq!(kept, [&b"\x02\0\x01a\x06"[..]]);
     }
 }

@@ -4,7 +4,9 @@ use bytes::Bytes;
 use rtmp::chunk::{self, Message};
 use rtmp::line::Lane;
 use rtmp::media::{self, Class, Kind};
+use serde::{Deserialize, Serialize};
 
+use crate::blob::{Blob, Blobs};
 use crate::clock::{Clock, Start};
 use crate::headers::{HEADER_MAX, Headers};
 use crate::log::{JoinPoint, KEY_WAIT, Log};
@@ -16,7 +18,7 @@ use crate::track::Track;
 const METADATA_EVERY: u64 = 1_000;
 
 /// What a publication has to do with the last one.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Continuity {
     /// Nothing.
     New,
@@ -27,7 +29,7 @@ pub(crate) enum Continuity {
 }
 
 /// The way of messages into the log.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Ingest {
     clock: Clock,
     continuity: Continuity,
@@ -41,7 +43,7 @@ pub(crate) struct Ingest {
     /// Until when data is in front of the publication's first keyframe, ms.
     preamble: Option<u64>,
     /// Metadata that is not in force yet: it came before the first message of the publication, or too soon behind other.
-    next_metadata: Option<Bytes>,
+    next_metadata: Option<Blob>,
     /// Stream time of the last change of metadata, ms.
     metadata_at: u64,
     /// The lowest track of Enhanced RTMP that has had frames, of video and audio: its keyframes are where readers join, and its codec
@@ -69,6 +71,12 @@ impl Ingest {
             metadata_at: 0,
             main: [None; 3],
         }
+    }
+
+    /// Finds the bytes of one that was read from a record; false if they are not there.
+    pub(crate) fn resolve(&mut self, blobs: &mut Blobs) -> bool {
+        self.set_aside.as_mut().is_none_or(|point| point.resolve(blobs))
+            && self.next_metadata.as_mut().is_none_or(|metadata| metadata.resolve(blobs))
     }
 
     /// A publication begins. Whoever joins before its first message must not get pictures that it does not go on with.
@@ -204,8 +212,7 @@ impl Ingest {
         if payload.len() > HEADER_MAX {
             return false;
         }
-        // A copy: a part of an aggregate would keep all of it.
-        self.next_metadata = Some(Bytes::copy_from_slice(&payload));
+        self.next_metadata = Some(Blob::new(log.store(), &payload));
         if self.has_stored {
             self.put_metadata_in_force(log);
         }
@@ -248,9 +255,12 @@ impl Ingest {
             (scope.is_some() && !log.headers().holds(track, payload)) || (scope.is_none() && is_preamble);
         let is_header = matches!(kind, Kind::AudioHeader | Kind::VideoHeader | Kind::VideoMetadata);
         let is_configuration = is_header || scope.is_some();
+        let store = log.store().clone();
         let has_room = !is_kept
             || (payload.len() <= HEADER_MAX
-                && log.update_headers(|headers| headers.keep(track, scope.clone(), payload, is_preamble)))
+                && log.update_headers(|headers| {
+                    headers.keep(&store, track, scope.clone(), payload, is_preamble)
+                }))
             || !is_configuration;
         // The next server is told once: it keeps what comes later under the same name.
         let is_announced =
@@ -277,12 +287,12 @@ mod tests {
     use crate::cursor::{Cursor, Recipient};
     use crate::headers::PACKETS_MAX;
     use crate::stream::{ConnId, Sender, Stream};
-    use crate::testing::{CHUNK, decode, flush_all};
+    use crate::testing::{CHUNK, decode, flush_all, store};
 
     /// Whoever joins behind 65 frames of each of `tracks` begins with this track and frame; a track has keyframes from the given frame on,
     /// each 25.
     fn joins_at(tracks: &[(u8, u8)]) -> (u8, u8) {
-        let mut stream = Stream::new(CHUNK, 10_000, 0);
+        let mut stream = Stream::new(&store(), CHUNK, 10_000, 0);
         let (id, _) = stream.publish(ConnId(1), Sender::Encoder { clock: 0 }, 0);
         for frame in 0..65 {
             for &(track, first) in tracks {
@@ -304,7 +314,7 @@ mod tests {
 
     #[test]
     fn configuration_that_there_is_no_room_for_is_counted() {
-        let mut stream = Stream::new(CHUNK, 10_000, 0);
+        let mut stream = Stream::new(&store(), CHUNK, 10_000, 0);
         let (id, _) = stream.publish(ConnId(1), Sender::Encoder { clock: 0 }, 0);
         let mut take = |payload: Vec<u8>| {
             let (type_id, payload) = (message_type::VIDEO, payload.into());

@@ -17,6 +17,7 @@
 //!
 //! The rules (seeds, barriers, join point, time) and their reasons stand in this crate's README.md.
 
+mod blob;
 mod clock;
 mod cursor;
 mod framing;
@@ -32,9 +33,10 @@ mod stream;
 mod testing;
 mod track;
 
-pub use cursor::{CONTROL_MAX, Cursor, Flushed, Recipient, State};
+pub use blob::Blobs;
+pub use cursor::{CONTROL_MAX, Cursor, Flushed, Impossible, Recipient, State, Wire};
 pub use log::{Entry, Log, Offer, Span};
 pub use stats::Stats;
-pub use storage::Meter;
+pub use storage::{Left, Meter};
 pub use stream::{ConnId, Ended, Head, PublicationId, Sender, Stream};
 pub use track::Track;

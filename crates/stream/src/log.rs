@@ -7,6 +7,7 @@
 //! * A [`JoinPoint`] is a place where a cursor may start, with all it needs to be seeded there.
 //! * A [`Barrier`] is an offset at which every cursor does something of its own before it goes on.
 
+pub(crate) mod entries;
 mod join;
 #[cfg(test)]
 mod tests;
@@ -15,11 +16,15 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 
-use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use shm::{Recovery, Store};
 
+use self::entries::Entries;
+pub use self::entries::Entry;
+use crate::blob::{Blob, Blobs};
 use crate::framing::Framing;
 use crate::headers::Headers;
-use crate::storage::{Hold, Meter, Storage};
+use crate::storage::{self, Hold, Left, Meter, Storage};
 use crate::track::Track;
 
 /// Bytes kept for slow readers whatever their time: 30 s at 17 Mbit/s.
@@ -45,7 +50,7 @@ const SAME_TIME_MAX: usize = 64;
 const PAST_MAX: usize = 32;
 
 /// Up to where a track is known to a reader.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize)]
 struct Reached {
     /// Time of the last message, ms.
     last: u64,
@@ -54,7 +59,7 @@ struct Reached {
 }
 
 /// A place where a cursor may start.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct JoinPoint {
     /// First byte it reads.
     pub(crate) offset: u64,
@@ -76,6 +81,11 @@ pub(crate) struct JoinPoint {
 }
 
 impl JoinPoint {
+    /// Finds the headers of one that was read from a record; false if they are not there.
+    pub(crate) fn resolve(&mut self, blobs: &mut Blobs) -> bool {
+        Rc::make_mut(&mut self.headers).resolve(blobs)
+    }
+
     /// The time from which the track's next delta counts; `None` where a barrier will seed it.
     pub(crate) fn seed_time(&self, track: Track) -> Option<u64> {
         let reached = self.tracks[track.index()];
@@ -89,7 +99,7 @@ impl JoinPoint {
 }
 
 /// What every cursor does of its own at an offset.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Barrier {
     /// Where.
     pub(crate) offset: u64,
@@ -97,33 +107,16 @@ pub(crate) struct Barrier {
     pub(crate) kind: BarrierKind,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum BarrierKind {
     /// The track's next message, the one behind the barrier, seeds it.
     Seed(Track),
     /// New `onMetaData` comes first.
-    Metadata(Bytes),
+    Metadata(Blob),
     /// The message behind the barrier is data of which a server must be told to keep it.
     DataHeader,
     /// A publication that does not go on with the last one: its video starts with a keyframe.
     Publication,
-}
-
-/// One message of the log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry {
-    /// Its first byte.
-    pub offset: u64,
-    /// Stream time, ms.
-    pub time: u64,
-    /// Bytes of its payload.
-    pub payload: u32,
-    /// Where it belongs.
-    pub track: Track,
-    /// Whether decoding can start here.
-    pub key: bool,
-    /// Whether it is what a decoder needs before all others, no frame.
-    pub header: bool,
 }
 
 /// One publication, as offsets of the log.
@@ -136,7 +129,7 @@ pub struct Span {
 }
 
 /// A publication that another has followed, with the places where a reader may start in it.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Past {
     begin: JoinPoint,
     /// Its last keyframe.
@@ -174,13 +167,15 @@ pub enum Offer {
 }
 
 /// The log of one stream.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Log {
     framing: Framing,
     /// Media kept for slow readers, ms, beside the newest group of pictures.
     queue_length: u64,
+    #[serde(skip, default = "storage::nowhere")]
     storage: Storage,
-    entries: VecDeque<Entry>,
+    #[serde(skip, default = "entries::nowhere")]
+    entries: Entries,
     barriers: VecDeque<Barrier>,
     /// Bytes of metadata that they hold.
     barrier_bytes: u64,
@@ -220,14 +215,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// An empty log whose chunks are of `chunk_size` bytes, and which keeps `queue_length` ms.
+    /// An empty log in the memory of `store`, whose chunks are of `chunk_size` bytes, and which keeps `queue_length` ms.
     #[must_use]
-    pub fn new(chunk_size: u32, queue_length: u64) -> Self {
+    pub fn new(store: &Store, chunk_size: u32, queue_length: u64) -> Self {
         Self {
             framing: Framing::new(chunk_size),
             queue_length,
-            storage: Storage::default(),
-            entries: VecDeque::new(),
+            storage: Storage::new(store.clone()),
+            entries: Entries::new(store.clone()),
             barriers: VecDeque::new(),
             barrier_bytes: 0,
             first_barrier: 0,
@@ -328,9 +323,9 @@ impl Log {
         reached.last = reached.last.max(time);
 
         let framing = self.framing;
-        let offset = self
-            .storage
-            .append(framing.stored_len(payload.len()), |out| framing.store(out, track, delta, payload));
+        let offset = self.storage.append(framing.stored_len(payload.len()), |mut out| {
+            framing.store(&mut out, track, delta, payload)
+        });
         let payload = u32::try_from(payload.len()).unwrap_or(u32::MAX);
         let mut entry = Entry { offset, time, payload, track, key: false, header: false };
         mark(&mut entry);
@@ -350,7 +345,7 @@ impl Log {
     }
 
     /// New metadata is in force from here on, for every reader.
-    pub(crate) fn append_metadata(&mut self, payload: Bytes) {
+    pub(crate) fn append_metadata(&mut self, payload: Blob) {
         self.update_headers(|headers| headers.metadata = Some(payload.clone()));
         self.barrier_bytes += payload.len() as u64;
         self.barriers.push_back(Barrier { offset: self.end(), kind: BarrierKind::Metadata(payload) });
@@ -488,7 +483,7 @@ impl Log {
     /// The payload of the message at `entry`.
     pub(crate) fn payload(&self, entry: &Entry) -> Vec<u8> {
         let to = self.boundary(entry.offset + 1);
-        self.storage.read(entry.offset, to, |stored| self.framing.payload(stored))
+        self.framing.payload(self.storage.read(entry.offset, to))
     }
 
     /// Keeps what lies from one offset to another, a part of one message.
@@ -524,6 +519,61 @@ impl Log {
         self.storage.count_in(meter);
     }
 
+    /// Its memory.
+    pub(crate) fn store(&self) -> &Store {
+        self.storage.store()
+    }
+
+    /// What of it a record has beside the log itself.
+    pub(crate) fn places(&self) -> (&Storage, &Entries) {
+        (&self.storage, &self.entries)
+    }
+
+    /// Makes a log that was read from a record whole; `None` if it cannot be right.
+    pub(crate) fn restore(
+        mut self,
+        (storage, entries): (storage::Saved, entries::Saved),
+        (recovery, blobs, meter): (&Recovery, &mut Blobs, &Meter),
+    ) -> Option<(Self, Left)> {
+        let left;
+        (self.storage, left) = storage.restore(recovery, meter)?;
+        self.entries = entries.restore(recovery)?;
+        let points = [&mut self.key, &mut self.begin].into_iter().flatten();
+        let past = self.past.iter_mut().flat_map(|past| [Some(&mut past.begin), past.key.as_mut()]).flatten();
+        let mut are_whole = points.chain(past).all(|point| point.resolve(blobs));
+        are_whole &= Rc::make_mut(&mut self.headers).resolve(blobs);
+        for barrier in &mut self.barriers {
+            if let BarrierKind::Metadata(payload) = &mut barrier.kind {
+                are_whole &= payload.resolve(blobs);
+            }
+        }
+        (are_whole && self.is_sound()).then_some((self, left))
+    }
+
+    /// Whether its parts agree with one another.
+    fn is_sound(&self) -> bool {
+        let end = self.end();
+        let bytes = |barrier: &Barrier| match &barrier.kind {
+            BarrierKind::Metadata(payload) => payload.len() as u64,
+            _ => 0,
+        };
+        let are_sorted =
+            self.barriers.iter().zip(self.barriers.iter().skip(1)).all(|(a, b)| a.offset <= b.offset);
+        let points = [&self.key, &self.begin].into_iter().flatten();
+        self.framing.is_sound()
+            && self.entries.back().is_none_or(|last| last.offset < end)
+            && self.entries.front().map_or(end, |first| first.offset) == self.floor
+            && self.entries.len() as u64 <= self.messages
+            && are_sorted
+            && self.barriers.back().is_none_or(|last| last.offset <= end)
+            && self.barriers.iter().map(bytes).sum::<u64>() == self.barrier_bytes
+            && self.tracks.iter().all(|reached| reached.last <= self.newest)
+            && points.into_iter().all(|point| point.offset <= end && point.messages <= self.messages)
+            && self.past.len() <= PAST_MAX + 1
+            && self.past.iter().all(|past| past.end <= end && past.begin.offset <= past.end)
+            && self.headers_end <= end
+    }
+
     /// Bytes of memory of its media.
     #[must_use]
     pub fn memory(&self) -> u64 {
@@ -535,7 +585,7 @@ impl Log {
         while self.storage.size() > most && self.entries.len() > 1 {
             self.entries.pop_front();
             self.drop_before_floor();
-            self.storage.give_back(self.floor);
+            self.storage.release(self.floor);
         }
     }
 

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 
 use rtmp::media::{Codec, Kind};
+use serde::{Deserialize, Serialize};
 
 use crate::track::Track;
 
@@ -10,7 +11,7 @@ use crate::track::Track;
 const RATE_WINDOW: usize = 5;
 
 /// What a stream has received; times are ms on the caller's monotonic clock.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Stats {
     /// Video messages.
     pub video_frames: u64,
@@ -43,6 +44,12 @@ impl Stats {
         let received =
             self.history.back().zip(self.history.front()).map_or(0, |(newest, oldest)| newest - oldest);
         (received * 8).checked_div(seconds).unwrap_or(0)
+    }
+
+    /// Whether one that was read from a record can be right.
+    pub(crate) fn is_sound(&self) -> bool {
+        let history = || self.history.iter();
+        history().len() <= RATE_WINDOW + 1 && history().zip(history().skip(1)).all(|(one, next)| one <= next)
     }
 
     /// Called once a second.

@@ -1,12 +1,15 @@
-//! The bytes of a log: segments that are filled once, from front to back, and never moved.
+//! The bytes of a log: segments that are filled once, from front to back, and never moved, in memory that outlives the process.
 //!
-//! All that is known outside of this file is the offset, so that the bytes may lie elsewhere one day. A message never lies in
-//! two segments, so that one reference keeps the rest of a half-sent one alive.
+//! All that is known outside of this file is the offset. A message never lies in two segments, so that one reference keeps the rest of a
+//! half-sent one alive.
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
+
+use serde::{Deserialize, Serialize, Serializer};
+use shm::{Block, Place, Recovery, Store};
 
 /// Capacity of a segment, bytes. Small enough that a quiet stream costs little, large enough that a flush rarely meets two.
 pub(crate) const SEGMENT: usize = 256 * 1024;
@@ -26,19 +29,20 @@ impl Meter {
 }
 
 /// See the [module](self).
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Storage {
+    store: Store,
     meter: Meter,
     segments: VecDeque<Rc<Segment>>,
+    /// Let go of, and held by a reader.
+    left: Vec<Weak<Segment>>,
     end: u64,
-    /// What the next segment is made of: memory that was just let go costs no page faults.
-    spare: Option<Segment>,
 }
 
 #[derive(Debug)]
 struct Segment {
     base: u64,
-    bytes: RefCell<Vec<u8>>,
+    block: Block,
     counted: Counted,
 }
 
@@ -49,6 +53,13 @@ struct Counted {
     meter: Meter,
 }
 
+impl Counted {
+    fn new(bytes: u64, meter: &Meter) -> Self {
+        meter.0.set(meter.0.get() + bytes);
+        Self { bytes, meter: meter.clone() }
+    }
+}
+
 impl Drop for Counted {
     fn drop(&mut self) {
         self.meter.0.set(self.meter.0.get().saturating_sub(self.bytes));
@@ -56,20 +67,26 @@ impl Drop for Counted {
 }
 
 impl Segment {
-    fn new(base: u64, capacity: usize, meter: &Meter) -> Self {
-        let counted = Counted { bytes: capacity as u64, meter: meter.clone() };
-        meter.0.set(meter.0.get() + counted.bytes);
-        Self { base, bytes: RefCell::new(Vec::with_capacity(capacity)), counted }
+    fn new(base: u64, block: Block, meter: &Meter) -> Self {
+        let counted = Counted::new(block.capacity() as u64, meter);
+        Self { base, block, counted }
     }
 
     fn end(&self) -> u64 {
-        self.base + self.bytes.borrow().len() as u64
+        self.base + self.block.len() as u64
     }
 
-    /// Gives `read` the bytes from one offset to another, as far as they are here.
-    fn read<R>(&self, from: u64, to: u64, read: impl FnOnce(&[u8]) -> R) -> R {
-        let bytes = self.bytes.borrow();
-        read(part(&bytes, self.base, from, to))
+    /// The bytes from one offset to another, as far as they are here.
+    fn part(&self, from: u64, to: u64) -> &[u8] {
+        let bytes = self.block.bytes();
+        let index = |offset: u64| {
+            usize::try_from(offset.saturating_sub(self.base)).unwrap_or(usize::MAX).min(bytes.len())
+        };
+        bytes.get(index(from)..index(to)).unwrap_or(&[])
+    }
+
+    fn named(&self) -> Option<Named> {
+        Some(Named { base: self.base, place: self.block.place()? })
     }
 }
 
@@ -88,13 +105,76 @@ impl Hold {
         if self.segment.end() <= floor { self.segment.counted.bytes } else { 0 }
     }
 
-    /// Gives `read` the bytes.
-    pub(crate) fn read<R>(&self, read: impl FnOnce(&[u8]) -> R) -> R {
-        self.segment.read(self.from, self.to, read)
+    /// The bytes.
+    pub(crate) fn bytes(&self) -> &[u8] {
+        self.segment.part(self.from, self.to)
     }
 }
 
+/// A segment in a record.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+struct Named {
+    base: u64,
+    place: Place,
+}
+
+/// A storage in a record.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Saved {
+    segments: Vec<Named>,
+    left: Vec<Named>,
+    end: u64,
+}
+
+impl Serialize for Storage {
+    /// As [`Saved`]; an error if a part of it ends with this process.
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let segments: Option<Vec<_>> = self.segments.iter().map(|segment| segment.named()).collect();
+        let left = self.left.iter().filter_map(Weak::upgrade).filter_map(|segment| segment.named());
+        let segments = segments.ok_or_else(|| serde::ser::Error::custom("there was no memory that stays"))?;
+        Saved { segments, left: left.collect(), end: self.end }.serialize(serializer)
+    }
+}
+
+impl Saved {
+    /// What the process before had; `None` if that cannot be right. Segments that it had let go of are here until the readers that hold
+    /// them have been asked.
+    pub(crate) fn restore(self, recovery: &Recovery, meter: &Meter) -> Option<(Storage, Left)> {
+        let adopt =
+            |named: &Named| Some(Rc::new(Segment::new(named.base, recovery.adopt(named.place)?, meter)));
+        let segments: VecDeque<_> = self.segments.iter().map(adopt).collect::<Option<_>>()?;
+        let is_whole = segments.iter().zip(segments.iter().skip(1)).all(|(one, next)| one.end() == next.base);
+        let is_at_end = segments.back().is_none_or(|last| last.end() == self.end);
+        let left: Vec<_> = self.left.iter().filter_map(adopt).collect();
+        let storage = Storage {
+            store: recovery.store().clone(),
+            meter: meter.clone(),
+            segments,
+            left: left.iter().map(Rc::downgrade).collect(),
+            end: self.end,
+        };
+        (is_whole && is_at_end).then_some((storage, Left(left)))
+    }
+}
+
+/// Keeps what only readers hold, until they do.
+#[derive(Debug, Default)]
+pub struct Left(#[expect(dead_code, reason = "held until it is dropped")] Vec<Rc<Segment>>);
+
+/// In place of one that is still to be read.
+pub(crate) fn nowhere() -> Storage {
+    Storage::new(Store::private(0))
+}
+
 impl Storage {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, meter: Meter::default(), segments: VecDeque::new(), left: Vec::new(), end: 0 }
+    }
+
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// Segments are counted by `meter` from now on.
     pub(crate) fn count_in(&mut self, meter: Meter) {
         self.meter = meter;
@@ -102,8 +182,7 @@ impl Storage {
 
     /// Bytes of its segments.
     pub(crate) fn size(&self) -> u64 {
-        let segments = self.segments.iter().map(|segment| segment.counted.bytes).sum::<u64>();
-        segments + self.spare.as_ref().map_or(0, |spare| spare.counted.bytes)
+        self.segments.iter().map(|segment| segment.counted.bytes).sum()
     }
 
     /// Offset behind the last byte.
@@ -111,63 +190,49 @@ impl Storage {
         self.end
     }
 
-    /// Appends what `write` adds, `len` bytes as a rule, in one piece; gives its offset.
-    pub(crate) fn append(&mut self, len: usize, write: impl FnOnce(&mut Vec<u8>)) -> u64 {
+    /// Appends `len` bytes that `write` fills, in one piece; gives their offset.
+    pub(crate) fn append(&mut self, len: usize, write: impl FnOnce(&mut [u8])) -> u64 {
         let offset = self.end;
-        let fits = |segment: &&Rc<Segment>| {
-            let bytes = segment.bytes.borrow();
-            bytes.capacity() - bytes.len() >= len
-        };
-        let segment = match self.segments.back().filter(fits) {
-            Some(segment) => Rc::clone(segment),
-            None => {
-                let size = len.max(SEGMENT);
-                let segment = match self.spare.take_if(|_| size == SEGMENT) {
-                    Some(spare) => Segment { base: offset, ..spare },
-                    None => Segment::new(offset, size, &self.meter),
-                };
-                let segment = Rc::new(segment);
-                self.segments.push_back(Rc::clone(&segment));
-                segment
-            }
-        };
-        write(&mut segment.bytes.borrow_mut());
-        self.end = segment.end();
+        let has_room =
+            self.segments.back().is_some_and(|last| last.block.capacity() - last.block.len() >= len);
+        if !has_room {
+            let block = self.store.block(len.max(SEGMENT));
+            self.segments.push_back(Rc::new(Segment::new(offset, block, &self.meter)));
+        }
+        if let Some(segment) = self.segments.back()
+            && segment.block.append(len, write)
+        {
+            self.end = segment.end();
+        }
         offset
     }
 
     /// Lets go of the segments that end at `floor` or before.
     pub(crate) fn release(&mut self, floor: u64) {
-        while self.segments.front().is_some_and(|segment| segment.end() <= floor) {
-            let segment = self.segments.pop_front().and_then(Rc::into_inner);
-            if let Some(segment) = segment.filter(|segment| segment.counted.bytes == SEGMENT as u64) {
-                segment.bytes.borrow_mut().clear();
-                self.spare = Some(segment);
+        while self.segments.front().is_some_and(|segment| segment.end() <= floor)
+            && let Some(segment) = self.segments.pop_front()
+        {
+            self.left.retain(|left| left.strong_count() > 0);
+            if Rc::strong_count(&segment) > 1 {
+                self.left.push(Rc::downgrade(&segment));
             }
         }
-        if self.segments.is_empty() {
-            self.spare = None;
-        }
-    }
-
-    /// The same, and keeps nothing for the next segment.
-    pub(crate) fn give_back(&mut self, floor: u64) {
-        self.release(floor);
-        self.spare = None;
     }
 
     /// Keeps the bytes of one message, from one offset to another.
     pub(crate) fn hold(&self, from: u64, to: u64) -> Option<Hold> {
-        let segment = self.segments.get(self.index(from)?)?;
-        (from >= segment.base && to <= segment.end()).then(|| Hold { segment: Rc::clone(segment), from, to })
+        let has = |segment: &Rc<Segment>| from >= segment.base && to <= segment.end();
+        let there =
+            self.index(from).and_then(|index| self.segments.get(index)).filter(|segment| has(segment));
+        let left = || self.left.iter().filter_map(Weak::upgrade).find(has);
+        let segment = there.cloned().or_else(left)?;
+        (from <= to).then_some(Hold { segment, from, to })
     }
 
-    /// Gives `read` the bytes of one message, or none if they are gone.
-    pub(crate) fn read<R>(&self, from: u64, to: u64, read: impl FnOnce(&[u8]) -> R) -> R {
-        match self.index(from).and_then(|index| self.segments.get(index)) {
-            Some(segment) => segment.read(from, to, read),
-            None => read(&[]),
-        }
+    /// The bytes of one message, or none if they are gone.
+    pub(crate) fn read(&self, from: u64, to: u64) -> &[u8] {
+        let segment = self.index(from).and_then(|index| self.segments.get(index));
+        segment.map_or(&[], |segment| segment.part(from, to))
     }
 
     /// Offers the bytes from `from` to `to`, or as many as one send covers, to `send`: (bytes offered, bytes taken).
@@ -180,15 +245,12 @@ impl Storage {
         let Some(index) = self.index(from) else { return Ok((0, 0)) };
         let mut segments = self.segments.range(index..);
         let Some(first) = segments.next() else { return Ok((0, 0)) };
-        let bytes = first.bytes.borrow();
-        let head = part(&bytes, first.base, from, to);
+        let head = first.part(from, to);
         if from + head.len() as u64 == to {
             return Ok((head.len(), send(&[IoSlice::new(head)])?));
         }
-        let more: Vec<_> =
-            segments.take(SLICES - 1).map(|segment| (segment.base, segment.bytes.borrow())).collect();
         let mut slices = vec![IoSlice::new(head)];
-        slices.extend(more.iter().map(|(base, bytes)| IoSlice::new(part(bytes, *base, *base, to))));
+        slices.extend(segments.take(SLICES - 1).map(|segment| IoSlice::new(segment.part(segment.base, to))));
         slices.retain(|slice| !slice.is_empty());
         let offered = slices.iter().map(|slice| slice.len()).sum();
         Ok((offered, send(&slices)?))
@@ -202,27 +264,25 @@ impl Storage {
     /// Bytes of memory held.
     #[cfg(test)]
     pub(crate) fn held(&self) -> u64 {
-        self.segments.iter().map(|segment| segment.bytes.borrow().len() as u64).sum()
+        self.segments.iter().map(|segment| segment.block.len() as u64).sum()
     }
-}
-
-/// The part of `bytes`, which begin at offset `base`, from one offset to another.
-fn part(bytes: &[u8], base: u64, from: u64, to: u64) -> &[u8] {
-    let index =
-        |offset: u64| usize::try_from(offset.saturating_sub(base)).unwrap_or(usize::MAX).min(bytes.len());
-    bytes.get(index(from)..index(to)).unwrap_or(&[])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::store;
+
+    fn storage() -> Storage {
+        Storage::new(store())
+    }
 
     #[test]
     fn a_meter_counts_what_is_held_by_whomever() {
-        let (mut storage, meter) = (Storage::default(), Meter::default());
+        let (mut storage, meter) = (storage(), Meter::default());
         storage.count_in(meter.clone());
         for _ in 0..4 {
-            storage.append(300_000, |out| out.extend([0; 300_000]));
+            storage.append(300_000, |out| out.fill(0));
         }
         assert_eq!((meter.bytes(), storage.size()), (1_200_000, 1_200_000));
         let hold = storage.hold(0, 300_000).unwrap();
@@ -231,57 +291,35 @@ mod tests {
         assert_eq!((meter.bytes(), storage.size(), hold.kept(1_200_000)), (300_000, 0, 300_000));
         drop(hold);
         assert_eq!(meter.bytes(), 0);
-        // What waits to be used again is held too.
-        let offsets = [0; 3].map(|_| storage.append(SEGMENT, |out| out.resize(SEGMENT, 7)));
-        storage.release(offsets[2]);
-        assert_eq!((meter.bytes(), storage.size()), (2 * SEGMENT as u64, 2 * SEGMENT as u64));
-        storage.give_back(offsets[2]);
-        assert_eq!((meter.bytes(), storage.size()), (SEGMENT as u64, SEGMENT as u64));
     }
 
     #[test]
     fn a_message_lies_in_one_segment_and_a_hold_outlives_its_release() {
-        let mut storage = Storage::default();
+        let mut storage = storage();
         for byte in 0..10_u8 {
-            storage.append(100_000, |out| out.extend(std::iter::repeat_n(byte, 100_000)));
+            storage.append(100_000, |out| out.fill(byte));
         }
         assert_eq!(storage.end(), 1_000_000);
         let hold = storage.hold(350_000, 400_000).unwrap();
         storage.release(1_000_000);
         assert_eq!(storage.held(), 0);
         assert_eq!(storage.end(), 1_000_000);
-        hold.read(|bytes| assert!(bytes.len() == 50_000 && bytes.iter().all(|byte| *byte == 3)));
+        let is_right =
+            |hold: &Hold| hold.bytes().len() == 50_000 && hold.bytes().iter().all(|byte| *byte == 3);
+        assert!(is_right(&hold));
+        assert!(is_right(&storage.hold(350_000, 400_000).unwrap()), "somebody has it");
+        drop(hold);
         assert!(storage.hold(350_000, 400_000).is_none());
-        storage.read(350_000, 400_000, |bytes| assert!(bytes.is_empty()));
-        assert_eq!(storage.append(1, |out| out.push(1)), 1_000_000);
-    }
-
-    #[test]
-    fn a_segment_is_made_of_one_that_was_let_go_unless_somebody_holds_that() {
-        let mut storage = Storage::default();
-        let append = |storage: &mut Storage| storage.append(SEGMENT, |out| out.resize(SEGMENT, 7));
-        let address = |storage: &Storage, from: u64| storage.read(from, from + 1, |bytes| bytes.as_ptr());
-        let first = append(&mut storage);
-        let second = append(&mut storage);
-        let used = address(&storage, first);
-        storage.release(second);
-        let third = append(&mut storage);
-        assert_eq!(address(&storage, third), used);
-
-        let hold = storage.hold(second, third).unwrap();
-        storage.release(third);
-        append(&mut storage);
-        hold.read(|bytes| assert!(bytes.len() == SEGMENT && bytes.iter().all(|byte| *byte == 7)));
-        storage.release(storage.end());
-        assert!(storage.spare.is_none(), "nothing is kept for a log without media");
+        assert!(storage.read(350_000, 400_000).is_empty());
+        assert_eq!(storage.append(1, |out| out.fill(1)), 1_000_000);
     }
 
     #[test]
     fn one_send_offers_the_bytes_of_several_segments_in_order() {
-        let mut storage = Storage::default();
+        let mut storage = storage();
         let all: Vec<u8> = (0..1_000_000_u32).map(|i| (i / 1_000) as u8).collect();
         for piece in all.chunks(100_000) {
-            storage.append(piece.len(), |out| out.extend_from_slice(piece));
+            storage.append(piece.len(), |out| out.copy_from_slice(piece));
         }
         let (from, to) = (150_000, 950_000);
         let (mut at, mut got) = (from, Vec::new());

@@ -2,23 +2,26 @@
 
 use rtmp::chunk::Message;
 use rtmp::{media, message_type};
+use serde::{Deserialize, Serialize};
+use shm::{Recovery, Store};
 
+use crate::blob::Blobs;
 use crate::clock::Start;
 use crate::ingest::{Continuity, Ingest};
-use crate::log::Log;
+use crate::log::{Log, entries};
 use crate::stats::Stats;
-use crate::storage::Meter;
+use crate::storage::{self, Left, Meter};
 
 /// A forwarder that comes back within this time goes on where the last one broke off, ms; after it only one that begins with what is
 /// here already.
 const BREAK_MAX: u64 = 15_000;
 
 /// A connection, as a number that its owner gives out once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct ConnId(pub u64);
 
 /// One act of publishing, as a number that is new for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PublicationId(u64);
 
 /// Who sends a publication, and so whose times it has.
@@ -38,7 +41,7 @@ pub enum Sender<'a> {
 }
 
 /// How a publication ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Ended {
     /// Its publisher said that it is over: the next one is another.
     Finished,
@@ -56,7 +59,7 @@ pub struct Head {
 }
 
 /// See the [module](self).
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub struct Stream {
     log: Log,
     ingest: Ingest,
@@ -72,7 +75,7 @@ pub struct Stream {
     clock: Option<String>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 struct Publication {
     id: PublicationId,
     by: ConnId,
@@ -80,11 +83,11 @@ struct Publication {
 }
 
 impl Stream {
-    /// A stream that nobody has published yet. Its log has chunks of `chunk_size` bytes and keeps `queue_length` ms.
+    /// A stream that nobody has published yet, in the memory of `store`. Its log has chunks of `chunk_size` bytes and keeps `queue_length` ms.
     #[must_use]
-    pub fn new(chunk_size: u32, queue_length: u64, now: u64) -> Self {
+    pub fn new(store: &Store, chunk_size: u32, queue_length: u64, now: u64) -> Self {
         Self {
-            log: Log::new(chunk_size, queue_length),
+            log: Log::new(store, chunk_size, queue_length),
             ingest: Ingest::new(),
             stats: Stats::default(),
             publication: None,
@@ -93,6 +96,32 @@ impl Stream {
             ended: None,
             clock: None,
         }
+    }
+
+    /// Appends a record of all that it is, so that it may go on in another process: what it names of its store's memory is that of now.
+    /// `None` if a part of it ends with this process, because there was no memory that stays.
+    #[must_use]
+    pub fn save(&self, record: Vec<u8>) -> Option<Vec<u8>> {
+        let (storage, entries) = self.log.places();
+        postcard::to_extend(&(storage, entries, self), record).ok()
+    }
+
+    /// The stream of which `record` begins with what [`save`](Self::save) has appended, what follows it there, and what only its
+    /// readers keep: to be held until they are there. `None` if it cannot be right.
+    #[must_use]
+    pub fn restore<'a>(
+        record: &'a [u8],
+        recovery: &Recovery,
+        blobs: &mut Blobs,
+        meter: &Meter,
+    ) -> Option<(Self, &'a [u8], Left)> {
+        type Saved = (storage::Saved, entries::Saved, Stream);
+        let ((storage, entries, mut stream), rest) = postcard::take_from_bytes::<Saved>(record).ok()?;
+        let (log, left) = stream.log.restore((storage, entries), (recovery, blobs, meter))?;
+        stream.log = log;
+        let is_whole = stream.ingest.resolve(blobs) && stream.stats.is_sound();
+        let is_known = stream.publication.as_ref().is_none_or(|it| it.id.0 <= stream.publications);
+        (is_whole && is_known).then_some((stream, rest, left))
     }
 
     /// Makes `by` the publisher; gives the publication and the connection that published until now, which the caller ends. Whoever
@@ -213,6 +242,12 @@ impl Stream {
     #[must_use]
     pub fn publisher(&self) -> Option<ConnId> {
         self.publication.as_ref().map(|publication| publication.by)
+    }
+
+    /// The act of publishing that goes on.
+    #[must_use]
+    pub fn publication(&self) -> Option<PublicationId> {
+        self.publication.as_ref().map(|publication| publication.id)
     }
 
     /// Whether anybody ever published it.

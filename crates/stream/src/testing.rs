@@ -11,6 +11,11 @@ use crate::log::Log;
 /// Chunk size of the logs in tests, bytes.
 pub(crate) const CHUNK: u32 = 1_000;
 
+/// Memory for one stream of a test.
+pub(crate) fn store() -> shm::Store {
+    shm::Store::private(1 << 16)
+}
+
 /// Numbers that depend on the seed alone (SplitMix64).
 pub(crate) struct Chance(u64);
 
@@ -78,7 +83,7 @@ pub(crate) fn flush_with(
 ) -> (Vec<u8>, Flushed) {
     let mut out = Vec::new();
     let flushed = cursor
-        .flush(log, &mut |slices| {
+        .flush(log, &mut |slices: &[io::IoSlice<'_>]| {
             let mut budget = take();
             if budget == 0 {
                 return Err(io::ErrorKind::WouldBlock.into());

@@ -1,10 +1,11 @@
 //! What the message streams of a connection do, by their ids. Nearly always it is one, and then it lies where the connection lies:
 //! at thousands of connections each memory access that it saves is one that would miss the caches.
 
+use serde::{Deserialize, Serialize};
 use smallvec::SmallVec;
 
 /// See the [module](self). In the order of the ids.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct ByStream<T>(SmallVec<[(u32, T); 1]>);
 
 impl<T> Default for ByStream<T> {

@@ -1,5 +1,8 @@
 //! What moves an accepted connection: reads and writes its socket, and does what its machine says.
 
+mod journal;
+pub(crate) mod record;
+
 use std::io;
 use std::pin::pin;
 use std::rc::Rc;
@@ -11,6 +14,7 @@ use rtmp_io::socket;
 use stream::Cursor;
 use tracing::{debug, info, warn};
 
+use self::journal::Journal;
 use super::by_stream::ByStream;
 use super::end::{Cut, End};
 use super::handle::Conn;
@@ -26,8 +30,8 @@ use crate::tally::Limit;
 /// Reads and writes of one connection in one go, fewer where a read fills its buffer.
 const TURNS: usize = 4;
 
-/// Serves `conn` to its end.
-pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
+/// A connection that was accepted; it is to be [served](serve).
+pub(crate) fn begin(hub: Rc<Hub>, conn: Rc<Conn>) -> Serving {
     let patience = {
         let options = &hub.spec.borrow().options;
         Patience {
@@ -40,9 +44,16 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
         hub,
         conn,
         streams: ByStream::default(),
+        journal: Journal::default(),
         is_changed: false,
         is_deaf: false,
     });
+    serving.0.commit();
+    serving
+}
+
+/// Serves a connection to its end.
+pub(crate) async fn serve(mut serving: Serving) {
     let driver = &mut serving.0;
     driver.conn.set_deadline(driver.machine.deadline());
     let end = std::future::poll_fn(|cx| driver.poll(cx)).await;
@@ -56,10 +67,13 @@ pub(crate) async fn serve(hub: Rc<Hub>, conn: Rc<Conn>) {
         }
     }
     debug!(%peer, %end, "connection ended");
+    let hub = Rc::clone(&driver.hub);
+    drop(serving);
+    hub.keeping.commit();
 }
 
 /// A connection that has a slot; dropping it, in a panic too, frees the slot.
-struct Serving(Driver);
+pub(crate) struct Serving(Driver);
 
 impl Drop for Serving {
     fn drop(&mut self) {
@@ -79,6 +93,8 @@ struct Driver {
     machine: Machine,
     /// The message streams that do something.
     streams: ByStream<Activity>,
+    /// Of what has come of messages that are not whole.
+    journal: Journal,
     /// A command has changed what a player gets: it is flushed once all of the read is taken.
     is_changed: bool,
     /// The peer takes nothing any more. What it has published before is still read, to its end.
@@ -209,12 +225,16 @@ impl Driver {
             return Ok(false);
         }
         loop {
-            let rest = self.machine.output();
-            if rest.is_empty() {
+            if self.machine.output().is_empty() {
                 return Ok(false);
             }
-            match self.conn.socket.try_write(rest) {
+            if !self.conn.is_writer(None) {
+                self.conn.set_writer(None, &self.hub.keeping);
+                self.commit();
+            }
+            match self.conn.socket.try_write(self.machine.output()) {
                 Ok(taken) => {
+                    self.conn.note_written(taken);
                     count(&self.hub.counters.bytes_out, taken as u64);
                     if self.machine.handle_sent(taken) && self.machine.is_closing() {
                         // Half closed, so that no reset overtakes the reason.
@@ -243,21 +263,39 @@ impl Driver {
 
     /// Reads once and acts on all of it; true if there may be much more.
     fn read(&mut self) -> Result<bool, End> {
-        let hub = Rc::clone(&self.hub);
-        let mut buffer = hub.buffer.borrow_mut();
-        let taken = match socket::try_read(&self.conn.socket, &mut buffer) {
-            Ok(0) => return Err(End::Closed),
-            Ok(taken) => taken,
-            Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
-            Err(e) => return Err(e.into()),
+        let keeping = &self.hub.keeping;
+        let (taken, more) = {
+            let mut buffer = keeping.buffer.borrow_mut();
+            keeping.begin_read(self.conn.object.get());
+            let read = socket::try_read(&self.conn.socket, &mut buffer);
+            if !matches!(read, Ok(1..)) {
+                keeping.end_read();
+            }
+            match read {
+                Ok(0) => return Err(End::Closed),
+                Ok(taken) => (taken, taken == buffer.len()),
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => return Ok(false),
+                Err(e) => return Err(e.into()),
+            }
         };
-        let more = taken == buffer.len();
+        let handled = self.handle_read(taken);
+        self.hub.keeping.end_read();
+        handled.map(|()| more)
+    }
+
+    /// Acts on all of the first `taken` bytes of the buffer, which were read.
+    fn handle_read(&mut self, taken: usize) -> Result<(), End> {
+        let hub = Rc::clone(&self.hub);
+        self.conn.read.set(self.conn.read.get() + taken as u64);
         count(&hub.counters.bytes_in, taken as u64);
         if self.streams.is_empty() {
             // If it is gone, the next read says so.
             let _ = socket::acknowledge(&self.conn.socket);
         }
-        let acted = self.act_on(buffer.get(..taken).unwrap_or(&[]));
+        let buffer = hub.keeping.buffer.borrow();
+        let input = buffer.get(..taken).unwrap_or(&[]);
+        let acted = self.act_on(input);
+        self.journal.note(&hub.keeping.store, self.machine.reader(), input);
         drop(buffer);
         if let Some(why) = self.machine.take_left_out()
             && self.takes_line()
@@ -268,7 +306,7 @@ impl Driver {
         self.pass_replies()?;
         hub.books.note_session(&self.conn.holding, self.machine.held() as u64, !self.streams.is_empty());
         relieve(&hub);
-        acted.map(|()| more)
+        acted
     }
 
     fn act_on(&mut self, mut input: &[u8]) -> Result<(), End> {
@@ -285,19 +323,25 @@ impl Driver {
         }
     }
 
-    /// Hands the session's replies to whoever writes to the socket: the first of the players.
+    /// Hands the session's replies to whoever writes to the socket, the first of the players, and writes down what has changed before
+    /// anything of it is sent.
     fn pass_replies(&mut self) -> Result<(), End> {
         let is_changed = std::mem::take(&mut self.is_changed);
         // In order: behind those that wait already.
         let has_replies = |playing: &&Playing| self.conn.outlet.has_replies(playing.player.msid);
         let first = self.players().find(has_replies).or_else(|| self.players().next());
         let first = first.map(|playing| Rc::clone(&playing.player));
-        let Some(first) = first else { return self.machine.check_flood() };
+        let Some(first) = first else {
+            self.commit();
+            return self.machine.check_flood();
+        };
         let replies = self.machine.replies();
         if replies.is_empty() && !is_changed {
+            self.commit();
             return Ok(());
         }
         let accepted = first.push_control(replies);
+        self.commit();
         self.in_order(|_| true).for_each(Playing::flush);
         if accepted { Ok(()) } else { Err(End::Flood) }
     }
@@ -409,18 +453,19 @@ impl Driver {
 
     /// What a player that goes still owes is sent by the next one, or by this task.
     fn hand_over(&mut self, player: &Player) -> Result<(), End> {
-        let mut cursor = player.cursor.borrow_mut();
         self.conn.outlet.note(player.msid, false, false);
         let next = self.players().next().map(|playing| Rc::clone(&playing.player));
         match next {
             None => {
-                let owed = cursor.half_sent();
-                let rest = cursor.take_rest();
+                let owed = player.cursor.borrow().half_sent();
+                let rest = player.change(Cursor::take_rest);
                 self.machine.owe(rest, owed)?;
             }
-            Some(next) if cursor.is_half_sent() => next.owe(cursor.take_rest()),
+            Some(next) if player.cursor.borrow().is_half_sent() => {
+                next.owe(player.change(Cursor::take_rest));
+            }
             Some(next) => {
-                if !next.push_control(&mut cursor.take_control()) {
+                if !next.push_control(&mut player.change(Cursor::take_control)) {
                     return Err(End::Flood);
                 }
             }
@@ -433,14 +478,14 @@ impl Driver {
     /// Tells the players whether they share the socket.
     fn share_socket(&self) {
         let is_shared = self.players().count() > 1;
-        self.players().for_each(|playing| playing.player.cursor.borrow_mut().share(is_shared));
+        self.players().for_each(|playing| playing.player.change(|cursor| cursor.share(is_shared)));
     }
 
     /// Gives `change` the player's cursor, and where a player begins that comes now.
     fn with_cursor(&mut self, msid: u32, change: impl FnOnce(&mut Cursor, u64)) {
         if let Some(Activity::Playing(playing)) = self.streams.get(msid) {
             let from = playing.begin();
-            change(&mut playing.player.cursor.borrow_mut(), from);
+            playing.player.change(|cursor| change(cursor, from));
             self.is_changed = true;
         }
     }
@@ -488,7 +533,7 @@ mod tests {
             let socket = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             let (accepted, peer) = listener.accept().await.unwrap();
             let conn = hub.admit(accepted, peer).unwrap();
-            tokio::task::spawn_local(serve(Rc::clone(&hub), conn));
+            tokio::task::spawn_local(serve(begin(Rc::clone(&hub), conn)));
             let session = publish(&socket).await;
 
             // It is acknowledged again and again, and resets the connection at once.

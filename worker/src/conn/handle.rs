@@ -2,18 +2,22 @@
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd as _, RawFd};
+use std::rc::Weak;
 use std::task::Waker;
 
+use rustix::net::sockopt::socket_cookie;
+use shm::Id;
 use stream::ConnId;
 use tokio::net::TcpStream;
 
 use super::end::Cut;
 use super::outlet::Outlet;
+use crate::keeping::{Keeping, Kept};
 use crate::memory::Holding;
 use crate::places;
 
 /// See the [module](self).
-#[derive(Debug)]
 pub(crate) struct Conn {
     pub(crate) id: ConnId,
     pub(crate) peer: SocketAddr,
@@ -24,6 +28,17 @@ pub(crate) struct Conn {
     /// What it holds of the port's memory.
     pub(crate) holding: Holding,
     pub(crate) socket: TcpStream,
+    /// Tells its socket from all others of this kernel (SO_COOKIE).
+    pub(crate) cookie: u64,
+    /// Its record.
+    pub(crate) object: Cell<Option<Id>>,
+    /// Bytes that its socket has taken, and that were read from it.
+    pub(crate) written: Cell<u64>,
+    pub(crate) read: Cell<u64>,
+    /// Who has written last: the player on this message stream, or else its own task.
+    writer: RefCell<Option<(u32, Weak<dyn Kept>)>>,
+    /// How often the writer has changed.
+    turn: Cell<u64>,
     cut: Cell<Option<Cut>>,
     /// When its task is to look at the time, ms.
     deadline: Cell<Option<u64>>,
@@ -42,13 +57,54 @@ impl Conn {
             source: places::source(peer),
             was_served: Cell::new(false),
             holding: Holding::default(),
+            cookie: socket_cookie(&socket).unwrap_or(0),
             socket,
+            object: Cell::new(None),
+            written: Cell::new(0),
+            read: Cell::new(0),
+            writer: RefCell::new(None),
+            turn: Cell::new(0),
             cut: Cell::new(None),
             deadline: Cell::new(None),
             is_due: Cell::new(false),
             outlet: Outlet::default(),
             waker: RefCell::new(None),
         }
+    }
+
+    /// Its socket's descriptor.
+    pub(crate) fn fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+
+    /// Which writer the present one is.
+    pub(crate) fn turn(&self) -> u64 {
+        self.turn.get()
+    }
+
+    /// As it was in the process before.
+    pub(crate) fn set_turn(&self, turn: u64) {
+        self.turn.set(turn);
+    }
+
+    /// Whether the player on `msid`, or the connection's own task, has written last.
+    pub(crate) fn is_writer(&self, msid: Option<u32>) -> bool {
+        self.writer.borrow().as_ref().map(|(writer, _)| *writer) == msid
+    }
+
+    /// From now on this one writes. Where the last one was a player, what it has sent is written down: it follows from the kernel's
+    /// counters no more.
+    pub(crate) fn set_writer(&self, writer: Option<(u32, Weak<dyn Kept>)>, keeping: &Keeping) {
+        let before = self.writer.replace(writer);
+        if let Some(before) = before.and_then(|(_, before)| before.upgrade()) {
+            before.save(keeping);
+        }
+        self.turn.set(self.turn.get() + 1);
+    }
+
+    /// The socket has taken `bytes` more.
+    pub(crate) fn note_written(&self, bytes: usize) {
+        self.written.set(self.written.get() + bytes as u64);
     }
 
     /// Ends the connection; its task learns of it at once. The first reason stands.

@@ -18,6 +18,7 @@ mod tests;
 
 use rtmp::server::{Config, Event, PlayEnd, PublishEnd, Session, StreamKey};
 use rtmp::{auth, chunk, wire};
+use serde::{Deserialize, Serialize};
 use stream::{CONTROL_MAX, Track};
 
 use super::by_stream::ByStream;
@@ -78,7 +79,7 @@ pub(crate) struct Proof<'a> {
 }
 
 /// How long a publisher may be silent, ms.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub(crate) struct Patience {
     /// From publish to the first media.
     pub(crate) first: u64,
@@ -87,7 +88,7 @@ pub(crate) struct Patience {
 }
 
 /// What a message stream does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Role {
     Publishing {
         /// When it was accepted, or a part of its first media came, ms; `None` once media have come.
@@ -106,14 +107,14 @@ enum Due {
 }
 
 /// A question without an answer.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 struct Asking {
     msid: u32,
     to_publish: bool,
 }
 
 /// Bytes on their way out.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 struct Outbox {
     bytes: Vec<u8>,
     sent: usize,
@@ -127,14 +128,34 @@ impl Outbox {
     }
 }
 
-/// Told to a forwarder whose proof is made with another secret.
-const ANOTHER_SECRET: &str = "the origin has another secret than this edge: the secret file was changed between their starts; \
-    srsctl restart gives the older process the new one";
-/// Told to a forwarder that means another port.
-const ANOTHER_TARGET: &str = "this is not the port that the origin means: its address leads to another edge";
+/// Why a forwarder is not believed.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+enum Doubt {
+    /// Its proof is made with another secret.
+    Secret,
+    /// It means another port.
+    Target,
+}
+
+impl Doubt {
+    /// As the forwarder is told.
+    fn text(self) -> &'static str {
+        match self {
+            Self::Secret => {
+                "the origin has another secret than this edge: the secret file was changed between their starts; \
+                 srsctl restart gives the older process the new one"
+            }
+            Self::Target => "this is not the port that the origin means: its address leads to another edge",
+        }
+    }
+}
+
+fn config() -> Config {
+    Config { chunk_size: wire::CHUNK_SIZE, limits: chunk::Limits::default() }
+}
 
 /// See the [module](self). Plain data.
-#[derive(Debug)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     session: Session,
     patience: Patience,
@@ -144,7 +165,7 @@ pub(crate) struct Machine {
     /// The clock of a proven forwarder of the origin.
     clock: Option<String>,
     /// Why a forwarder that says that it is the origin's is not believed.
-    doubt: Option<&'static str>,
+    doubt: Option<Doubt>,
     out: Outbox,
     accepted: u64,
     /// When bytes came last, ms.
@@ -160,9 +181,8 @@ pub(crate) struct Machine {
 impl Machine {
     /// A connection that was accepted at `now`, monotonic ms.
     pub(crate) fn new(patience: Patience, now: u64) -> Self {
-        let config = Config { chunk_size: wire::CHUNK_SIZE, limits: chunk::Limits::default() };
         Self {
-            session: Session::new(config),
+            session: Session::new(config()),
             patience,
             streams: ByStream::default(),
             asking: None,
@@ -175,6 +195,20 @@ impl Machine {
             refused: None,
             closing: None,
         }
+    }
+
+    /// Makes one that was read from a record whole, with the parts of messages that it had received; false if it cannot be right.
+    pub(crate) fn restore(&mut self, partials: &[u8]) -> bool {
+        self.session.check(config()).is_ok()
+            && self.session.restore_partials(partials)
+            && self.asking.is_none()
+            && self.out.sent <= self.out.bytes.len()
+            && self.out.bytes.len() - self.out.sent <= CONTROL_MAX + self.out.owed
+    }
+
+    /// What has come of messages that are not whole.
+    pub(crate) fn reader(&self) -> &chunk::Reader {
+        self.session.reader()
     }
 
     /// Takes from the front of `input`, which came at `now`, up to the first wish. `None`: all is taken, or the last wish has no
@@ -218,8 +252,8 @@ impl Machine {
                 self.doubt = auth.as_ref().zip(proof.target).and_then(|(auth, target)| {
                     let proves = || auth::verify(proof.secret, s1, &auth.target, &auth.tag);
                     match auth.target == target {
-                        false => Some(ANOTHER_TARGET),
-                        true if !proves() => Some(ANOTHER_SECRET),
+                        false => Some(Doubt::Target),
+                        true if !proves() => Some(Doubt::Secret),
                         true => None,
                     }
                 });
@@ -294,7 +328,8 @@ impl Machine {
     pub(crate) fn refuse(&mut self, why: &Refusal, now: u64) {
         let Some(Asking { to_publish, .. }) = self.asking.take() else { return };
         if to_publish {
-            self.session.reject_publish(why.code, self.doubt.unwrap_or(&why.description));
+            let doubt = self.doubt.map(Doubt::text);
+            self.session.reject_publish(why.code, doubt.unwrap_or(&why.description));
         } else {
             self.session.reject_play(why.code, &why.description);
         }

@@ -7,4 +7,4 @@ pub(crate) mod handle;
 pub(crate) mod machine;
 mod outlet;
 
-pub(crate) use driver::serve;
+pub(crate) use driver::{Serving, begin, record, serve};

@@ -6,6 +6,7 @@
 //! the target has proved: four times a second it sends a ping that carries the time of the last frame sent before it, and
 //! [`liveness`](super::liveness) judges what comes back.
 
+mod link;
 #[cfg(test)]
 mod tests;
 
@@ -19,12 +20,15 @@ use rtmp::auth::Claim;
 use rtmp::client::{self, Event, Mode, Stage};
 use rtmp::url::Url;
 use rtmp_io::{Client, Limit, Route, socket};
+use shm::Id;
 use stream::{Cursor, Flushed, Recipient, Span};
 use tokio::time::{MissedTickBehavior, interval, timeout};
 use tracing::{info, warn};
 
+pub(crate) use self::link::{Connected, LinkRecord};
+use self::link::{Forwarding, GoesOn};
 use super::liveness::{DEAD_AFTER, Liveness};
-use super::status::{Forward, ForwardStatus, KEEP, Phase, has_passed};
+use super::status::{Forward, ForwardRecord, ForwardStatus, KEEP, Phase, has_passed};
 use crate::channel::Channel;
 use crate::counters::count;
 use crate::hub::Hub;
@@ -64,9 +68,29 @@ pub(crate) fn sync(hub: &Rc<Hub>, channel: &Rc<Channel>) {
     forwards.retain(|forward| targets.contains(forward.target()));
     for target in targets {
         if !forwards.iter().any(|forward| *forward.target() == target) {
-            forwards.push(start(hub, channel, target));
+            let status = ForwardStatus::new(target, &hub.keeping, channel.object);
+            forwards.push(start(hub, channel, status, None));
         }
     }
+}
+
+/// The forward of a record, with its connection if that goes on. False if it is not wanted any more.
+pub(crate) fn restore(
+    hub: &Rc<Hub>,
+    channel: &Rc<Channel>,
+    (id, record): (Id, &ForwardRecord),
+    connected: Option<Connected>,
+) -> bool {
+    let target = hub.spec.borrow().forward.iter().find(|target| target.id == record.target).cloned();
+    let Some(target) = target else { return false };
+    let status = ForwardStatus::restore(target, &hub.keeping, id, record);
+    if connected.is_none() && status.open.get().is_some() {
+        // As where a connection is lost.
+        status.failed.set(true);
+        status.next.set(status.next.get().min(channel.log().start(true)));
+    }
+    channel.forwards.borrow_mut().push(start(hub, channel, status, connected));
+    true
 }
 
 /// Once a second: starts what a flood of names has put off. All streams that are live, and of those that are over a few that ended first.
@@ -83,33 +107,45 @@ pub(crate) fn start_late(hub: &Rc<Hub>) {
     }
 }
 
-fn start(hub: &Rc<Hub>, channel: &Rc<Channel>, target: Target) -> Forward {
-    let status = Rc::new(ForwardStatus::new(target));
-    let task = tokio::task::spawn_local(run(Rc::clone(hub), Rc::clone(channel), Rc::clone(&status)));
-    Forward::new(status, task.abort_handle())
+fn start(
+    hub: &Rc<Hub>,
+    channel: &Rc<Channel>,
+    status: Rc<ForwardStatus>,
+    connected: Option<Connected>,
+) -> Forward {
+    let run = run(Rc::clone(hub), Rc::clone(channel), Rc::clone(&status), connected);
+    Forward::new(status, tokio::task::spawn_local(run).abort_handle())
 }
 
-async fn run(hub: Rc<Hub>, channel: Rc<Channel>, status: Rc<ForwardStatus>) {
+async fn run(
+    hub: Rc<Hub>,
+    channel: Rc<Channel>,
+    status: Rc<ForwardStatus>,
+    mut connected: Option<Connected>,
+) {
     let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
     // By the worker's own address the target keeps a slot for us.
     let mut route = Route::new(Some(hub.spec.borrow().listen.ip()), status.target.address);
     let mut head = channel.watch();
     loop {
         status.phase.replace(Phase::Idle);
-        if is_over_for_long(&hub, &channel) {
+        if connected.is_none() && is_over_for_long(&hub, &channel) {
             status.settle(channel.log().end());
         }
         let goes_on = status.failed.get() && due(&channel, &status).is_some();
-        if head.wait_for(|_| due(&channel, &status).is_some()).await.is_err() {
+        if connected.is_none() && head.wait_for(|_| due(&channel, &status).is_some()).await.is_err() {
             return;
         }
         if !goes_on {
             status.well.set(hub.now());
         }
         status.phase.replace(Phase::Connecting);
-        let forwarded = contain_future(forward(&hub, &channel, &status, &mut route, &mut delays)).await;
+        let connected = connected.take();
+        let forwarded =
+            contain_future(forward(&hub, &channel, &status, &mut route, &mut delays, connected)).await;
         let outcome = forwarded.unwrap_or_else(|panic| Err(panic.into()));
         status.failed.set(outcome.is_err());
+        status.touch();
         match outcome {
             Ok(()) => delays.reset(),
             Err(error) => {
@@ -153,14 +189,22 @@ async fn forward(
     status: &ForwardStatus,
     route: &mut Route,
     delays: &mut Delays,
+    connected: Option<Connected>,
 ) -> Result<(), ForwardError> {
-    let request = request(hub, channel, &status.target);
-    let mut client = Client::open(request, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
-    if status.failed.get() {
-        count(&status.reconnects, 1);
-    }
-    while let Some(span) = due(channel, status) {
-        client = publication(hub, channel, status, delays, client, span).await?;
+    let (mut client, mut goes_on) = match connected {
+        Some(Connected { client, goes_on }) => (client, Some(goes_on)),
+        None => {
+            let request = request(hub, channel, &status.target);
+            let client = Client::open(request, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
+            if status.failed.get() {
+                count(&status.reconnects, 1);
+            }
+            (client, None)
+        }
+    };
+    loop {
+        let Some(span) = due(channel, status) else { return Ok(()) };
+        client = publication(hub, channel, status, delays, (client, goes_on.take()), span).await?;
         status.failed.set(false);
         status.phase.replace(Phase::Idle);
         match keep(hub, channel, status, &mut client).await {
@@ -178,7 +222,6 @@ async fn forward(
         let is_started = |event: Event| event == Event::Started;
         client.run_until(Limit::new(CONNECT_TIMEOUT), &mut vec![0; START_READ], is_started).await?;
     }
-    Ok(())
 }
 
 /// Waits for the next publication; false when there is none in time.
@@ -196,7 +239,7 @@ async fn keep(
             next = &mut next => return Ok(next.is_ok_and(|next| next.is_ok())),
             ready = client.socket.readable() => {
                 ready.map_err(Lost)?;
-                let taken = client.read(&mut hub.buffer.borrow_mut(), |_| {})?;
+                let taken = client.read(&mut hub.keeping.buffer.borrow_mut(), |_| {})?;
                 count(&hub.counters.bytes_in, taken as u64);
                 socket::write_all(&client.socket, client.session.output()).await.map_err(Lost)?;
             }
@@ -210,38 +253,41 @@ async fn publication(
     channel: &Channel,
     status: &ForwardStatus,
     delays: &mut Delays,
-    client: Client,
+    (client, goes_on): (Client, Option<GoesOn>),
     span: Span,
 ) -> Result<Client, ForwardError> {
-    if hub.forward_lines.take(hub.now()) {
-        info!(stream = %channel.key, target = %status.target.id, "forwarding");
-    }
     status.phase.replace(Phase::Connected(Liveness::new()));
-    // All of a publication that is over or has only begun, else metadata, headers and the current GOP, whatever players of the origin get.
-    let from = channel.log().start_of_forward(span, !status.failed.get());
-    channel.begin_reader(from);
-    status.begin(span.begin, from);
-    let mut forwarding = Forwarding {
-        hub,
-        channel,
-        status,
-        begin: span.begin,
-        cursor: Cursor::new(Recipient::Forwarder, client.session.msid(), from),
-        position: channel.log().position(from).0,
-        has_sent: false,
-        client,
-    };
+    let goes_on = goes_on.unwrap_or_else(|| {
+        if hub.forward_lines.take(hub.now()) {
+            info!(stream = %channel.key, target = %status.target.id, "forwarding");
+        }
+        // All of a publication that is over or has only begun, else metadata, headers and the current GOP, whatever players of the origin get.
+        let from = channel.log().start_of_forward(span, !status.failed.get());
+        channel.begin_reader(from);
+        status.begin(span.begin, from);
+        GoesOn {
+            object: hub.keeping.store.add(),
+            written: link::written(&client.socket).unwrap_or(0),
+            read: socket::read_so_far(&client.socket).unwrap_or(0),
+            begin: span.begin,
+            cursor: Cursor::new(Recipient::Forwarder, client.session.msid(), from),
+            position: channel.log().position(from).0,
+            has_sent: false,
+        }
+    });
+    let mut forwarding = Forwarding::new(hub, channel, status, client, goes_on);
     match forwarding.run(delays).await {
-        Ok(()) => Ok(forwarding.client),
+        Ok(()) => Ok(forwarding.finish()),
         Err(ForwardError::Connection(rtmp_io::Error::Lost(lost))) => {
-            Err(forwarding.client.why_lost(lost, &mut vec![0; START_READ], |_| {}).await.into())
+            let mut client = forwarding.finish();
+            Err(client.why_lost(lost, &mut vec![0; START_READ], |_| {}).await.into())
         }
         Err(error) => Err(error),
     }
 }
 
 /// To publish the stream at `target`, with the proof that we may.
-fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::Config {
+pub(crate) fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::Config {
     let url = Url {
         host: target.host.clone(),
         port: target.port,
@@ -254,20 +300,6 @@ fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::Config {
         clock: channel.clock.clone(),
     };
     client::Config { auth: Some(claim), ..client::Config::new(Mode::Publish, url) }
-}
-
-struct Forwarding<'a> {
-    hub: &'a Hub,
-    channel: &'a Channel,
-    status: &'a ForwardStatus,
-    client: Client,
-    /// Where the publication begins.
-    begin: u64,
-    cursor: Cursor,
-    /// Number of the message the cursor has reached.
-    position: u64,
-    /// Whether a message has gone out on this connection.
-    has_sent: bool,
 }
 
 impl Forwarding<'_> {
@@ -311,9 +343,7 @@ impl Forwarding<'_> {
         // The bound is for peers that only ask; ours asks little.
         let _ = self.cursor.push_control(self.client.session.output());
         let before = self.cursor.bytes_sent();
-        let to = &self.client.socket;
-        let flushed = self.cursor.flush(&log, &mut |slices| socket::try_send(to, slices));
-        let flushed = flushed.map_err(rtmp_io::Error::Lost)?;
+        let flushed = self.send(&log).map_err(rtmp_io::Error::Lost)?;
         count(&self.hub.counters.bytes_out, self.cursor.bytes_sent() - before);
         self.status.next.set(self.cursor.offset());
         let (position, reached) = log.position(self.cursor.offset());
@@ -340,9 +370,15 @@ impl Forwarding<'_> {
                 status.judge(|liveness| liveness.handle_echo(hub.now(), timestamp));
             }
         };
-        let taken = self.client.read(&mut hub.buffer.borrow_mut(), handle)?;
-        count(&hub.counters.bytes_in, taken as u64);
-        Ok(())
+        hub.keeping.begin_read(self.object());
+        let read = self.client.read(&mut hub.keeping.buffer.borrow_mut(), handle);
+        let taken = read.as_ref().copied().unwrap_or(0);
+        if taken > 0 {
+            count(&hub.counters.bytes_in, taken as u64);
+            self.note_read(taken);
+        }
+        hub.keeping.end_read();
+        read.map(|_| ())
     }
 
     /// Four times a second: looks for signs of life and asks for the next.

@@ -51,10 +51,7 @@ pub(crate) fn play(
     if let Some(length) = length {
         cursor.end_after(length);
     }
-    let player = Rc::new(Player::new(Rc::clone(conn), msid, cursor));
-    channel.players.borrow_mut().push(Rc::clone(&player));
-    hub.players.set(hub.players.get() + 1);
-    Ok(Playing { hub: Rc::clone(hub), channel, player })
+    Ok(Playing::new(hub, channel, Player::new(Rc::clone(conn), msid, cursor, &hub.keeping)))
 }
 
 /// Where a player begins that comes now; what lies behind it is kept for it.
@@ -68,6 +65,17 @@ fn begin(hub: &Hub, channel: &Channel) -> u64 {
 }
 
 impl Playing {
+    pub(crate) fn new(hub: &Rc<Hub>, channel: Rc<Channel>, player: Rc<Player>) -> Self {
+        channel.players.borrow_mut().push(Rc::clone(&player));
+        hub.players.set(hub.players.get() + 1);
+        Self { hub: Rc::clone(hub), channel, player }
+    }
+
+    /// The stream that it plays.
+    pub(crate) fn channel(&self) -> &Channel {
+        &self.channel
+    }
+
     /// Where the player begins if it begins anew; what lies behind it is kept for it.
     pub(crate) fn begin(&self) -> u64 {
         begin(&self.hub, &self.channel)

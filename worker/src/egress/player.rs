@@ -1,15 +1,19 @@
 //! A connection that plays: its position in the stream's log, and its turn on the socket.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::io::{self, IoSlice};
+use std::rc::{Rc, Weak};
 
 use rtmp::server::PlayEnd;
 use rtmp_io::socket;
-use stream::{Cursor, Flushed, Log};
+use serde::{Deserialize, Serialize};
+use shm::Id;
+use stream::{Cursor, Flushed, Log, State, Wire};
 
 use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::Counters;
+use crate::keeping::{Keeping, Kept, kind};
 
 /// A player that takes no byte for this long is closed, ms.
 const STUCK_AFTER: u64 = 30_000;
@@ -29,11 +33,71 @@ pub(crate) struct Player {
     end: Cell<PlayEnd>,
     /// It is among those that catch up in turn.
     is_queued: Cell<bool>,
+    keeping: Rc<Keeping>,
+    me: Weak<Self>,
+    /// Its record.
+    pub(crate) object: Cell<Option<Id>>,
+    is_changed: Cell<bool>,
+    /// As which [writer](Conn::turn) of its connection it has written last.
+    turn: Cell<u64>,
+}
+
+/// What a record has of a player.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct PlayerRecord<S> {
+    pub(crate) state: S,
+    /// Bytes that its connection had written by then.
+    pub(crate) written: u64,
+    pub(crate) turn: u64,
+    pub(crate) has_all: bool,
+    pub(crate) end: PlayEnd,
+}
+
+/// The socket of a player, before which what is sent next is written down.
+struct Kernel<'a>(&'a Player);
+
+impl Wire for Kernel<'_> {
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let conn = &self.0.conn;
+        let sent = socket::try_send(&conn.socket, slices);
+        if let Ok(bytes) = sent {
+            conn.note_written(bytes);
+        }
+        sent
+    }
+
+    fn commit(&mut self, state: &State) {
+        self.0.put(state);
+        self.0.keeping.commit();
+    }
 }
 
 impl Player {
-    pub(crate) fn new(conn: Rc<Conn>, msid: u32, cursor: Cursor) -> Self {
-        Self {
+    pub(crate) fn new(conn: Rc<Conn>, msid: u32, cursor: Cursor, keeping: &Rc<Keeping>) -> Rc<Self> {
+        Self::with(conn, msid, cursor, keeping, keeping.store.add())
+    }
+
+    /// The player of a record, whose cursor is `cursor` by now.
+    pub(crate) fn restore<S>(
+        (conn, msid, cursor): (Rc<Conn>, u32, Cursor),
+        keeping: &Rc<Keeping>,
+        (object, record): (Id, &PlayerRecord<S>),
+    ) -> Rc<Self> {
+        let this = Self::with(conn, msid, cursor, keeping, Some(object));
+        this.has_all.set(record.has_all);
+        this.end.set(record.end);
+        this.turn.set(record.turn);
+        this
+    }
+
+    fn with(
+        conn: Rc<Conn>,
+        msid: u32,
+        cursor: Cursor,
+        keeping: &Rc<Keeping>,
+        object: Option<Id>,
+    ) -> Rc<Self> {
+        let this = Rc::new_cyclic(|me| Self {
             conn,
             msid,
             cursor: RefCell::new(cursor),
@@ -41,7 +105,45 @@ impl Player {
             has_all: Cell::new(false),
             end: Cell::new(PlayEnd::Complete),
             is_queued: Cell::new(false),
+            keeping: Rc::clone(keeping),
+            me: Weak::clone(me),
+            object: Cell::new(object),
+            is_changed: Cell::new(false),
+            turn: Cell::new(0),
+        });
+        this.touch();
+        this
+    }
+
+    /// Changes its cursor.
+    pub(crate) fn change<R>(&self, change: impl FnOnce(&mut Cursor) -> R) -> R {
+        self.touch();
+        change(&mut self.cursor.borrow_mut())
+    }
+
+    /// It is not any more what was written down.
+    fn touch(&self) {
+        if !self.is_changed.replace(true) {
+            self.keeping.touch(self.me.clone());
         }
+    }
+
+    /// As which writer of its connection it was, or is.
+    pub(crate) fn set_writing(&self) {
+        self.conn.set_writer(Some((self.msid, self.me.clone())), &self.keeping);
+        self.turn.set(self.conn.turn());
+    }
+
+    fn put(&self, state: &State) {
+        self.is_changed.set(false);
+        let record = PlayerRecord {
+            state,
+            written: self.conn.written.get(),
+            turn: self.turn.get(),
+            has_all: self.has_all.get(),
+            end: self.end.get(),
+        };
+        self.keeping.put(self.object.get(), kind::PLAYER, |bytes| postcard::to_extend(&record, bytes).ok());
     }
 
     /// Why it gets no more, once it has had all.
@@ -52,7 +154,7 @@ impl Player {
     /// The publication is over at this offset of its log. If it has not had all of an earlier one yet, it gets no more than that.
     pub(crate) fn end_at(&self, offset: u64) {
         if self.end.replace(PlayEnd::Unpublished) != PlayEnd::Unpublished {
-            self.cursor.borrow_mut().end_at(offset);
+            self.change(|cursor| cursor.end_at(offset));
         }
     }
 
@@ -60,25 +162,25 @@ impl Player {
     pub(crate) fn make_room(&self) {
         self.end.set(PlayEnd::MadeRoom);
         self.has_all.set(true);
+        self.touch();
         self.conn.wake();
     }
 
     /// Replies of the session, for the next boundary of messages; false if there are too many of them already.
     pub(crate) fn push_control(&self, replies: &mut Vec<u8>) -> bool {
-        let mut cursor = self.cursor.borrow_mut();
-        let accepted = cursor.push_control(replies);
-        self.note(&cursor);
+        let accepted = self.change(|cursor| cursor.push_control(replies));
+        self.note(&self.cursor.borrow());
         accepted
     }
 
     /// Bytes that go out before all others.
     pub(crate) fn owe(&self, bytes: Vec<u8>) {
-        let mut cursor = self.cursor.borrow_mut();
-        cursor.owe(bytes);
-        self.note(&cursor);
+        self.change(|cursor| cursor.owe(bytes));
+        self.note(&self.cursor.borrow());
     }
 
-    fn note(&self, cursor: &Cursor) {
+    /// What others on its socket have to know of it.
+    pub(crate) fn note(&self, cursor: &Cursor) {
         self.conn.outlet.note(self.msid, cursor.is_half_sent(), cursor.has_control());
     }
 
@@ -94,6 +196,9 @@ impl Player {
     /// It plays no more: whoever still has it sends nothing.
     pub(crate) fn leave(&self) {
         self.parked.set(None);
+        if let Some(object) = self.object.take() {
+            self.keeping.store.remove(object);
+        }
     }
 
     /// It waits for its turn from now on, or no more; whether it did before.
@@ -111,9 +216,16 @@ impl Player {
             self.park(true, now);
             return;
         }
+        if !self.conn.is_writer(Some(self.msid)) {
+            self.set_writing();
+            self.touch();
+        }
+        if self.keeping.has_changes() {
+            self.keeping.commit();
+        }
         let mut cursor = self.cursor.borrow_mut();
         let before = cursor.bytes_sent();
-        let flushed = cursor.flush(log, &mut |slices| socket::try_send(&self.conn.socket, slices));
+        let flushed = cursor.flush(log, &mut Kernel(self));
         let taken = cursor.bytes_sent() - before;
         counters.bytes_out.set(counters.bytes_out.get() + taken);
         counters.skips.set(counters.skips.get() + cursor.take_skips());
@@ -124,6 +236,7 @@ impl Player {
             Ok(Flushed::Ended) => {
                 self.parked.set(None);
                 if !self.has_all.replace(true) {
+                    self.touch();
                     // Its task ends the play.
                     self.conn.wake();
                 }
@@ -151,5 +264,13 @@ impl Player {
             return true;
         }
         false
+    }
+}
+
+impl Kept for Player {
+    fn save(&self, _: &Keeping) {
+        let mut cursor = self.cursor.borrow_mut();
+        self.put(cursor.state());
+        cursor.set_committed();
     }
 }

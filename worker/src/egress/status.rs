@@ -1,14 +1,17 @@
 //! How the forwarding of one stream to one target stands.
 
 use std::cell::{Cell, RefCell};
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::time::Duration;
 
-use cluster::Target;
 use cluster::stats::{ForwardState, ForwardStats};
+use cluster::{Target, UnitId};
+use serde::{Deserialize, Serialize};
+use shm::Id;
 use tokio::task::AbortHandle;
 
 use super::liveness::Liveness;
+use crate::keeping::{Keeping, Kept, kind};
 
 /// A connection is kept for so long for the stream's next publication, and what a target has not been given yet where it cannot be
 /// reached. The stream itself is forgotten 2 s later.
@@ -43,6 +46,28 @@ impl Forward {
 impl Drop for Forward {
     fn drop(&mut self) {
         self.task.abort();
+        if let Some(object) = self.status.object.take() {
+            self.status.keeping.store.remove(object);
+        }
+    }
+}
+
+impl Kept for ForwardStatus {
+    fn save(&self, keeping: &Keeping) {
+        self.is_changed.set(false);
+        keeping.put(self.object.get(), kind::FORWARD, |bytes| {
+            let record = ForwardRecord {
+                channel: self.channel?,
+                target: self.target.id.clone(),
+                next: self.next.get(),
+                open: self.open.get(),
+                sent: self.sent.get(),
+                failed: self.failed.get(),
+                reconnects: self.reconnects.get(),
+                well: self.well.get(),
+            };
+            postcard::to_extend(&record, bytes).ok()
+        });
     }
 }
 
@@ -62,6 +87,27 @@ pub(super) struct ForwardStatus {
     pub(super) last_error: RefCell<Option<String>>,
     /// When it was idle or live last, ms.
     pub(super) well: Cell<u64>,
+    keeping: Rc<Keeping>,
+    me: Weak<Self>,
+    /// Its record.
+    pub(super) object: Cell<Option<Id>>,
+    /// The record of its stream.
+    channel: Option<Id>,
+    is_changed: Cell<bool>,
+}
+
+/// What a record has of a forward. What its connection has sent is in the record of that.
+#[derive(Serialize, Deserialize)]
+pub(crate) struct ForwardRecord {
+    /// Its stream.
+    pub(crate) channel: Id,
+    pub(crate) target: UnitId,
+    next: u64,
+    open: Option<u64>,
+    sent: u64,
+    failed: bool,
+    reconnects: u64,
+    well: u64,
 }
 
 pub(super) enum Phase {
@@ -79,8 +125,27 @@ pub(super) fn has_passed(since: u64, now: u64) -> bool {
 }
 
 impl ForwardStatus {
-    pub(super) fn new(target: Target) -> Self {
-        Self {
+    pub(super) fn new(target: Target, keeping: &Rc<Keeping>, channel: Option<Id>) -> Rc<Self> {
+        let this = Self::with(target, keeping, (keeping.store.add(), channel));
+        this.touch();
+        this
+    }
+
+    /// The forward of a record.
+    pub(super) fn restore(target: Target, keeping: &Rc<Keeping>, id: Id, record: &ForwardRecord) -> Rc<Self> {
+        let this = Self::with(target, keeping, (Some(id), Some(record.channel)));
+        this.next.set(record.next);
+        this.open.set(record.open);
+        this.sent.set(record.sent);
+        this.failed.set(record.failed);
+        this.reconnects.set(record.reconnects);
+        this.well.set(record.well);
+        this.touch();
+        this
+    }
+
+    fn with(target: Target, keeping: &Rc<Keeping>, (object, channel): (Option<Id>, Option<Id>)) -> Rc<Self> {
+        Rc::new_cyclic(|me| Self {
             target,
             phase: RefCell::new(Phase::Idle),
             next: Cell::new(0),
@@ -91,6 +156,18 @@ impl ForwardStatus {
             reconnects: Cell::new(0),
             last_error: RefCell::new(None),
             well: Cell::new(0),
+            keeping: Rc::clone(keeping),
+            me: Weak::clone(me),
+            object: Cell::new(object),
+            channel,
+            is_changed: Cell::new(false),
+        })
+    }
+
+    /// It is not any more what was written down.
+    pub(super) fn touch(&self) {
+        if !self.is_changed.replace(true) {
+            self.keeping.touch(self.me.clone());
         }
     }
 
@@ -98,12 +175,14 @@ impl ForwardStatus {
     pub(super) fn begin(&self, begin: u64, from: u64) {
         self.open.set(Some(begin));
         self.next.set(from);
+        self.touch();
     }
 
     /// What lies before `end` has been given to the target, and its end been told; or need not be any more.
     pub(super) fn settle(&self, end: u64) {
         self.open.set(None);
         self.next.set(end);
+        self.touch();
     }
 
     /// For a target that has been away for long nothing is kept: it begins with what there is.

@@ -1,6 +1,8 @@
 //! What comes out of a server's [`Session`](super::Session): events and errors.
 
 use super::key::{KeyError, StreamKey};
+use serde::{Deserialize, Serialize};
+
 use crate::chunk::{Message, ReadError};
 use crate::handshake::HandshakeError;
 
@@ -97,7 +99,7 @@ pub enum Event {
 }
 
 /// Why a player gets no more.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum PlayEnd {
     /// It has had as much as it asked for.
     Complete,

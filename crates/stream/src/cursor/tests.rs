@@ -1,5 +1,6 @@
 use super::*;
-use crate::testing::{CHUNK, decode, flush_all, flush_with};
+use crate::blob::Blob;
+use crate::testing::{CHUNK, decode, flush_all, flush_with, store};
 use rtmp::chunk;
 use rtmp::media::Kind;
 use rtmp::message_type::{DATA, USER_CONTROL, VIDEO};
@@ -12,16 +13,16 @@ struct Source {
 
 impl Source {
     fn new() -> Self {
-        let mut log = Log::new(CHUNK, 30_000);
+        let mut log = Log::new(&store(), CHUNK, 30_000);
         let headers: [(Kind, Track, &[u8]); 2] = [
             (Kind::AudioHeader, Track::Audio, &[0xAF, 0, 0x12, 0x10]),
             (Kind::VideoHeader, Track::Video, &[0x17, 0, 0, 0, 0, 1]),
         ];
         for (kind, track, payload) in headers {
             let scope = log.headers().scope(kind, track, payload);
-            log.update_headers(|headers| headers.keep(track, scope, &Bytes::from_static(payload), false));
+            log.update_headers(|headers| headers.keep(&store(), track, scope, payload, false));
         }
-        log.append_metadata(Bytes::from_static(b"\x02\x00\x0AonMetaData\x05"));
+        log.append_metadata(Blob::new(&store(), b"\x02\x00\x0AonMetaData\x05"));
         Self { log, sent: Vec::new() }
     }
 

@@ -3,11 +3,12 @@ use rtmp::media::Kind;
 use super::join::NEAR_LIVE;
 use super::*;
 use crate::storage::SEGMENT;
+use crate::testing::store;
 
 const QUEUE_LENGTH: u64 = 30_000;
 
 fn log() -> Log {
-    Log::new(60_000, QUEUE_LENGTH)
+    Log::new(&store(), 60_000, QUEUE_LENGTH)
 }
 
 fn video(log: &mut Log, time: u64, key: bool) {
@@ -26,7 +27,7 @@ fn the_first_message_of_a_track_is_behind_a_seed() {
     assert_eq!(barrier.offset, 0);
     assert!(matches!(barrier.kind, BarrierKind::Seed(Track::Video)));
     // The message itself then has delta 0.
-    log.storage.read(0, 4, |stored| assert_eq!(stored, [0x44, 0, 0, 0]));
+    assert_eq!(log.storage.read(0, 4), [0x44, 0, 0, 0]);
 }
 
 #[test]
@@ -109,10 +110,10 @@ fn a_position_counts_the_messages_before_it_and_has_the_time_of_the_last() {
 
 #[test]
 fn a_joining_reader_starts_at_the_newest_keyframe_with_what_was_in_force_there() {
-    let mut log = log();
+    let (mut log, store) = (log(), store());
     let header = |h: &mut Headers, payload: &'static [u8]| {
         let scope = h.scope(Kind::VideoHeader, Track::Video, payload);
-        h.keep(Track::Video, scope, &Bytes::from_static(payload), false);
+        h.keep(&store, Track::Video, scope, payload, false);
     };
     log.update_headers(|h| header(h, b"\x17\x00old"));
     video(&mut log, 0, true);
@@ -120,7 +121,7 @@ fn a_joining_reader_starts_at_the_newest_keyframe_with_what_was_in_force_there()
     log.update_headers(|h| header(h, b"\x17\x00new"));
     let point = log.join_after(log.start(true), 0).unwrap();
     assert_eq!(point.offset, 0);
-    let payloads: Vec<_> = point.headers.of(Track::Video).map(|packet| &packet.payload).collect();
+    let payloads: Vec<_> = point.headers.of(Track::Video).map(|packet| &packet.payload[..]).collect();
     assert_eq!(payloads, [&b"\x17\x00old"[..]]);
     assert_eq!(log.start(false), log.end());
     video(&mut log, 80, true);
@@ -325,7 +326,7 @@ fn memory_is_bounded_in_time_and_in_bytes() {
 fn metadata_counts_as_what_is_kept_for_slow_readers() {
     let mut log = log();
     for i in 0..3_000 {
-        log.append_metadata(Bytes::from(vec![0; 64 * 1024 - i]));
+        log.append_metadata(Blob::new(&store(), &vec![0; 64 * 1024 - i]));
         audio(&mut log, 5);
         assert!(log.barrier_bytes <= QUEUE_BYTES + 64 * 1024);
     }

@@ -1,13 +1,18 @@
 //! One log and several cursors: resets, mutes, pauses, short writes, skips, moves; sources of many keyframes, of few and of none, and
 //! of audio alone.
 
-use bytes::Bytes;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsFd as _, OwnedFd};
+
 use rtmp::media::Kind;
 use rtmp::{chunk, message_type};
+use shm::{Id, Memory, Recovery, Store};
 
-use crate::cursor::{Cursor, Flushed, Recipient, State};
-use crate::log::{KEY_WAIT, Log};
-use crate::testing::{CHUNK, Chance, decode, flush_all, flush_with, seeds};
+use crate::blob::{Blob, Blobs};
+use crate::cursor::{Cursor, Flushed, Recipient, State, Wire};
+use crate::log::{KEY_WAIT, Log, entries};
+use crate::storage::{self, Meter};
+use crate::testing::{CHUNK, Chance, decode, flush_all, seeds, store};
 use crate::track::Track;
 
 /// Of the log, ms.
@@ -34,10 +39,50 @@ struct Client {
     is_forwarder: bool,
     /// The log's newest time when it was first seen without video.
     without_video: Option<u64>,
+    /// What was committed last, and the length of `wire` then.
+    committed: (State, usize),
+}
+
+/// What a reader is sent, until its process dies.
+struct Recorder<'a> {
+    wire: &'a mut Vec<u8>,
+    committed: &'a mut (State, usize),
+    take: &'a mut dyn FnMut() -> usize,
+    /// Sends and commits before it dies.
+    left: u64,
+}
+
+impl Recorder<'_> {
+    fn is_dead(&mut self) -> bool {
+        self.left = self.left.saturating_sub(1);
+        self.left == 0
+    }
+}
+
+impl Wire for Recorder<'_> {
+    fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+        let budget = (self.take)();
+        if budget == 0 || self.is_dead() {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        let before = self.wire.len();
+        self.wire.extend(slices.iter().flat_map(|slice| slice.iter()).take(budget));
+        Ok(self.wire.len() - before)
+    }
+
+    fn commit(&mut self, state: &State) {
+        if !self.is_dead() {
+            *self.committed = (state.clone(), self.wire.len());
+        }
+    }
 }
 
 struct World {
     chance: Chance,
+    /// What outlives the process.
+    file: OwnedFd,
+    store: Store,
+    record: Id,
     log: Log,
     time: u64,
     sent: Vec<Sent>,
@@ -63,6 +108,17 @@ fn each_reader_gets_what_it_shall_in_order_and_with_exact_times() {
 }
 
 impl Client {
+    fn new(cursor: Cursor, is_forwarder: bool) -> Self {
+        let committed = (cursor.state().clone(), 0);
+        let wire = Vec::new();
+        Self { cursor, wire, is_plain: true, is_paused: false, is_forwarder, without_video: None, committed }
+    }
+
+    fn commit(&mut self) {
+        self.committed = (self.cursor.state().clone(), self.wire.len());
+        self.cursor.set_committed();
+    }
+
     /// One that has skipped starts anew.
     fn note_skips(&mut self) {
         if self.cursor.take_skips() > 0 {
@@ -75,19 +131,68 @@ impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
         let time = 1_000 + chance.below(1 << 33);
-        let mut log = Log::new(CHUNK, QUEUE_LENGTH);
+        let file = Memory::file("stream", 1 << 30).unwrap();
+        let store = Store::create(Memory::map(file.as_fd()).unwrap());
+        let record = store.add().unwrap();
+        let mut log = Log::new(&store, CHUNK, QUEUE_LENGTH);
         log.reset(time);
         let (sent, clients) = (Vec::new(), Vec::new());
         let (keys, video) =
             ([12, 12, 200, 0][chance.below(4) as usize], [5, 5, 5, 0][chance.below(4) as usize]);
-        Self { chance, log, time, sent, cleared: 0, publication: 0, keys, video, clients }
+        let (cleared, publication) = (0, 0);
+        let this =
+            Self { chance, file, store, record, log, time, sent, cleared, publication, keys, video, clients };
+        this.commit();
+        this
     }
 
     fn step(&mut self) {
+        self.act();
+        self.commit();
+    }
+
+    /// What the log is now is true from here on.
+    fn commit(&self) {
+        let (storage, entries) = self.log.places();
+        let record = postcard::to_allocvec(&(storage, entries, &self.log)).unwrap();
+        assert!(self.store.put(self.record, 2, &record));
+        self.store.commit();
+    }
+
+    /// The process dies. Another goes on with what was committed, and what the readers have been sent.
+    fn die(&mut self) {
+        let (recovery, found) = Recovery::open(Memory::map(self.file.as_fd()).unwrap()).unwrap();
+        let mut objects = found.objects;
+        let mut blobs = Blobs::take(recovery.store(), &mut objects);
+        let [record] = &objects[..] else { panic!("{} objects", objects.len()) };
+        type Saved = (storage::Saved, entries::Saved, Log);
+        let (storage, entries, log) = postcard::from_bytes::<Saved>(&record.bytes).unwrap();
+        let (log, _left) = log
+            .restore((storage, entries), (&recovery, &mut blobs, &Meter::default()))
+            .expect("it is as it was committed");
+        for client in &mut self.clients {
+            client.note_skips();
+            let (state, at) = client.committed.clone();
+            let state: State = postcard::from_bytes(&postcard::to_allocvec(&state).unwrap()).unwrap();
+            let more = (client.wire.len() - at) as u64;
+            client.cursor = Cursor::resume_at(state, at as u64, more, &log).expect("it was sent that");
+            // Before the log moves on.
+            client.commit();
+        }
+        drop(blobs);
+        // The old process's handles: what they would do with its memory is not done.
+        std::mem::forget(std::mem::replace(&mut self.log, log));
+        std::mem::forget(std::mem::replace(&mut self.store, recovery.finish()));
+    }
+
+    fn act(&mut self) {
         let client = self.chance.index(self.clients.len());
         match (self.chance.below(100), client) {
             (0..=57, _) => self.append(),
-            (58..=60, _) => self.log.append_metadata(Bytes::from(format!("meta{}", self.chance.next()))),
+            (58..=60, _) => {
+                let metadata = format!("meta{}", self.chance.next());
+                self.log.append_metadata(Blob::new(&self.store, metadata.as_bytes()));
+            }
             (61, _) => {
                 self.time += self.chance.below(20_000);
                 self.log.reset(self.time);
@@ -106,14 +211,7 @@ impl World {
                 let recipient = if self.chance.once_in(4) { Recipient::Forwarder } else { Recipient::Player };
                 let cursor = Cursor::new(recipient, 1, from);
                 self.log.begin_at(from);
-                self.clients.push(Client {
-                    cursor,
-                    wire: Vec::new(),
-                    is_plain: true,
-                    is_paused: false,
-                    is_forwarder: recipient == Recipient::Forwarder,
-                    without_video: None,
-                });
+                self.clients.push(Client::new(cursor, recipient == Recipient::Forwarder));
             }
             (77..=79, _) => {
                 let offsets = self.clients.iter().map(|client| client.cursor.offset());
@@ -143,16 +241,16 @@ impl World {
                 chunk::put_full(&mut ping, CHUNK, 2, 0, message_type::USER_CONTROL, 0, &event);
                 assert!(self.clients[client].cursor.push_control(&mut ping));
             }
-            (74..=76, Some(client)) => self.carry_over(client),
+            (74..=76, Some(_)) => self.die(),
             (_, Some(client)) => self.flush(client),
         }
     }
 
     /// Another sequence header is in force, which is not in the log.
     fn configure(&mut self, kind: Kind, track: Track, first: u8) {
-        let payload = Bytes::from(vec![first, 0, self.chance.below(200) as u8]);
+        let payload = vec![first, 0, self.chance.below(200) as u8];
         let scope = self.log.headers().scope(kind, track, &payload);
-        self.log.update_headers(|headers| headers.keep(track, scope, &payload, false));
+        self.log.update_headers(|headers| headers.keep(&self.store, track, scope, &payload, false));
     }
 
     /// Another publication: whoever waits for a keyframe does so anew.
@@ -181,6 +279,12 @@ impl World {
         // Tracks are interleaved loosely, each in order.
         let time = (self.time - chance.below(400)).max(self.log.last(track).unwrap_or(0));
         let offset = self.log.end();
+        if self.chance.once_in(50) {
+            // What was not committed is read again by the next process.
+            self.log.append(track, time, key, &payload);
+            self.die();
+            assert_eq!(self.log.end(), offset);
+        }
         self.log.append(track, time, key, &payload);
         let keyless = self.log.is_keyless_after(0);
         self.sent.push(Sent { offset, time, track, key, publication: self.publication, keyless });
@@ -202,36 +306,31 @@ impl World {
     fn change(&mut self, client: usize, change: impl FnOnce(&mut Cursor)) {
         let client = &mut self.clients[client];
         change(&mut client.cursor);
+        client.commit();
         client.is_plain = false;
         client.without_video = None;
-    }
-
-    /// The cursor goes on from its state alone, as text.
-    fn carry_over(&mut self, client: usize) {
-        let client = &mut self.clients[client];
-        client.note_skips();
-        let text = serde_json::to_string(client.cursor.state()).unwrap();
-        let state: State = serde_json::from_str(&text).unwrap();
-        assert_eq!(&state, client.cursor.state());
-        // What is held may be gone from the log meanwhile; then only the one that holds it can go on.
-        if let Some(cursor) = Cursor::from_state(state, &self.log) {
-            client.cursor = cursor;
-        }
     }
 
     fn flush(&mut self, client: usize) {
         let chance = &mut self.chance;
         let (is_whole, mut sends) = (chance.once_in(3), 1 + chance.below(3));
+        let left = if chance.once_in(10) { 1 + chance.below(4) } else { u64::MAX };
         let client = &mut self.clients[client];
-        let (bytes, flushed) = flush_with(&mut client.cursor, &self.log, &mut || {
+        let mut take = || {
             if is_whole {
                 return usize::MAX;
             }
             let takes = sends > 0;
             sends = sends.saturating_sub(1);
             if takes { 1 + chance.below(2_000) as usize } else { 0 }
-        });
-        client.wire.extend(bytes);
+        };
+        let Client { cursor, wire, committed, .. } = client;
+        let mut recorder = Recorder { wire, committed, take: &mut take, left };
+        let flushed = cursor.flush(&self.log, &mut recorder).unwrap();
+        if recorder.left == 0 {
+            self.die();
+            return;
+        }
         client.note_skips();
         if flushed == Flushed::CaughtUp && self.log.is_live() && !client.is_paused {
             assert!(!client.cursor.is_waiting(), "there is something to get");
@@ -327,7 +426,7 @@ fn number(payload: &[u8]) -> Option<usize> {
 
 #[test]
 fn audio_that_begins_a_little_before_a_readers_time_keeps_its_distance_to_video() {
-    let mut log = Log::new(CHUNK, 30_000);
+    let mut log = Log::new(&store(), CHUNK, 30_000);
     let mut cursor = Cursor::new(Recipient::Player, 1, 0);
     log.append(Track::Video, 1_000, true, &[0x17, 1, 0, 0, 0, 9]);
     let (mut wire, _) = flush_all(&mut cursor, &log);

@@ -9,7 +9,7 @@ use rtmp::{message_type, wire};
 use crate::cursor::{Cursor, Recipient};
 use crate::headers::PACKETS_MAX;
 use crate::stream::{ConnId, Ended, PublicationId, Sender, Stream};
-use crate::testing::{Chance, client, flush_with, seeds};
+use crate::testing::{Chance, client, flush_with, seeds, store};
 
 /// What a message is about. Only the last about each counts for a reader that comes later.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -75,8 +75,8 @@ fn every_reader_gets_the_newest_configuration_of_each_track_wherever_and_wheneve
 
 impl World {
     fn new(seed: u64) -> Self {
-        let mut origin = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
-        let edge = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
+        let mut origin = Stream::new(&store(), wire::CHUNK_SIZE, 30_000, 0);
+        let edge = Stream::new(&store(), wire::CHUNK_SIZE, 30_000, 0);
         let (publication, _) = origin.publish(ConnId(1), Sender::Encoder { clock: 5_000_000 }, 0);
         // Two are there before the stream begins.
         let players = vec![
@@ -233,8 +233,8 @@ impl World {
 
 #[test]
 fn what_has_the_time_of_the_last_message_before_a_break_and_came_behind_it_is_not_lost() {
-    let mut origin = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
-    let mut edge = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
+    let mut origin = Stream::new(&store(), wire::CHUNK_SIZE, 30_000, 0);
+    let mut edge = Stream::new(&store(), wire::CHUNK_SIZE, 30_000, 0);
     let (publication, _) = origin.publish(ConnId(1), Sender::Encoder { clock: 5_000_000 }, 0);
     let mut player = Reading::new(Recipient::Player, &edge, true);
     // Two slices of a keyframe and of a picture, sound of two tracks, two names of data: one of each before the break.
@@ -268,8 +268,8 @@ fn multitrack(first: u8, packet_type: u8, track: u8, number: [u8; 4]) -> Vec<u8>
 
 #[test]
 fn the_longest_metadata_and_data_reach_players_of_an_edge() {
-    let mut origin = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
-    let mut edge = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
+    let mut origin = Stream::new(&store(), wire::CHUNK_SIZE, 30_000, 0);
+    let mut edge = Stream::new(&store(), wire::CHUNK_SIZE, 30_000, 0);
     let (publication, _) = origin.publish(ConnId(1), Sender::Encoder { clock: 5_000_000 }, 0);
     let (forwarded, _) = edge.publish(ConnId(2), Sender::Forwarder { clock: "origin" }, 0);
     let filled = |begin: &[u8]| {
@@ -308,7 +308,7 @@ fn the_longest_metadata_and_data_reach_players_of_an_edge() {
 
 #[test]
 fn names_without_end_cost_readers_no_more_sends_than_there_are_places() {
-    let mut origin = Stream::new(wire::CHUNK_SIZE, 30_000, 0);
+    let mut origin = Stream::new(&store(), wire::CHUNK_SIZE, 30_000, 0);
     let (publication, _) = origin.publish(ConnId(1), Sender::Encoder { clock: 5_000_000 }, 0);
     for number in 0..10_000_u32 {
         let payload = [&b"\x02\0\x0d@setDataFrame\x02\0\x04"[..], &number.to_be_bytes()].concat();

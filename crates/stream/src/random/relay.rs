@@ -11,7 +11,7 @@ use rtmp::{message_type, wire};
 use crate::cursor::{Cursor, Recipient};
 use crate::log::Span;
 use crate::stream::{ConnId, Ended, PublicationId, Sender, Stream};
-use crate::testing::{Chance, client, flush_with, seeds};
+use crate::testing::{Chance, client, flush_with, seeds, store};
 
 const QUEUE_LENGTH: u64 = 30_000;
 
@@ -128,8 +128,8 @@ fn conn(conns: &mut u64) -> ConnId {
 impl World {
     fn new(seed: u64) -> Self {
         let mut chance = Chance::new(seed);
-        let origin = Stream::new(wire::CHUNK_SIZE, QUEUE_LENGTH, 0);
-        let edge = Stream::new(wire::CHUNK_SIZE, QUEUE_LENGTH, 0);
+        let origin = Stream::new(&store(), wire::CHUNK_SIZE, QUEUE_LENGTH, 0);
+        let edge = Stream::new(&store(), wire::CHUNK_SIZE, QUEUE_LENGTH, 0);
         let encoder = chance.next() as u32;
         let keys = [20, 20, 300, 0][chance.below(4) as usize];
         let sound_first = [0, 0, 30, u64::MAX][chance.below(4) as usize];
@@ -276,7 +276,7 @@ impl World {
     fn replace_origin(&mut self) {
         self.lose_forwarder();
         self.publication = None;
-        self.origin = Stream::new(wire::CHUNK_SIZE, QUEUE_LENGTH, self.now);
+        self.origin = Stream::new(&store(), wire::CHUNK_SIZE, QUEUE_LENGTH, self.now);
         self.at_origin.push(Reading::new(Recipient::Forwarder, &self.origin));
     }
 

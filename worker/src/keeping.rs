@@ -1,0 +1,125 @@
+//! What outlives the worker, and when it is written down.
+//!
+//! Streams, connections and players are objects of a [`Store`]. What changes one of them notes it here ([`Keeping::touch`]), and before
+//! anybody outside can hear of the change, all that was noted is written and becomes true at once ([`Keeping::commit`]). What follows from
+//! the kernel's counters is not written: how far a player is in the log, and how much of the replies has been sent.
+
+use std::cell::RefCell;
+use std::rc::Weak;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use shm::{Id, Scratch, Store};
+
+/// The kinds of objects; those of streams' parts are below.
+pub(crate) mod kind {
+    pub(crate) const PORT: u32 = 16;
+    pub(crate) const CHANNEL: u32 = 17;
+    pub(crate) const CONN: u32 = 18;
+    pub(crate) const PLAYER: u32 = 19;
+    pub(crate) const FORWARD: u32 = 20;
+    pub(crate) const LINK: u32 = 21;
+}
+
+/// Words of the store.
+pub(crate) mod word {
+    /// The connection whose input is being handled, as [`Id::number`](shm::Id::number); else 0.
+    pub(crate) const READS: usize = 0;
+    /// The one whose input a worker handles again that another has died of, or may have; else 0.
+    pub(crate) const SUSPECT: usize = 1;
+}
+
+/// Something that outlives the worker.
+pub(crate) trait Kept {
+    /// Puts what it is now; one that is removed puts nothing.
+    fn save(&self, keeping: &Keeping);
+}
+
+/// See the [module](self).
+pub(crate) struct Keeping {
+    pub(crate) store: Store,
+    /// What has changed since the last commit.
+    changed: RefCell<Vec<Weak<dyn Kept>>>,
+    /// Where records are written before they are put.
+    record: RefCell<Vec<u8>>,
+    /// What is read from any socket.
+    pub(crate) buffer: RefCell<Scratch>,
+}
+
+impl Keeping {
+    /// In a store whose scratch area nobody has yet.
+    pub(crate) fn new(store: Store) -> Self {
+        let buffer =
+            store.scratch().unwrap_or_else(|| Store::private(0).scratch().expect("a new store has it"));
+        Self { store, changed: RefCell::default(), record: RefCell::default(), buffer: RefCell::new(buffer) }
+    }
+
+    /// `kept` is not what was written any more. Once for each commit.
+    pub(crate) fn touch(&self, kept: Weak<dyn Kept>) {
+        self.changed.borrow_mut().push(kept);
+    }
+
+    /// Whether there is something to commit.
+    pub(crate) fn has_changes(&self) -> bool {
+        !self.changed.borrow().is_empty()
+    }
+
+    /// Writes what has changed; from here on it is true, whatever becomes of this process.
+    pub(crate) fn commit(&self) {
+        let mut changed = std::mem::take(&mut *self.changed.borrow_mut());
+        for kept in changed.drain(..).filter_map(|kept| kept.upgrade()) {
+            kept.save(self);
+        }
+        let mut since = self.changed.borrow_mut();
+        changed.append(&mut since);
+        *since = changed;
+        self.store.commit();
+    }
+
+    /// Puts what `write` appends as the object `id`. Where it gives `None` the object cannot go on in another process: it is put as
+    /// nothing, which is no record of any kind.
+    pub(crate) fn put(&self, id: Option<Id>, kind: u32, write: impl FnOnce(Vec<u8>) -> Option<Vec<u8>>) {
+        let Some(id) = id else { return };
+        let mut record = std::mem::take(&mut *self.record.borrow_mut());
+        record.clear();
+        let record = write(record).unwrap_or_default();
+        self.store.put(id, kind, &record);
+        self.record.replace(record);
+    }
+
+    /// The connection `id` is read from, until the next commit.
+    pub(crate) fn begin_read(&self, id: Option<Id>) {
+        self.store.set_word(word::READS, id.map_or(0, Id::number));
+    }
+
+    /// What was read is handled.
+    pub(crate) fn end_read(&self) {
+        self.store.set_word(word::READS, 0);
+    }
+}
+
+/// The port as a whole.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(crate) struct PortRecord {
+    /// When the port's clock began, on the machine's monotonic clock; none of a port that is new.
+    began: Option<Duration>,
+    /// Counters, in the order of [`Counters::values`](crate::counters::Counters::values).
+    pub(crate) counters: Vec<u64>,
+}
+
+impl PortRecord {
+    /// Of a port whose clock has reached `age`.
+    pub(crate) fn new(age: Duration, counters: Vec<u64>) -> Self {
+        Self { began: Some(monotonic().saturating_sub(age)), counters }
+    }
+
+    /// What the port's clock has reached by now.
+    pub(crate) fn age(&self) -> Duration {
+        self.began.map_or(Duration::ZERO, |began| monotonic().saturating_sub(began))
+    }
+}
+
+fn monotonic() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default()
+}

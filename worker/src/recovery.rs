@@ -1,0 +1,311 @@
+//! What a worker finds that another has left: streams, connections, players, and what was read and not handled.
+//!
+//! The worker before is dead for certain. Whatever it has left is looked at as a stranger's: a record that cannot be right costs its own
+//! connection, and is counted. First, before there is a runtime, all descriptors are found that go on ([`open`], [`Legacy::find_sockets`]); those of the dead
+//! are closed. Then streams, connections and players are made again ([`Legacy::take`]).
+
+use std::collections::HashMap;
+use std::net::TcpStream as Socket;
+use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use rtmp::client::Session;
+use rtmp_io::socket;
+use rustix::net::sockopt::{socket_cookie, socket_domain};
+use shm::{Id, Memory, Object, Recovery, Store};
+use stream::{Blobs, State};
+use tokio::net::TcpStream;
+use tracing::{info, warn};
+
+use crate::channel::Channel;
+use crate::conn::machine::Machine;
+use crate::conn::record::{ConnRecord, Left};
+use crate::conn::{self, Serving};
+use crate::egress::forward::{self, LinkRecord};
+use crate::egress::player::PlayerRecord;
+use crate::egress::status::ForwardRecord;
+use crate::hub::Hub;
+use crate::keeping::{Keeping, PortRecord, kind, word};
+
+/// See the [module](self).
+pub(crate) struct Legacy {
+    recovery: Recovery,
+    objects: Vec<Object>,
+    /// Of each connection that goes on.
+    sockets: Vec<(Id, ConnRecord<Machine>, Socket)>,
+    /// Of each forward whose connection goes on, by the forward.
+    links: HashMap<Id, (Id, LinkRecord<Session, State>, Socket)>,
+    /// Accepted, and not written down yet.
+    fresh: Vec<Socket>,
+    /// Records that cannot be right.
+    broken: usize,
+}
+
+/// The store of this worker, and what is there of another.
+pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Option<Legacy>) {
+    let map =
+        |file| Memory::map(file).inspect_err(|error| warn!(%error, "no memory that outlives this worker"));
+    let Some(memory) = file.and_then(|file| map(file).ok()) else {
+        return (Store::private(1 << 20), None);
+    };
+    if is_cold {
+        return (Store::create(memory), None);
+    }
+    match Recovery::open(memory) {
+        Ok((recovery, found)) => {
+            let legacy = Legacy {
+                recovery,
+                objects: found.objects,
+                sockets: Vec::new(),
+                links: HashMap::new(),
+                fresh: Vec::new(),
+                broken: found.broken,
+            };
+            (legacy.recovery.store().clone(), Some(legacy))
+        }
+        Err((error, memory)) => {
+            if error != shm::RecoveryError::None {
+                warn!(%error, "what the worker before has left cannot be used; its connections are lost");
+            }
+            (Store::create(memory), None)
+        }
+    }
+}
+
+impl Legacy {
+    /// Finds the sockets that go on among all that the worker before had `open`.
+    pub(crate) fn find_sockets(&mut self, open: Vec<OwnedFd>, listener: &std::net::TcpListener) {
+        let mut open: HashMap<RawFd, OwnedFd> = open.into_iter().map(|fd| (fd.as_raw_fd(), fd)).collect();
+        let mut find = |number: RawFd, cookie: u64| {
+            let is_its = |fd: &OwnedFd| socket_cookie(fd).is_ok_and(|other| other == cookie);
+            // Else it was closed by the worker before.
+            open.remove(&number).filter(is_its).map(Socket::from)
+        };
+        let records = self.objects.extract_if(.., |object| matches!(object.kind, kind::CONN | kind::LINK));
+        // One that could not be written down is empty.
+        for Object { id, kind, bytes } in records.collect::<Vec<_>>() {
+            if kind == kind::CONN {
+                match postcard::from_bytes::<ConnRecord<Machine>>(&bytes) {
+                    Ok(record) => match find(record.fd, record.cookie) {
+                        Some(socket) => self.sockets.push((id, record, socket)),
+                        None => self.recovery.store().remove(id),
+                    },
+                    Err(_) => self.give_up(id),
+                }
+            } else {
+                match postcard::from_bytes::<LinkRecord<Session, State>>(&bytes) {
+                    Ok(record) => match find(record.fd, record.cookie) {
+                        Some(socket) => drop(self.links.insert(record.forward, (id, record, socket))),
+                        None => self.recovery.store().remove(id),
+                    },
+                    Err(_) => self.give_up(id),
+                }
+            }
+        }
+        let port = listener.local_addr().ok();
+        let fresh = open.into_values().filter(|fd| socket_domain(fd).is_ok()).map(Socket::from);
+        self.fresh = fresh.filter(|fresh| is_fresh(fresh, port)).collect();
+    }
+
+    fn give_up(&mut self, object: Id) {
+        self.broken += 1;
+        self.recovery.store().remove(object);
+    }
+
+    /// The record of the port as a whole.
+    pub(crate) fn port(&mut self) -> (Option<Id>, PortRecord) {
+        let index = self.objects.iter().position(|object| object.kind == kind::PORT);
+        let object = index.map(|index| self.objects.remove(index));
+        let id = object.as_ref().map(|object| object.id);
+        let record = object.and_then(|object| postcard::from_bytes(&object.bytes).ok());
+        (id, record.unwrap_or_default())
+    }
+
+    /// Makes it all again, in `hub`; the connections that are to be served.
+    pub(crate) fn take(mut self, hub: &Rc<Hub>) -> Vec<Serving> {
+        let store = hub.keeping.store.clone();
+        let mut blobs = Blobs::take(&store, &mut self.objects);
+        let (mut channels, mut players, mut forwards) = (HashMap::new(), HashMap::new(), Vec::new());
+        let mut kept = Vec::new();
+        for Object { id, kind, bytes } in std::mem::take(&mut self.objects) {
+            match kind {
+                kind::CHANNEL => {
+                    let with = (&self.recovery, &mut blobs, &hub.books.media);
+                    match Channel::restore(id, &bytes, &hub.keeping, with) {
+                        Some((channel, left)) => {
+                            hub.take_over_stream(&channel);
+                            channels.insert(id, channel);
+                            kept.push(left);
+                        }
+                        None => self.give_up(id),
+                    }
+                }
+                kind::PLAYER => match postcard::from_bytes::<PlayerRecord<_>>(&bytes) {
+                    Ok(record) => {
+                        players.insert(id, record);
+                    }
+                    Err(_) => self.give_up(id),
+                },
+                kind::FORWARD => match postcard::from_bytes::<ForwardRecord>(&bytes) {
+                    Ok(record) => forwards.push((id, record)),
+                    Err(_) => self.give_up(id),
+                },
+                _ => store.remove(id),
+            }
+        }
+        let mut servings = Vec::new();
+        for (id, record, socket) in std::mem::take(&mut self.sockets) {
+            let left = Left {
+                recovery: &self.recovery,
+                channel: &|id| channels.get(&id).cloned(),
+                player: &mut |id| players.remove(&id),
+            };
+            let socket = into_runtime(socket);
+            match socket.and_then(|socket| Ok(conn::record::restore(hub, (id, record), socket, left)?)) {
+                Ok(serving) => servings.push(serving),
+                Err(error) => {
+                    warn!(%error, "a connection does not go on");
+                    self.give_up(id);
+                }
+            }
+        }
+        players.into_keys().for_each(|id| store.remove(id));
+        for channel in channels.values() {
+            channel.touch();
+        }
+        drop((blobs, kept));
+        let Self { recovery, fresh, broken, mut links, .. } = self;
+        // The port has the same store.
+        let _ = recovery.finish();
+        for serving in &mut servings {
+            serving.go_on();
+        }
+        hub.save();
+        hub.keeping.commit();
+        let suspect = Suspect::find(&hub.keeping);
+        for (id, record) in &forwards {
+            let channel = channels.get(&record.channel);
+            let link = links.remove(id);
+            let goes_on =
+                channel.is_some_and(|channel| restore_forward(hub, channel, (*id, record), link, &suspect));
+            if !goes_on {
+                store.remove(*id);
+            }
+        }
+        links.into_values().for_each(|(id, ..)| store.remove(id));
+        suspect.handle(&hub.keeping, &mut servings);
+        let fresh = fresh.into_iter().filter_map(|socket| into_runtime(socket).ok());
+        servings.extend(fresh.filter_map(|socket| {
+            let peer = socket.peer_addr().ok()?;
+            Some(conn::begin(Rc::clone(hub), hub.admit(socket, peer)?))
+        }));
+        end_orphans(hub);
+        hub.keeping.commit();
+        // What waits for a player is not always followed by more.
+        channels.values().for_each(|channel| hub.mark_dirty(channel));
+        info!(
+            connections = servings.len(),
+            streams = channels.len(),
+            broken,
+            "goes on where the worker before was"
+        );
+        servings
+    }
+}
+
+/// Makes a forward again, and its connection, if there is one that can go on.
+fn restore_forward(
+    hub: &Rc<Hub>,
+    channel: &Rc<Channel>,
+    (id, record): (Id, &ForwardRecord),
+    link: Option<(Id, LinkRecord<Session, State>, Socket)>,
+    suspect: &Suspect,
+) -> bool {
+    let target = hub.spec.borrow().forward.iter().find(|target| target.id == record.target).cloned();
+    let connected = link.zip(target).and_then(|((link, record, socket), target)| {
+        let buffer = hub.keeping.buffer.borrow();
+        let unhandled = if suspect.is_handled(link) { &buffer[..] } else { &[] };
+        let config = forward::request(hub, channel, &target);
+        let connected = record.restore(link, socket, config, (&channel.log(), unhandled));
+        if connected.is_none() {
+            hub.keeping.store.remove(link);
+            warn!(target = %target.id, "the connection of a forward does not go on");
+        }
+        connected
+    });
+    forward::restore(hub, channel, (id, record), connected)
+}
+
+/// The connection that the worker before was busy with when it died.
+struct Suspect {
+    busy: u64,
+    /// The one before that as well.
+    was_before: bool,
+}
+
+impl Suspect {
+    fn find(keeping: &Keeping) -> Self {
+        let busy = keeping.store.word(word::READS);
+        let was_before = busy != 0 && keeping.store.word(word::SUSPECT) == busy;
+        keeping.store.set_word(word::SUSPECT, busy);
+        Self { busy, was_before }
+    }
+
+    fn is_busy(&self, id: Option<Id>) -> bool {
+        id.is_some_and(|id| id.number() == self.busy)
+    }
+
+    /// Whether what was read from it and not handled is handled now.
+    fn is_handled(&self, id: Id) -> bool {
+        self.is_busy(Some(id)) && !self.was_before
+    }
+
+    /// What was read and not handled is handled before anything else is read. What one worker died of and the next one again is not: its
+    /// connection is ended.
+    fn handle(self, keeping: &Keeping, servings: &mut [Serving]) {
+        for serving in servings {
+            let unhandled = serving.unhandled();
+            let is_busy = self.is_busy(serving.object());
+            if is_busy && self.was_before {
+                warn!("two workers died of what this connection sent; it is ended");
+                serving.give_up();
+            } else if unhandled > 0 {
+                let bytes = usize::try_from(unhandled).unwrap_or(usize::MAX);
+                if is_busy && bytes <= keeping.buffer.borrow().len() {
+                    serving.handle(bytes);
+                } else {
+                    warn!(unhandled, "what a connection sent is lost; it is ended");
+                    serving.give_up();
+                }
+            }
+        }
+        keeping.end_read();
+        // It has done no harm.
+        keeping.store.set_word(word::SUSPECT, 0);
+    }
+}
+
+/// Streams whose publisher does not go on.
+fn end_orphans(hub: &Rc<Hub>) {
+    for channel in hub.channels() {
+        let publisher = channel.stream().publisher();
+        if publisher.is_some_and(|id| hub.peer(id).is_none()) {
+            crate::ingress::end_orphan(hub, &channel);
+        }
+    }
+}
+
+/// Whether nobody has read from or written to a connection that the port has accepted.
+fn is_fresh(socket: &Socket, port: Option<std::net::SocketAddr>) -> bool {
+    let is_ours = socket.local_addr().ok().map(|at| at.port()) == port.map(|port| port.port());
+    let untouched = |bytes: std::io::Result<u64>| bytes.is_ok_and(|bytes| bytes == 0);
+    is_ours
+        && socket.peer_addr().is_ok()
+        && untouched(socket::read_so_far(socket))
+        && untouched(socket::written(socket))
+}
+
+fn into_runtime(socket: Socket) -> Result<TcpStream, Box<dyn std::error::Error>> {
+    socket.set_nonblocking(true)?;
+    Ok(TcpStream::from_std(socket)?)
+}
