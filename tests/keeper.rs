@@ -201,3 +201,44 @@ fn deaths_leave_no_descriptor_behind() {
         if now <= before + 2 { Ok(()) } else { Err(format!("{before} → {now}")) }
     });
 }
+
+#[test]
+fn whoever_dies_in_whatever_order_every_port_serves_again_and_nothing_is_left() {
+    let cluster = TestCluster::up_guide();
+    // Whoever dies may be gone already, and whoever looks meanwhile may find anything: the order is all that is chosen.
+    let kill = |pid: u32| {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid as i32), SIGKILL);
+    };
+    let mut chance = 1_u32;
+    for _ in 0..40 {
+        chance = chance.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let (what, which) = (chance >> 24, (chance >> 16) as usize);
+        let Ok(status) = cluster.try_status() else { continue };
+        let unit = &status.units[which % status.units.len()];
+        let (supervisor, worker, keeper) = (status.supervisor_pid, unit.pid, unit.keeper_pid);
+        let victims = match what % 8 {
+            0 => [Some(supervisor), worker.filter(|_| what % 3 == 0)],
+            1 => [keeper, worker],
+            2 => [worker, keeper],
+            3 | 4 => [keeper, None],
+            _ => [worker, None],
+        };
+        victims.into_iter().flatten().for_each(kill);
+        if victims[0] == Some(supervisor) {
+            wait_until("the supervisor to be gone", SOON, || !lives(supervisor));
+            // One whose port died with it may have to wait.
+            let _ = cluster.run(&["up", "cluster.yaml"]);
+        }
+    }
+    for addr in cluster.net.edges().into_iter().chain([cluster.net.origin()]) {
+        let unit =
+            await_unit(&cluster, addr, |unit| unit.keeper_pid.is_some() && unit.stats_age_ms.is_some());
+        assert!(lives(unit.pid.unwrap()) && lives(unit.keeper_pid.unwrap()), "{unit:#?}");
+    }
+    // The supervisor, and a keeper and a worker of each port.
+    wait_for("nobody else to be there", SOON, || {
+        let there = cluster.processes();
+        if there.len() == 1 + 2 * 5 { Ok(()) } else { Err(format!("{there:#?}")) }
+    });
+    cluster.down();
+}
