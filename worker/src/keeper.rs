@@ -32,9 +32,9 @@ use control::RunError;
 use control::service::{EX_CONFIG, EX_OSERR, EX_SOFTWARE, EX_USAGE};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
-use rustix::fs::MemfdFlags;
 use rustix::io::fcntl_getfd;
 use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
+use shm::Memory;
 use tracing::warn;
 
 /// Bytes that workers can leave to each other; a sparse file, of which exists what was written.
@@ -131,8 +131,7 @@ pub(crate) fn inherit(kept: &dyn Fn(RawFd) -> bool) -> io::Result<Vec<OwnedFd>> 
 
 /// The file in memory, for the life of the keeper and all its workers.
 fn state() -> Option<BorrowedFd<'static>> {
-    let made = rustix::fs::memfd_create("srsctl-port", MemfdFlags::CLOEXEC)
-        .and_then(|file| rustix::fs::ftruncate(&file, STATE).map(|()| file));
+    let made = Memory::file("srsctl-port", STATE);
     // Never closed: the table is everybody's.
     made.map(|file| {
         let kept: &'static OwnedFd = Box::leak(Box::new(file));

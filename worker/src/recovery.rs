@@ -41,11 +41,15 @@ pub(crate) struct Legacy {
     broken: usize,
 }
 
-/// The store of this worker, and what is there of another.
+/// The store of this worker, and what is there of another. `file` is the one that the keeper has made for its workers.
+#[expect(unsafe_code, reason = "the memory is another process's too")]
 pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Option<Legacy>) {
-    let map =
-        |file| Memory::map(file).inspect_err(|error| warn!(%error, "no memory that outlives this worker"));
-    let Some(memory) = file.and_then(|file| map(file).ok()) else {
+    let map = |file| {
+        // SAFETY: the keeper never writes to it, and starts a worker when the one before is dead. Of this process nothing else knows it.
+        let memory = unsafe { Memory::map(file) };
+        memory.inspect_err(|error| warn!(%error, "no memory that outlives this worker")).ok()
+    };
+    let Some(memory) = file.and_then(map) else {
         return (Store::private(1 << 20), None);
     };
     if is_cold {

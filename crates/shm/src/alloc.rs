@@ -1,81 +1,113 @@
 //! Which parts of the memory are whose. Kept in private memory alone: who comes after a death learns it from what is in force.
+//!
+//! Extents of less than a page are cut from slabs, and stay what they are: each is free for the next of its size. Larger ones are pieces of
+//! what is free, and are joined to it again; up to [`KEPT`] a few are kept as they are, with their memory, as that costs nothing to use
+//! again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 
 use crate::layout::PAGE;
 
 /// Extents begin and end at multiples of this, bytes: a cache line.
-const GRAIN: u64 = 64;
-/// Extents up to this are kept by size for the next of the same size, bytes; larger ones are pieces of what is free.
+pub(crate) const GRAIN: u64 = 64;
+/// Extents up to this, of a page or more, may be kept with their memory, bytes.
 const KEPT: u64 = 256 * 1024;
 /// Extents of less than a page are cut from so many bytes.
 const SLAB: u64 = 16 * 1024;
-/// Bytes of kept extents, of a page or more, that have memory; those beyond it give it back.
+/// Free extents that are kept with their memory, bytes together; those beyond it give it back.
 const WARM: u64 = 4 << 20;
 
-/// A part of the memory.
+/// A part of the memory. Its length is what [`room`] says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Extent {
     pub(crate) offset: u64,
     pub(crate) len: u64,
 }
 
-/// Free extents of one size.
-#[derive(Debug, Default)]
-struct Kept {
-    extents: VecDeque<u64>,
-    /// How many at the end have memory.
-    warm: usize,
+impl Extent {
+    pub(crate) fn end(self) -> u64 {
+        self.offset + self.len
+    }
 }
 
 /// See the [module](self).
 #[derive(Debug)]
 pub(crate) struct Alloc {
-    /// What is free and larger than [`KEPT`], or was never used: begin and end.
+    /// What is free: begin and end of each, in whole pages, no two of them side by side.
     free: BTreeMap<u64, u64>,
-    /// Free extents up to [`KEPT`] by their length; the last ones have memory.
-    kept: BTreeMap<u64, Kept>,
-    /// Bytes of those that have memory, if they are of a page or more.
+    /// Free extents as they are, by the [`class`] of their length.
+    kept: Vec<Vec<u64>>,
+    /// Bytes of those of a page or more.
     warm: u64,
     /// Given up, and named by what is in force until the next commit.
     leaving: Vec<Extent>,
+    /// Nothing is free, whatever is given up, before it is known what is somebody's.
+    is_closed: bool,
     used: u64,
 }
 
-/// How much room `len` bytes take: a quarter more at most.
+/// How much room `len` bytes take: a quarter more at most, but a grain at least, and whole pages from one on.
 pub(crate) fn room(len: u64) -> u64 {
     let len = len.max(GRAIN);
-    let step = (len.next_power_of_two() / 8).max(GRAIN);
+    let step = (len.checked_next_power_of_two().unwrap_or(1 << 63) / 8).max(GRAIN);
     let step = if len > PAGE { step.max(PAGE) } else { step };
-    len.next_multiple_of(step)
+    len.checked_next_multiple_of(step).unwrap_or(u64::MAX)
+}
+
+/// Each length that [`room`] gives, up to [`KEPT`], has its own.
+fn class(len: u64) -> usize {
+    let power = len.next_power_of_two();
+    (power.trailing_zeros() as u64 * 8 + len * 8 / power) as usize
 }
 
 impl Alloc {
     /// All from `begin` to `end` is free.
     pub(crate) fn new(begin: u64, end: u64) -> Self {
-        let begin = begin.next_multiple_of(PAGE);
-        let mut free = BTreeMap::new();
-        if begin < end {
-            free.insert(begin, end / PAGE * PAGE);
-        }
-        Self { free, kept: BTreeMap::new(), warm: 0, leaving: Vec::new(), used: 0 }
+        Self::beside(begin, end, &BTreeMap::new())
     }
 
-    /// All from `begin` to `end` is free but for `used`, begin and end of each. Less than a page between two is lost until the next death.
+    /// Nothing is free, and what is given up is noted for whoever [goes on](Self::go_on_from).
+    pub(crate) fn closed() -> Self {
+        Self { is_closed: true, ..Self::new(0, 0) }
+    }
+
+    /// All from `begin` to `end` is free but for `used`, begin and end of each.
     pub(crate) fn beside(begin: u64, end: u64, used: &BTreeMap<u64, u64>) -> Self {
-        let mut this = Self::new(begin, end);
-        let Some((mut from, end)) = this.free.pop_first() else { return this };
-        for (&begin, &end) in used {
-            if from < begin / PAGE * PAGE {
-                this.free.insert(from, begin / PAGE * PAGE);
-            }
-            from = from.max(end.next_multiple_of(PAGE));
-            this.used += end - begin;
+        let mut this = Self {
+            free: BTreeMap::new(),
+            kept: vec![Vec::new(); class(KEPT) + 1],
+            warm: 0,
+            leaving: Vec::new(),
+            is_closed: false,
+            used: 0,
+        };
+        let (begin, end) = (begin.next_multiple_of(PAGE), end / PAGE * PAGE);
+        let (mut from, mut before) = (begin, PAGE);
+        for (&at, &to) in used {
+            this.free_between((from, before), (at, to - at));
+            this.used += to - at;
+            (from, before) = (to, to - at);
         }
-        if from < end {
-            this.free.insert(from, end);
-        }
+        this.free_between((from, before), (end, PAGE));
         this
+    }
+
+    /// What lies between two extents, of which one ends at `from` and the other begins at `to`, is free. Less than a page beside one that is
+    /// of less than a page too is more of its slab.
+    fn free_between(&mut self, (from, before): (u64, u64), (to, behind): (u64, u64)) {
+        let (first, last) = (from.next_multiple_of(PAGE), to / PAGE * PAGE);
+        if first < last {
+            self.free.insert(first, last);
+        }
+        let pieces = |room: u64, len: u64| if len < PAGE { room / len } else { 0 };
+        let head = first.min(to).saturating_sub(from);
+        for index in 0..pieces(head, before) {
+            self.keep(Extent { offset: from + index * before, len: before });
+        }
+        let tail = if first <= last { to - last } else { 0 };
+        for index in 0..pieces(tail, behind) {
+            self.keep(Extent { offset: to - (index + 1) * behind, len: behind });
+        }
     }
 
     /// Bytes that are somebody's.
@@ -91,13 +123,10 @@ impl Alloc {
     /// Room for `len` bytes.
     pub(crate) fn take(&mut self, len: u64) -> Option<Extent> {
         let len = room(len);
-        let kept = self.kept.get_mut(&len);
-        let offset = match kept.and_then(|kept| Some((kept.extents.pop_back()?, kept))) {
-            Some((offset, kept)) => {
-                if len >= PAGE && kept.warm > 0 {
-                    kept.warm -= 1;
-                    self.warm -= len;
-                }
+        let kept = if len <= KEPT { self.kept.get_mut(class(len)).and_then(Vec::pop) } else { None };
+        let offset = match kept {
+            Some(offset) => {
+                self.warm -= if len < PAGE { 0 } else { len };
                 offset
             }
             None => self.carve(len)?,
@@ -106,6 +135,7 @@ impl Alloc {
         Some(Extent { offset, len })
     }
 
+    /// The first piece of what is free that is large enough: what is taken stays together, and what is never needed is never touched.
     fn carve(&mut self, len: u64) -> Option<u64> {
         // Small ones of one size share pages.
         let piece = if len < PAGE { SLAB } else { len };
@@ -116,12 +146,17 @@ impl Alloc {
             self.free.insert(offset + piece, end);
         }
         if len < PAGE {
-            let kept = self.kept.entry(len).or_default();
-            let all = (0..piece / len).map(|index| offset + index * len);
-            kept.extents.extend(all.rev());
-            return kept.extents.pop_back();
+            for index in (1..piece / len).rev() {
+                self.keep(Extent { offset: offset + index * len, len });
+            }
         }
         Some(offset)
+    }
+
+    fn keep(&mut self, Extent { offset, len }: Extent) {
+        if let Some(kept) = self.kept.get_mut(class(len)) {
+            kept.push(offset);
+        }
     }
 
     /// `extent` is given up; from the next commit on it is free.
@@ -129,43 +164,38 @@ impl Alloc {
         self.leaving.push(extent);
     }
 
-    /// What `before` was to give up is given up here.
-    pub(crate) fn take_over(&mut self, before: &mut Self) {
-        self.leaving.append(&mut before.leaving);
+    /// What `closed` was to give up is given up here.
+    pub(crate) fn go_on_from(&mut self, mut closed: Self) {
+        self.leaving.append(&mut closed.leaving);
     }
 
     /// `extent` is free at once: nothing in force names it. What is to be given back to the system.
-    pub(crate) fn give(&mut self, Extent { offset, len }: Extent) -> Option<Extent> {
-        self.used = self.used.saturating_sub(len);
-        if len > KEPT {
-            self.insert(offset, offset + len);
-            return Some(Extent { offset, len });
-        }
-        let kept = self.kept.entry(len).or_default();
-        if len < PAGE {
-            kept.extents.push_back(offset);
-            return None;
-        }
-        if self.warm + len <= WARM {
-            kept.extents.push_back(offset);
-            kept.warm += 1;
+    pub(crate) fn give(&mut self, extent: Extent) -> Option<Extent> {
+        let Extent { offset, len } = extent;
+        self.used -= len;
+        if len >= PAGE {
+            if len > KEPT || self.warm + len > WARM {
+                self.join(offset, extent.end());
+                return Some(extent);
+            }
             self.warm += len;
-            return None;
         }
-        // In front of those that have memory.
-        kept.extents.push_front(offset);
-        Some(Extent { offset, len })
+        self.keep(extent);
+        None
     }
 
     /// After a commit: what was given up is free. What is to be given back to the system is passed to `forget`.
     pub(crate) fn settle(&mut self, mut forget: impl FnMut(Extent)) {
+        if self.is_closed || self.leaving.is_empty() {
+            return;
+        }
         let mut leaving = std::mem::take(&mut self.leaving);
         leaving.drain(..).filter_map(|extent| self.give(extent)).for_each(&mut forget);
         self.leaving = leaving;
     }
 
     /// Adds what is free, and joins it to its neighbours.
-    fn insert(&mut self, mut from: u64, mut to: u64) {
+    fn join(&mut self, mut from: u64, mut to: u64) {
         if let Some((&before, &end)) = self.free.range(..from).next_back()
             && end == from
         {
@@ -176,5 +206,162 @@ impl Alloc {
             to = end;
         }
         self.free.insert(from, to);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::tests::CASES;
+
+    /// Sizes of all kinds, small ones more often.
+    fn size() -> impl Strategy<Value = u64> {
+        (0..20_u32).prop_flat_map(|bits| 0..=1_u64 << bits)
+    }
+
+    #[derive(Clone, Debug)]
+    enum Action {
+        Take(u64),
+        /// Of those that are taken; whether it was never in force.
+        Give(usize, bool),
+        Commit,
+        Die,
+    }
+
+    fn action() -> impl Strategy<Value = Action> {
+        prop_oneof![
+            8 => size().prop_map(Action::Take),
+            6 => any::<(usize, bool)>().prop_map(|(index, is_new)| Action::Give(index, is_new)),
+            2 => Just(Action::Commit),
+            1 => Just(Action::Die),
+        ]
+    }
+
+    #[test]
+    fn each_room_up_to_what_is_kept_has_its_class_and_is_little_more_than_what_was_asked_for() {
+        let step = if cfg!(miri) { PAGE as usize } else { 1 };
+        let rooms: BTreeSet<u64> = (0..=KEPT).step_by(step).map(room).collect();
+        let classes: BTreeSet<usize> = rooms.iter().map(|len| class(*len)).collect();
+        assert_eq!((rooms.len(), classes.last()), (classes.len(), Some(&class(KEPT))));
+        for len in (GRAIN..=KEPT).step_by(step) {
+            let room = room(len);
+            assert!(
+                room >= len && room - len < (len / 4).max(if len > PAGE { PAGE } else { GRAIN }),
+                "{len}"
+            );
+            assert_eq!(super::room(room), room);
+            assert!(room.is_multiple_of(if len >= PAGE { PAGE } else { GRAIN }));
+        }
+        assert_eq!(room(u64::MAX), u64::MAX);
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: CASES, ..ProptestConfig::default() })]
+
+        #[test]
+        fn no_two_have_the_same_bytes_and_nothing_is_used_again_before_the_commit(
+            actions in proptest::collection::vec(action(), 0..if cfg!(miri) { 40 } else { 200 }),
+            end in PAGE..8 << 20,
+        ) {
+            let begin = 3 * PAGE;
+            let mut alloc = Alloc::new(begin, end);
+            // Those that have an owner, and those that are left and may be named by what is in force.
+            let (mut owned, mut left) = (BTreeMap::new(), BTreeMap::new());
+            for action in actions {
+                match action {
+                    Action::Take(len) => {
+                        if let Some(extent) = alloc.take(len) {
+                            prop_assert_eq!(extent.len, room(len));
+                            prop_assert!(extent.offset >= begin && extent.end() <= end && extent.offset.is_multiple_of(GRAIN));
+                            for (at, to) in owned.iter().chain(&left) {
+                                prop_assert!(extent.end() <= *at || extent.offset >= *to, "{extent:?} and {at} to {to}");
+                            }
+                            owned.insert(extent.offset, extent.end());
+                        }
+                    }
+                    Action::Give(index, is_new) => {
+                        let key = owned.keys().nth(index % owned.len().max(1)).copied();
+                        if let Some((at, to)) = key.and_then(|key| owned.remove_entry(&key)) {
+                            let extent = Extent { offset: at, len: to - at };
+                            if is_new {
+                                let back = alloc.give(extent);
+                                prop_assert!(back.is_none_or(|back| back == extent));
+                            } else {
+                                alloc.leave(extent);
+                                left.insert(at, to);
+                            }
+                        }
+                    }
+                    Action::Commit => {
+                        alloc.settle(|extent| assert_eq!(left[&extent.offset], extent.end()));
+                        left.clear();
+                    }
+                    Action::Die => {
+                        left.clear();
+                        alloc = Alloc::beside(begin, end, &owned);
+                    }
+                }
+                let used: u64 = owned.iter().chain(&left).map(|(at, to)| to - at).sum();
+                prop_assert_eq!(alloc.used(), used);
+                prop_assert!(alloc.warm <= WARM);
+                let warm: u64 = (1..=KEPT / PAGE).map(|pages| room(pages * PAGE)).collect::<BTreeSet<_>>().iter()
+                    .map(|len| alloc.kept[class(*len)].len() as u64 * len).sum();
+                prop_assert_eq!(alloc.warm, warm);
+                let gaps: Vec<_> = alloc.gaps().map(|gap| (gap.offset, gap.end())).collect();
+                prop_assert!(gaps.iter().zip(gaps.iter().skip(1)).all(|(one, next)| one.1 < next.0));
+            }
+            // All of it is free again.
+            alloc = Alloc::beside(begin, end, &BTreeMap::new());
+            let all = end / PAGE * PAGE;
+            prop_assert_eq!(alloc.gaps().map(|gap| gap.len).sum::<u64>(), all.saturating_sub(begin));
+        }
+    }
+
+    /// Where the memory ends that was ever used, with `live` bytes in extents of changing `sizes` over `rounds`.
+    fn reached(live: u64, rounds: usize, size: impl Fn(usize) -> u64) -> u64 {
+        let mut alloc = Alloc::new(0, 1 << 40);
+        let (mut owned, mut high) = (std::collections::VecDeque::new(), 0);
+        for round in 0..rounds {
+            let extent = alloc.take(size(round)).unwrap();
+            high = high.max(extent.end());
+            // Not in the order in which they came.
+            if round % 3 == 0 {
+                owned.push_front(extent)
+            } else {
+                owned.push_back(extent)
+            }
+            while alloc.used() > live {
+                alloc.leave(owned.pop_front().unwrap());
+                alloc.settle(|_| ());
+            }
+            if round % (rounds / 4) == 0 {
+                let used = owned.iter().map(|extent| (extent.offset, extent.end())).collect();
+                alloc = Alloc::beside(0, 1 << 40, &used);
+            }
+        }
+        high
+    }
+
+    #[test]
+    fn however_sizes_change_what_is_used_again_is_enough() {
+        let rounds = if cfg!(miri) { 100 } else { 100_000 };
+        let noise = |round: usize| (round as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        let live = 16 << 20;
+        // Of all sizes; first small ones, then larger and larger; segments of media with what is small between them.
+        let any = reached(live, rounds, |round| noise(round) % (1 << (noise(round + 1) % 20)));
+        let growing = reached(live, rounds, |round| 1_000 + round as u64 * 4 + noise(round) % 5_000);
+        let media =
+            reached(
+                live,
+                rounds,
+                |round| if round % 9 == 0 { 256 << 10 } else { 200 + noise(round) % 2_000 },
+            );
+        for high in [any, growing, media] {
+            assert!(high <= 3 * live, "{any} {growing} {media}");
+        }
     }
 }

@@ -109,8 +109,9 @@ impl Block {
         if self.is_filling.replace(true) {
             return false;
         }
+        let filling = Filling(&self.is_filling);
         let filled = self.span.fill(self.len.get(), len, fill);
-        self.is_filling.set(false);
+        drop(filling);
         if filled.is_some() {
             self.len.set(self.len.get() + len);
         }
@@ -128,6 +129,15 @@ impl Block {
             }),
             Home::Own(_) => None,
         }
+    }
+}
+
+/// Until it is dropped, also by a panic.
+struct Filling<'a>(&'a Cell<bool>);
+
+impl Drop for Filling<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
     }
 }
 

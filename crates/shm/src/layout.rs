@@ -8,6 +8,8 @@ pub(crate) const LAYOUT: u64 = 1;
 pub(crate) const MAGIC_AT: u64 = 0;
 pub(crate) const LAYOUT_AT: u64 = 8;
 pub(crate) const EPOCH_AT: u64 = 16;
+/// Commits at most: a million a second for longer than there have been computers. So an epoch has a next one.
+pub(crate) const EPOCHS: u64 = 1 << 56;
 /// Objects that have a place in the table.
 pub(crate) const PLACES_AT: u64 = 24;
 pub(crate) const WORDS_AT: u64 = 64;

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::alloc::{Alloc, Extent, room};
+use crate::alloc::{Alloc, Extent, GRAIN, room};
 use crate::block::{Block, Place};
-use crate::layout::{EPOCH_AT, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT, PLACES_AT};
+use crate::layout::{EPOCH_AT, EPOCHS, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT, PLACES_AT};
 use crate::memory::Memory;
 use crate::store::{Entry, Id, Known, Store, places};
 
@@ -18,7 +18,7 @@ pub enum RecoveryError {
     /// Another version of this program has.
     #[error("its layout is {0}, and this program reads {LAYOUT}")]
     Layout(u64),
-    /// More objects than there is room for.
+    /// More objects than there is room for, or more commits than there can have been.
     #[error("its table cannot be right")]
     Table,
 }
@@ -57,46 +57,51 @@ impl Recovery {
     /// # Errors
     /// See [`RecoveryError`]; the memory comes back, so that a store may be [created](Store::create) there.
     pub fn open(memory: Memory) -> Result<(Self, Found), (RecoveryError, Memory)> {
-        let word =
-            |offset| memory.word(offset).map_or(0, |word| word.load(std::sync::atomic::Ordering::Acquire));
-        if word(MAGIC_AT) != MAGIC {
+        if memory.load(MAGIC_AT) != MAGIC {
             return Err((RecoveryError::None, memory));
         }
-        let layout = word(LAYOUT_AT);
+        let layout = memory.load(LAYOUT_AT);
         if layout != LAYOUT {
             return Err((RecoveryError::Layout(layout), memory));
         }
         let (most, begin) = places(memory.len());
-        let (epoch, count) = (word(EPOCH_AT), word(PLACES_AT));
-        let Some(count) = u32::try_from(count).ok().filter(|count| u64::from(*count) <= most) else {
+        let (epoch, count) = (memory.load(EPOCH_AT), memory.load(PLACES_AT));
+        let count = u32::try_from(count).ok().filter(|count| u64::from(*count) <= most);
+        let Some(count) = count.filter(|_| (1..=EPOCHS).contains(&epoch)) else {
             return Err((RecoveryError::Table, memory));
         };
         let extents = (begin, memory.len());
         let mut used = BTreeMap::new();
         let mut found = Found { objects: Vec::new(), broken: 0 };
-        let (mut known, mut unused) = (Vec::new(), Vec::new());
+        let (mut known, mut unused, mut lost) = (Vec::new(), Vec::new(), Vec::new());
         for number in 0..count {
-            let mut sides = [0, 1].map(|side| Entry::read(&memory, number, side));
-            for (side, entry) in (0..).zip(&mut sides) {
-                if entry.epoch > epoch {
-                    Entry::scrub(&memory, number, side);
-                    entry.epoch = 0;
-                }
+            let (side, entry, is_whole) = in_force(&memory, number, epoch);
+            let extent = Extent { offset: entry.offset, len: room(entry.len.into()) };
+            let is_object = entry.epoch > 0 && (entry.offset > 0 || !is_whole);
+            // Before it is read, so that no byte is read for two.
+            let is_its = is_object && is_whole && claim(&mut used, extents, extent);
+            let bytes = if is_its { memory.read(entry.offset, entry.len as usize) } else { None };
+            let bytes = bytes.filter(|bytes| crc32fast::hash(bytes) == entry.crc);
+            if is_object && bytes.is_none() {
+                found.broken += 1;
+                lost.extend(is_its.then_some(extent.offset));
+                // Nor is it what it was before that.
+                Entry::scrub(&memory, number, 1 - side);
+                Entry::scrub(&memory, number, side);
             }
-            let side = u8::from(sides[1].epoch > sides[0].epoch);
-            let entry = sides[usize::from(side)];
-            let read = read(&memory, entry).filter(|(extent, _)| claim(&mut used, extents, *extent));
-            found.broken += usize::from(read.is_none() && entry.offset != 0);
-            if read.is_none() {
-                unused.push(number);
-            }
-            known.push(Known { side, now: read.as_ref().map(|(extent, _)| *extent), next: None });
-            if let Some((_, bytes)) = read {
-                found.objects.push(Object { id: Id(number), kind: entry.kind, bytes });
+            let object = bytes.map(|bytes| (extent, Object { id: Id(number), kind: entry.kind, bytes }));
+            let now = object.as_ref().map(|(extent, _)| *extent);
+            known.push(Known { side, now, next: None, is_owned: now.is_some() });
+            match object {
+                Some((_, object)) => found.objects.push(object),
+                None => unused.push(number),
             }
         }
+        for offset in lost {
+            used.remove(&offset);
+        }
         // Nothing is free before all is known.
-        let store = Store::with(memory, Alloc::new(0, 0), known, unused, epoch.max(1));
+        let store = Store::with(memory, Alloc::closed(), known, unused, epoch);
         Ok((Self { store, used: RefCell::new(used), extents }, found))
     }
 
@@ -105,14 +110,14 @@ impl Recovery {
     pub fn adopt(&self, place: Place) -> Option<Block> {
         let Place { offset, capacity, len } = place;
         let extent = Extent { offset, len: room(u64::from(capacity)) };
-        let is_right = len <= capacity && offset.is_multiple_of(64);
+        let is_right = len <= capacity;
         if !is_right || !claim(&mut self.used.borrow_mut(), self.extents, extent) {
             return None;
         }
         Block::adopted(&self.store, extent, capacity as usize, len as usize)
     }
 
-    /// The store, for words and the scratch area; nothing can be put before it begins.
+    /// The store, for words and the scratch area. What is found may be removed; nothing can be put before it [begins](Self::finish).
     #[must_use]
     pub fn store(&self) -> &Store {
         &self.store
@@ -122,29 +127,36 @@ impl Recovery {
     #[must_use]
     pub fn finish(self) -> Store {
         let (begin, end) = self.extents;
-        let mut alloc = Alloc::beside(begin, end, &self.used.borrow());
+        let alloc = Alloc::beside(begin, end, &self.used.borrow());
         for Extent { offset, len } in alloc.gaps() {
             self.store.0.memory.forget(offset, len);
         }
-        // Blocks that were adopted and given up meanwhile.
-        alloc.take_over(&mut self.store.0.alloc.borrow_mut());
-        self.store.0.alloc.replace(alloc);
+        let closed = self.store.0.alloc.replace(alloc);
+        // What was removed, and blocks that were adopted and dropped meanwhile.
+        self.store.0.alloc.borrow_mut().go_on_from(closed);
         self.store
     }
 }
 
-fn read(memory: &Memory, entry: Entry) -> Option<(Extent, Vec<u8>)> {
-    if entry.epoch == 0 || entry.offset == 0 || !entry.offset.is_multiple_of(64) {
-        return None;
-    }
-    let bytes = memory.read(entry.offset, entry.len as usize)?;
-    let extent = Extent { offset: entry.offset, len: room(u64::from(entry.len)) };
-    (crc32fast::hash(&bytes) == entry.crc).then_some((extent, bytes))
+/// The entry of `number` that is in force at `epoch`, its side, and whether it is as it was written; one of no epoch where there is none.
+/// What a process has written that died before it was in force is none from here on: its epoch is to come.
+fn in_force(memory: &Memory, number: u32, epoch: u64) -> (u8, Entry, bool) {
+    let sides = [0, 1].map(|side| {
+        let (entry, is_whole) = Entry::read(memory, number, side);
+        if entry.epoch <= epoch {
+            return (side, entry, is_whole);
+        }
+        Entry::scrub(memory, number, side);
+        (side, Entry::default(), true)
+    });
+    let [first, second] = sides;
+    if second.1.epoch > first.1.epoch { second } else { first }
 }
 
 /// Makes `extent` somebody's, unless it is or cannot be.
 fn claim(used: &mut BTreeMap<u64, u64>, (begin, end): (u64, u64), Extent { offset, len }: Extent) -> bool {
-    let Some(to) = offset.checked_add(len).filter(|to| offset >= begin && *to <= end) else { return false };
+    let is_within = |to: &u64| offset >= begin && *to <= end && offset.is_multiple_of(GRAIN);
+    let Some(to) = offset.checked_add(len).filter(is_within) else { return false };
     let is_taken = used.range(..to).next_back().is_some_and(|(_, other)| *other > offset);
     if !is_taken {
         used.insert(offset, to);

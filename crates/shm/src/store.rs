@@ -1,9 +1,16 @@
 //! Objects that change together. See the [crate](crate).
+//!
+//! # The order of stores
+//!
+//! Nobody reads along: a process comes only after the one before is dead, which the kernel has seen. A processor that is interrupted has
+//! done all instructions up to one and none behind it, so a death finds this thread between two of its instructions, as a handler of
+//! signals would, and all that has to be kept in order is the compiler. [`Memory::store`] is a release, so that whatever the code stores
+//! before it is there before it; a [`compiler_fence`] keeps what must not be there before.
 
 use std::cell::{Cell, RefCell};
 use std::ops::{Deref, DerefMut};
 use std::rc::Rc;
-use std::sync::atomic::{AtomicU64, Ordering, fence};
+use std::sync::atomic::{Ordering, compiler_fence};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +52,8 @@ pub(crate) struct Known {
     pub(crate) now: Option<Extent>,
     /// Put or removed since the last commit.
     pub(crate) next: Option<Option<Extent>>,
+    /// Somebody has its [`Id`].
+    pub(crate) is_owned: bool,
 }
 
 /// See the [crate](crate). A handle: clones are the same store. Not for two threads.
@@ -58,8 +67,6 @@ pub(crate) struct Inner {
     objects: RefCell<Objects>,
     epoch: Cell<u64>,
     has_scratch: Cell<bool>,
-    #[cfg(test)]
-    pub(crate) steps: crate::tests::Steps,
 }
 
 #[derive(Debug, Default)]
@@ -86,12 +93,12 @@ impl Store {
         let alloc = Alloc::new(extents, memory.len());
         let this = Self::with(memory, alloc, Vec::new(), Vec::new(), 1);
         // Whoever recovers meanwhile finds nothing.
-        this.0.set(MAGIC_AT, 0);
-        this.0.set(LAYOUT_AT, LAYOUT);
-        this.0.set(PLACES_AT, 0);
-        this.0.set(EPOCH_AT, 1);
+        this.0.memory.store(MAGIC_AT, 0);
+        this.0.memory.store(LAYOUT_AT, LAYOUT);
+        this.0.memory.store(PLACES_AT, 0);
+        this.0.memory.store(EPOCH_AT, 1);
         (0..WORDS).for_each(|index| this.set_word(index, 0));
-        this.0.set(MAGIC_AT, MAGIC);
+        this.0.memory.store(MAGIC_AT, MAGIC);
         this
     }
 
@@ -114,8 +121,6 @@ impl Store {
             objects: RefCell::new(Objects { known, unused, staged: Vec::new() }),
             epoch: Cell::new(epoch),
             has_scratch: Cell::new(true),
-            #[cfg(test)]
-            steps: crate::tests::Steps::default(),
         }))
     }
 
@@ -123,70 +128,73 @@ impl Store {
     #[must_use]
     pub fn add(&self) -> Option<Id> {
         let mut objects = self.0.objects.borrow_mut();
-        if let Some(number) = objects.unused.pop() {
+        let Objects { known, unused, .. } = &mut *objects;
+        if let Some(number) = unused.pop() {
+            if let Some(known) = known.get_mut(number as usize) {
+                known.is_owned = true;
+            }
             return Some(Id(number));
         }
         let (most, _) = places(self.0.memory.len());
-        let number = u32::try_from(objects.known.len()).ok().filter(|number| u64::from(*number) < most)?;
-        // It may have been another's whose memory this was before.
+        let number = u32::try_from(known.len()).ok().filter(|number| u64::from(*number) < most)?;
+        // The place may have entries of a store that was here before. Nobody reads them until it counts.
         for side in 0..2 {
-            self.0.write_entry(number, side, Entry::default());
+            Entry::default().write(&self.0.memory, number, side);
         }
-        objects.known.push(Known::default());
-        self.0.set(PLACES_AT, u64::from(number) + 1);
+        known.push(Known { is_owned: true, ..Known::default() });
+        self.0.memory.store(PLACES_AT, u64::from(number) + 1);
         Some(Id(number))
     }
 
-    /// The object is `bytes` from the next commit on, of a `kind` that whoever recovers it is told. False if there is no memory: then it
-    /// is removed instead, as what it was is not true any more.
+    /// The object is `bytes` from the next commit on, of a `kind` that whoever recovers it is told. False if there is no memory: then
+    /// nothing of it is there from the next commit on, as what it was is not true any more. Its number stays its own.
     pub fn put(&self, id: Id, kind: u32, bytes: &[u8]) -> bool {
-        let Ok(len) = u32::try_from(bytes.len()) else {
-            self.remove(id);
+        let is_owned = self.0.objects.borrow().known.get(id.0 as usize).is_some_and(|known| known.is_owned);
+        let len = u32::try_from(bytes.len()).ok().filter(|_| is_owned);
+        let extent = len.and_then(|len| self.0.alloc.borrow_mut().take(len.into()));
+        let Some((len, extent)) = len.zip(extent) else {
+            self.stage(id, Entry::default(), None);
             return false;
         };
-        let Some(extent) = self.0.alloc.borrow_mut().take(u64::from(len)) else {
-            self.remove(id);
-            return false;
-        };
-        self.0.step();
-        if !self.0.memory.write(extent.offset, bytes) {
-            self.remove(id);
-            return false;
-        }
-        self.0.step();
+        self.0.memory.write(extent.offset, bytes);
         let entry = Entry { epoch: 0, offset: extent.offset, len, crc: crc32fast::hash(bytes), kind };
         self.stage(id, entry, Some(extent));
         true
     }
 
-    /// The object is gone from the next commit on, and its number another's.
+    /// The object is gone from the next commit on, and then its number is another's. What has been removed already stays as it is.
     pub fn remove(&self, id: Id) {
         self.stage(id, Entry::default(), None);
+        if let Some(known) = self.0.objects.borrow_mut().known.get_mut(id.0 as usize) {
+            known.is_owned = false;
+        }
     }
 
     fn stage(&self, id: Id, entry: Entry, extent: Option<Extent>) {
         let mut objects = self.0.objects.borrow_mut();
         let Objects { known, staged, .. } = &mut *objects;
-        let Some(known) = known.get_mut(id.0 as usize) else { return };
+        let Some(known) = known.get_mut(id.0 as usize).filter(|known| known.is_owned) else { return };
         match known.next.replace(extent) {
             None => staged.push(id.0),
             // Never in force.
             Some(replaced) => self.0.give(replaced),
         }
-        self.0.write_entry(id.0, 1 - known.side, Entry { epoch: self.0.epoch.get() + 1, ..entry });
+        Entry { epoch: self.0.epoch.get() + 1, ..entry }.write(&self.0.memory, id.0, 1 - known.side);
     }
 
-    /// Makes true what was put and removed since the last commit, all of it at once.
+    /// Makes true what was put and removed since the last commit, all of it at once. Where that is nothing, what was given up stays, as it
+    /// may be named still.
     pub fn commit(&self) {
         let mut objects = self.0.objects.borrow_mut();
         let Objects { known, unused, staged } = &mut *objects;
         if staged.is_empty() {
-            // What was given up may be named still.
             return;
         }
         let epoch = self.0.epoch.get() + 1;
         self.0.epoch.set(epoch);
-        self.0.set(EPOCH_AT, epoch);
+        self.0.memory.store(EPOCH_AT, epoch);
+        // What was in force may be written over from here on, and not before.
+        compiler_fence(Ordering::SeqCst);
         let mut alloc = self.0.alloc.borrow_mut();
         for number in staged.drain(..) {
             let Some(known) = known.get_mut(number as usize) else { continue };
@@ -195,7 +203,7 @@ impl Store {
                 alloc.leave(before);
             }
             known.side = 1 - known.side;
-            if next.is_none() {
+            if !known.is_owned {
                 unused.push(number);
             }
         }
@@ -211,12 +219,12 @@ impl Store {
     /// Word `index` of [`WORDS`], as it was stored last, also by an earlier process.
     #[must_use]
     pub fn word(&self, index: usize) -> u64 {
-        self.0.get(WORDS_AT + 8 * (index % WORDS) as u64)
+        self.0.memory.load(WORDS_AT + 8 * (index % WORDS) as u64)
     }
 
-    /// Stores word `index` of [`WORDS`], at once and whatever is committed.
+    /// Stores word `index` of [`WORDS`], at once and whatever is committed: before the commits that follow, and behind those before.
     pub fn set_word(&self, index: usize, value: u64) {
-        self.0.set(WORDS_AT + 8 * (index % WORDS) as u64, value);
+        self.0.memory.store(WORDS_AT + 8 * (index % WORDS) as u64, value);
     }
 
     /// The scratch area, which keeps its bytes for whoever comes next; once.
@@ -229,36 +237,6 @@ impl Store {
 }
 
 impl Inner {
-    /// Before a store that whoever recovers could see.
-    fn step(&self) {
-        #[cfg(test)]
-        self.steps.pass(&self.memory);
-    }
-
-    fn get(&self, offset: u64) -> u64 {
-        self.memory.word(offset).map_or(0, |word| word.load(Ordering::Relaxed))
-    }
-
-    /// What was stored before is there first.
-    fn set(&self, offset: u64, value: u64) {
-        self.step();
-        if let Some(word) = self.memory.word(offset) {
-            // Bytes are copied by plain stores: they stay in front of this one, and those that follow behind it.
-            fence(Ordering::Release);
-            word.store(value, Ordering::Release);
-            fence(Ordering::SeqCst);
-        }
-    }
-
-    fn write_entry(&self, number: u32, side: u8, entry: Entry) {
-        for (offset, word) in entry.words(number, side) {
-            self.step();
-            if let Some(at) = self.memory.word(offset) {
-                at.store(word, Ordering::Relaxed);
-            }
-        }
-    }
-
     /// What was never in force is free at once.
     fn give(&self, extent: Option<Extent>) {
         let back = extent.and_then(|extent| self.alloc.borrow_mut().give(extent));
@@ -273,33 +251,38 @@ fn entry_at(number: u32, side: u8) -> u64 {
 }
 
 impl Entry {
-    /// Its words and where they stand. The epoch is the first: until the others are there it is of a later epoch than the store's.
-    fn words(self, number: u32, side: u8) -> [(u64, u64); 4] {
-        let at = entry_at(number, side);
+    /// Its words, of which the last one has what says that the others are its.
+    fn words(self, number: u32) -> [u64; 4] {
         let Self { epoch, offset, len, crc, kind } = self;
-        let pair = u64::from(len) << 32 | u64::from(crc);
-        [(at, epoch), (at + 8, offset), (at + 16, pair), (at + 24, u64::from(kind))]
+        let (pair, kind) = (u64::from(len) << 32 | u64::from(crc), u64::from(kind));
+        let mut bytes = [0; 32];
+        for (at, word) in bytes.chunks_exact_mut(8).zip([epoch, offset, pair, kind << 32 | u64::from(number)])
+        {
+            at.copy_from_slice(&word.to_le_bytes());
+        }
+        [epoch, offset, pair, u64::from(crc32fast::hash(&bytes)) << 32 | kind]
     }
 
-    pub(crate) fn read(memory: &Memory, number: u32, side: u8) -> Self {
+    /// The epoch is the first of its words: until the others are there the entry is of a later epoch than the store's, or of none.
+    fn write(self, memory: &Memory, number: u32, side: u8) {
         let at = entry_at(number, side);
-        let word =
-            |offset| memory.word(at + offset).map_or(0, |word: &AtomicU64| word.load(Ordering::Acquire));
-        let pair = word(16);
-        Self {
-            epoch: word(0),
-            offset: word(8),
-            len: (pair >> 32) as u32,
-            crc: pair as u32,
-            kind: word(24) as u32,
+        for (index, word) in (0..).zip(self.words(number)) {
+            memory.store(at + 8 * index, word);
         }
     }
 
-    /// The entry is of an epoch that never was in force: it is none.
+    /// The entry, and whether it is as it was written.
+    pub(crate) fn read(memory: &Memory, number: u32, side: u8) -> (Self, bool) {
+        let at = entry_at(number, side);
+        let words = [0, 1, 2, 3].map(|index| memory.load(at + 8 * index));
+        let [epoch, offset, pair, kind] = words;
+        let entry = Self { epoch, offset, len: (pair >> 32) as u32, crc: pair as u32, kind: kind as u32 };
+        (entry, entry.words(number) == words)
+    }
+
+    /// The entry is none from here on.
     pub(crate) fn scrub(memory: &Memory, number: u32, side: u8) {
-        if let Some(epoch) = memory.word(entry_at(number, side)) {
-            epoch.store(0, Ordering::Relaxed);
-        }
+        memory.store(entry_at(number, side), 0);
     }
 }
 
@@ -314,7 +297,7 @@ impl Deref for Scratch {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // It is only written to by whoever has it alone.
+        // Nobody fills it.
         self.span.front(self.span.len())
     }
 }

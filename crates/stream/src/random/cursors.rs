@@ -107,6 +107,12 @@ fn each_reader_gets_what_it_shall_in_order_and_with_exact_times() {
     }
 }
 
+#[expect(unsafe_code, reason = "the memory outlives a process")]
+fn map(file: &OwnedFd) -> Memory {
+    // SAFETY: who had it before is forgotten, and writes no more.
+    unsafe { Memory::map(file.as_fd()) }.unwrap()
+}
+
 impl Client {
     fn new(cursor: Cursor, is_forwarder: bool) -> Self {
         let committed = (cursor.state().clone(), 0);
@@ -132,7 +138,7 @@ impl World {
         let mut chance = Chance::new(seed);
         let time = 1_000 + chance.below(1 << 33);
         let file = Memory::file("stream", 1 << 30).unwrap();
-        let store = Store::create(Memory::map(file.as_fd()).unwrap());
+        let store = Store::create(map(&file));
         let record = store.add().unwrap();
         let mut log = Log::new(&store, CHUNK, QUEUE_LENGTH);
         log.reset(time);
@@ -161,7 +167,7 @@ impl World {
 
     /// The process dies. Another goes on with what was committed, and what the readers have been sent.
     fn die(&mut self) {
-        let (recovery, found) = Recovery::open(Memory::map(self.file.as_fd()).unwrap()).unwrap();
+        let (recovery, found) = Recovery::open(map(&self.file)).unwrap();
         let mut objects = found.objects;
         let mut blobs = Blobs::take(recovery.store(), &mut objects);
         let [record] = &objects[..] else { panic!("{} objects", objects.len()) };
