@@ -22,6 +22,8 @@
 
 mod alloc;
 mod block;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod layout;
 mod memory;
 mod recovery;

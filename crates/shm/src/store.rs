@@ -286,6 +286,23 @@ impl Entry {
     }
 }
 
+/// Makes an entry of `image` one that is as it would be written, with what it says of the bytes there as far as they are there.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn forge(
+    image: &mut [u8],
+    (number, side): (u32, u8),
+    (epoch, offset, len, kind): (u64, u64, u32, u32),
+) {
+    let bytes = usize::try_from(offset).ok().and_then(|offset| image.get(offset..)?.get(..len as usize));
+    let crc = bytes.map_or(0, crc32fast::hash);
+    let words = Entry { epoch, offset, len, crc, kind }.words(number);
+    for (at, word) in (entry_at(number, side) as usize..).step_by(8).zip(words) {
+        if let Some(at) = image.get_mut(at..at + 8) {
+            at.copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
+
 /// See [`Store::scratch`].
 #[derive(Debug)]
 pub struct Scratch {

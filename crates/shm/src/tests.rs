@@ -10,9 +10,9 @@ use crate::layout::{EPOCH_AT, PLACES_AT};
 use crate::{Block, Id, Memory, Place, Recovery, RecoveryError, Store};
 
 /// Random histories of each kind; under Miri each takes its time.
-pub(crate) const CASES: u32 = if cfg!(miri) { 2 } else { 32 };
+pub(crate) const CASES: u32 = if cfg!(miri) { 1 } else { 32 };
 /// Bytes of memory beside the table.
-const ROOM: usize = if cfg!(miri) { 200 } else { 512 } * 1024;
+const ROOM: usize = if cfg!(miri) { 200 } else { 400 } * 1024;
 /// The kind of objects that name a block.
 const BLOCK: u32 = 1_000;
 
@@ -417,7 +417,7 @@ fn a_store_that_is_full_removes_what_it_cannot_keep_and_goes_on() {
 
 #[test]
 fn memory_is_used_again_for_ever() {
-    let store = Store::private(ROOM);
+    let store = Store::private(512 * 1024);
     let ids = [0; 50].map(|_| store.add().unwrap());
     for round in 0..if cfg!(miri) { 20 } else { 2_000_usize } {
         for (index, id) in ids.iter().enumerate() {
