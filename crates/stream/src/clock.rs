@@ -10,6 +10,10 @@ use serde::{Deserialize, Serialize};
 /// A jump of the input by more than this beyond what its arrival explains is closed, ms.
 const JUMP: i64 = 10_000;
 
+/// No time, offset or count of a stream comes near this: as milliseconds it is 35 million years. A record whose numbers are within it is
+/// gone on from without overflow.
+pub(crate) const FAR: u64 = 1 << 60;
+
 /// Where the first message of a publication goes on the stream's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) enum Start {
@@ -42,6 +46,17 @@ impl Clock {
         self.start = Some(start);
         self.input = None;
         self.line = None;
+    }
+
+    /// Whether one that was read from a record can be right.
+    pub(crate) fn is_sound(&self) -> bool {
+        let Self { line, offset, input, newest, start } = self;
+        let is_near = |number: i64| number.unsigned_abs() <= FAR;
+        let at = if let Some(Start::At(time)) = start { *time } else { 0 };
+        let (newest, since) = newest.unwrap_or_default();
+        line.as_ref().is_none_or(Line::is_sound)
+            && [*offset, input.map_or(0, |(_, input)| input)].into_iter().all(is_near)
+            && [at, newest, since].into_iter().all(|number| number <= FAR)
     }
 
     /// Newest time given out, ms.

@@ -7,7 +7,7 @@ use rtmp::media::{self, Class, Kind};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::{Blob, Blobs};
-use crate::clock::{Clock, Start};
+use crate::clock::{Clock, FAR, Start};
 use crate::headers::{HEADER_MAX, Headers};
 use crate::log::{JoinPoint, KEY_WAIT, Log};
 use crate::stats::Stats;
@@ -77,6 +77,14 @@ impl Ingest {
     pub(crate) fn resolve(&mut self, blobs: &mut Blobs) -> bool {
         self.set_aside.as_mut().is_none_or(|point| point.resolve(blobs))
             && self.next_metadata.as_mut().is_none_or(|metadata| metadata.resolve(blobs))
+    }
+
+    /// Whether one that was read from a record can be right, beside `log`.
+    pub(crate) fn is_sound(&self, log: &Log) -> bool {
+        self.clock.is_sound()
+            && self.set_aside.as_ref().is_none_or(|key| log.is_sound_at(key))
+            && self.have.iter().flatten().all(|time| *time <= FAR)
+            && self.metadata_at <= FAR
     }
 
     /// A publication begins. Whoever joins before its first message must not get pictures that it does not go on with.

@@ -21,6 +21,8 @@ mod blob;
 mod clock;
 mod cursor;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod headers;
 mod ingest;
 mod log;

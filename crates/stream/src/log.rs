@@ -22,6 +22,7 @@ use shm::{Recovery, Store};
 use self::entries::Entries;
 pub use self::entries::Entry;
 use crate::blob::{Blob, Blobs};
+use crate::clock::FAR;
 use crate::framing::Framing;
 use crate::headers::Headers;
 use crate::storage::{self, Hold, Left, Meter, Storage};
@@ -560,18 +561,52 @@ impl Log {
         let are_sorted =
             self.barriers.iter().zip(self.barriers.iter().skip(1)).all(|(a, b)| a.offset <= b.offset);
         let points = [&self.key, &self.begin].into_iter().flatten();
+        // Where each message ends is where the next one begins.
+        let next = self.entries.iter().skip(1).map(|entry| entry.offset).chain([end]);
+        let is_whole = |(entry, next): (&Entry, u64)| {
+            let len = self.framing.stored_len(entry.payload as usize) as u64;
+            entry.offset.checked_add(len) == Some(next) && entry.time <= self.newest
+        };
         self.framing.is_sound()
-            && self.entries.back().is_none_or(|last| last.offset < end)
+            && self.entries.iter().zip(next).all(is_whole)
+            && [self.newest, self.messages, self.first_barrier, self.last_key, self.last_video]
+                .iter()
+                .all(|number| *number <= FAR)
             && self.entries.front().map_or(end, |first| first.offset) == self.floor
             && self.entries.len() as u64 <= self.messages
             && are_sorted
-            && self.barriers.back().is_none_or(|last| last.offset <= end)
+            && self.barriers.iter().all(|barrier| self.boundary(barrier.offset) == barrier.offset)
             && self.barriers.iter().map(bytes).sum::<u64>() == self.barrier_bytes
             && self.tracks.iter().all(|reached| reached.last <= self.newest)
-            && points.into_iter().all(|point| point.offset <= end && point.messages <= self.messages)
-            && self.past.len() <= PAST_MAX + 1
-            && self.past.iter().all(|past| past.end <= end && past.begin.offset <= past.end)
+            && points.into_iter().all(|point| self.is_sound_at(point))
+            && self.past.len() <= PAST_MAX
+            && self.past.iter().all(|past| {
+                let key = past.key.as_ref();
+                past.end <= end
+                    && [Some(&past.begin), key].into_iter().flatten().all(|point| {
+                        self.is_sound_at(point)
+                            && point.offset <= past.end
+                            && point.offset >= past.begin.offset
+                    })
+            })
             && self.headers_end <= end
+    }
+
+    /// Whether a reader could begin at `point`.
+    pub(crate) fn is_sound_at(&self, point: &JoinPoint) -> bool {
+        let times = point.tracks.iter().map(|reached| reached.last).chain([point.time]);
+        point.offset <= self.end()
+            && point.messages <= self.messages
+            && times.into_iter().all(|time| time <= FAR)
+            && (point.offset < self.floor || self.comes_next(point.next_barrier, point.offset))
+    }
+
+    /// Whether a reader may be at `offset`, between two messages, where the barrier with the number `barrier` is the next one that it meets.
+    pub(crate) fn comes_next(&self, barrier: u64, offset: u64) -> bool {
+        let (first, all) = (self.first_barrier, self.barriers.len() as u64);
+        (first..=first + all).contains(&barrier)
+            && self.boundary(offset) == offset
+            && self.barrier_at(barrier).is_none_or(|next| next.offset >= offset)
     }
 
     /// Bytes of memory of its media.

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use rtmp::media::{Codec, Kind};
 use serde::{Deserialize, Serialize};
 
+use crate::clock::FAR;
 use crate::track::Track;
 
 /// Seconds over which the bitrate is averaged.
@@ -49,7 +50,12 @@ impl Stats {
     /// Whether one that was read from a record can be right.
     pub(crate) fn is_sound(&self) -> bool {
         let history = || self.history.iter();
-        history().len() <= RATE_WINDOW + 1 && history().zip(history().skip(1)).all(|(one, next)| one <= next)
+        history().len() <= RATE_WINDOW + 1
+            && history().zip(history().skip(1)).all(|(one, next)| one <= next)
+            && history().all(|bytes| *bytes <= self.bytes)
+            && [self.bytes, self.video_frames, self.audio_frames, self.left_out]
+                .iter()
+                .all(|count| *count <= FAR)
     }
 
     /// Called once a second.

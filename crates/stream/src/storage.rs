@@ -11,6 +11,8 @@ use std::rc::{Rc, Weak};
 use serde::{Deserialize, Serialize, Serializer};
 use shm::{Block, Place, Recovery, Store};
 
+use crate::clock::FAR;
+
 /// Capacity of a segment, bytes. Small enough that a quiet stream costs little, large enough that a flush rarely meets two.
 pub(crate) const SEGMENT: usize = 256 * 1024;
 /// Segments that one send covers at most; a flush meets two, a catching-up reader a few.
@@ -140,8 +142,11 @@ impl Saved {
     /// What the process before had; `None` if that cannot be right. Segments that it had let go of are here until the readers that hold
     /// them have been asked.
     pub(crate) fn restore(self, recovery: &Recovery, meter: &Meter) -> Option<(Storage, Left)> {
-        let adopt =
-            |named: &Named| Some(Rc::new(Segment::new(named.base, recovery.adopt(named.place)?, meter)));
+        let adopt = |named: &Named| {
+            // Not to be counted beyond its end.
+            let base = Some(named.base).filter(|base| *base <= FAR)?;
+            Some(Rc::new(Segment::new(base, recovery.adopt(named.place)?, meter)))
+        };
         let segments: VecDeque<_> = self.segments.iter().map(adopt).collect::<Option<_>>()?;
         let is_whole = segments.iter().zip(segments.iter().skip(1)).all(|(one, next)| one.end() == next.base);
         let is_at_end = segments.back().is_none_or(|last| last.end() == self.end);
@@ -153,7 +158,7 @@ impl Saved {
             left: left.iter().map(Rc::downgrade).collect(),
             end: self.end,
         };
-        (is_whole && is_at_end).then_some((storage, Left(left)))
+        (is_whole && is_at_end && self.end <= FAR).then_some((storage, Left(left)))
     }
 }
 

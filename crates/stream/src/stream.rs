@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use shm::{Recovery, Store};
 
 use crate::blob::Blobs;
-use crate::clock::Start;
+use crate::clock::{FAR, Start};
 use crate::ingest::{Continuity, Ingest};
 use crate::log::{Log, entries};
 use crate::stats::Stats;
@@ -119,9 +119,10 @@ impl Stream {
         let ((storage, entries, mut stream), rest) = postcard::take_from_bytes::<Saved>(record).ok()?;
         let (log, left) = stream.log.restore((storage, entries), (recovery, blobs, meter))?;
         stream.log = log;
-        let is_whole = stream.ingest.resolve(blobs) && stream.stats.is_sound();
+        let is_whole = stream.ingest.resolve(blobs);
+        let is_sound = stream.ingest.is_sound(&stream.log) && stream.stats.is_sound();
         let is_known = stream.publication.as_ref().is_none_or(|it| it.id.0 <= stream.publications);
-        (is_whole && is_known).then_some((stream, rest, left))
+        (is_whole && is_sound && is_known && stream.publications <= FAR).then_some((stream, rest, left))
     }
 
     /// Makes `by` the publisher; gives the publication and the connection that published until now, which the caller ends. Whoever

@@ -12,7 +12,15 @@ impl Cursor {
         let bytes_sent = before.saturating_add(more);
         let mut cursor = Self { state, hold: None, bytes_sent, skips: 0, is_changed: true };
         cursor.move_on(more, log)?;
-        Ok(cursor)
+        match cursor.state.place {
+            // One that the log has left behind asks for no barrier.
+            Position::At { offset, barrier }
+                if offset > log.end() || (offset >= log.floor() && !log.comes_next(barrier, offset)) =>
+            {
+                Err(Impossible)
+            }
+            _ => Ok(cursor),
+        }
     }
 
     /// Whether what was [committed](super::Wire::commit) last is not true any more.

@@ -113,10 +113,12 @@ impl Saved {
                 && block.len().is_multiple_of(ENTRY)
                 && (index == last || block.len() == ENTRIES * ENTRY)
         };
-        let gone = self.gone as usize;
+        let (gone, all) =
+            (self.gone as usize, journal.iter().map(|block| block.len() / ENTRY).sum::<usize>());
+        let is_right = gone < ENTRIES && gone <= all;
         let all = journal.iter().flat_map(|block: &Block| block.bytes().chunks_exact(ENTRY));
         let queue: VecDeque<_> = all.skip(gone).map(decode).collect::<Option<_>>()?;
-        let is_right = journal.iter().enumerate().all(is_full) && gone < ENTRIES.max(1);
+        let is_right = is_right && journal.iter().enumerate().all(is_full);
         let in_order = queue.iter().zip(queue.iter().skip(1)).all(|(one, next)| one.offset < next.offset);
         let store = recovery.store().clone();
         (is_right && in_order).then_some(Entries { store, queue, journal, gone })
