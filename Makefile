@@ -12,7 +12,10 @@ export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || ec
 # `make soak`: the random histories of streams and of the supervisor, many more than `make test` runs; SRSCTL_SEEDS= and
 # SRSCTL_SEED= choose how many and from which on.
 
-.PHONY: run stop test soak bench install-test-deps
+# `make miri`: the tests of the crate that maps memory, under an interpreter that sees undefined behaviour, under both models of who
+# may refer to what; a few minutes. It takes a nightly compiler with its component `miri`.
+
+.PHONY: run stop test soak bench miri install-test-deps
 
 run:
 	@tests/install-deps.sh build
@@ -49,6 +52,12 @@ bench:
 	@tests/install-deps.sh bench
 	cargo build --release --locked
 	cargo run --release --locked -p bench --example compare
+
+# Random histories write down what fails: Miri keeps from files what does not say otherwise.
+miri:
+	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked -p shm --lib --target-dir target/miri
+	MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" \
+	    cargo +nightly miri test --locked -p shm --lib --target-dir target/miri
 
 install-test-deps:
 	@tests/install-deps.sh test
