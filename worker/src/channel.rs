@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 use crate::egress::player::Player;
 use crate::egress::status::Forward;
-use crate::keeping::{Keeping, Kept, kind};
+use crate::keeping::{Keeping, Kept, kind, near};
 
 /// See the [module](self). Shared by the connections of one worker, all on one thread.
 pub(crate) struct Channel {
@@ -50,6 +50,7 @@ pub(crate) struct ChannelRecord {
     clock: String,
     is_open: bool,
     began: u64,
+    #[serde(deserialize_with = "near")]
     number: u64,
     makes_room: bool,
     carried: u32,

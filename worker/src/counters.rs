@@ -4,6 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::time::Duration;
 
+use crate::keeping::FAR;
+
 /// Counters of the process.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
@@ -28,7 +30,7 @@ impl Counters {
 
     /// They go on from the `values` of a process before.
     pub(crate) fn restore(&self, values: &[u64]) {
-        self.all().iter().zip(values).for_each(|(counter, value)| counter.set(*value));
+        self.all().iter().zip(values).for_each(|(counter, value)| counter.set((*value).min(FAR)));
     }
 }
 

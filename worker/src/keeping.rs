@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use std::rc::Weak;
 use std::time::Duration;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 use shm::{Id, Scratch, Store};
 
 /// The kinds of objects; those of streams' parts are below.
@@ -27,6 +27,15 @@ pub(crate) mod word {
     pub(crate) const READS: usize = 0;
     /// The one whose input a worker handles again that another has died of, or may have; else 0.
     pub(crate) const SUSPECT: usize = 1;
+}
+
+/// No count of a record comes near this: from one that is within it may be counted on without overflow.
+pub(crate) const FAR: u64 = 1 << 60;
+
+/// Reads a count of a record.
+pub(crate) fn near<'de, D: Deserializer<'de>>(record: D) -> Result<u64, D::Error> {
+    let count = u64::deserialize(record)?;
+    if count <= FAR { Ok(count) } else { Err(serde::de::Error::custom("nothing was counted so far")) }
 }
 
 /// Something that outlives the worker.
@@ -122,4 +131,23 @@ impl PortRecord {
 fn monotonic() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
     Duration::try_from(now).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Serialize, Deserialize)]
+    struct Record {
+        #[serde(deserialize_with = "near")]
+        count: u64,
+    }
+
+    #[test]
+    fn a_record_with_a_count_that_could_overflow_is_none() {
+        for (count, is_one) in [(0, true), (FAR, true), (FAR + 1, false), (u64::MAX, false)] {
+            let bytes = postcard::to_allocvec(&Record { count }).unwrap();
+            assert_eq!(postcard::from_bytes(&bytes).ok(), is_one.then_some(Record { count }));
+        }
+    }
 }

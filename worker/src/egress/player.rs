@@ -13,7 +13,7 @@ use stream::{Cursor, Flushed, Log, State, Wire};
 use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::Counters;
-use crate::keeping::{Keeping, Kept, kind};
+use crate::keeping::{Keeping, Kept, kind, near};
 
 /// A player that takes no byte for this long is closed, ms.
 const STUCK_AFTER: u64 = 30_000;
@@ -47,7 +47,9 @@ pub(crate) struct Player {
 pub(crate) struct PlayerRecord<S> {
     pub(crate) state: S,
     /// Bytes that its connection had written by then.
+    #[serde(deserialize_with = "near")]
     pub(crate) written: u64,
+    #[serde(deserialize_with = "near")]
     pub(crate) turn: u64,
     pub(crate) has_all: bool,
     pub(crate) end: PlayEnd,

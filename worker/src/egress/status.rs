@@ -11,7 +11,7 @@ use shm::Id;
 use tokio::task::AbortHandle;
 
 use super::liveness::Liveness;
-use crate::keeping::{Keeping, Kept, kind};
+use crate::keeping::{Keeping, Kept, kind, near};
 
 /// A connection is kept for so long for the stream's next publication, and what a target has not been given yet where it cannot be
 /// reached. The stream itself is forgotten 2 s later.
@@ -102,11 +102,15 @@ pub(crate) struct ForwardRecord {
     /// Its stream.
     pub(crate) channel: Id,
     pub(crate) target: UnitId,
+    #[serde(deserialize_with = "near")]
     next: u64,
     open: Option<u64>,
+    #[serde(deserialize_with = "near")]
     sent: u64,
     failed: bool,
+    #[serde(deserialize_with = "near")]
     reconnects: u64,
+    #[serde(deserialize_with = "near")]
     well: u64,
 }
 

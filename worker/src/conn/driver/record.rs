@@ -20,7 +20,7 @@ use crate::egress::play::Playing;
 use crate::egress::player::{Player, PlayerRecord};
 use crate::hub::Hub;
 use crate::ingress::Publisher;
-use crate::keeping::kind;
+use crate::keeping::{FAR, kind, near};
 
 /// What a record has of a connection.
 #[derive(Debug, Serialize, Deserialize)]
@@ -28,11 +28,14 @@ pub(crate) struct ConnRecord<M> {
     /// Its socket: the descriptor, and what tells it from another that has the descriptor later.
     pub(crate) fd: i32,
     pub(crate) cookie: u64,
+    #[serde(deserialize_with = "near")]
     id: u64,
     peer: SocketAddr,
     was_served: bool,
     /// Bytes written and read by then.
+    #[serde(deserialize_with = "near")]
     written: u64,
+    #[serde(deserialize_with = "near")]
     read: u64,
     /// Which writer its own task is; none where it is not.
     turn: Option<u64>,
@@ -147,7 +150,11 @@ pub(crate) fn restore(
         .iter()
         .filter_map(|(msid, _, did)| did.as_ref().err().map(|(_, p)| (p.turn, p.written, Some(*msid))));
     let own = turn.map(|turn| (turn, record.written, None));
-    let (turn, before, writer) = turns.chain(own).max_by_key(|(turn, ..)| *turn).ok_or(Broken::Record)?;
+    let (turn, before, writer) = turns
+        .chain(own)
+        .max_by_key(|(turn, ..)| *turn)
+        .filter(|(turn, ..)| *turn <= FAR)
+        .ok_or(Broken::Record)?;
     let more = written.checked_sub(before).ok_or(Broken::Counters)?;
     conn.set_turn(turn);
     if writer.is_none() {

@@ -15,7 +15,7 @@ use tokio::net::TcpStream;
 use super::super::status::ForwardStatus;
 use crate::channel::Channel;
 use crate::hub::Hub;
-use crate::keeping::{Keeping, kind};
+use crate::keeping::{Keeping, kind, near};
 
 /// What a record has of such a connection.
 #[derive(Serialize, Deserialize)]
@@ -25,13 +25,18 @@ pub(crate) struct LinkRecord<S, C> {
     pub(crate) cookie: u64,
     /// Its forward.
     pub(crate) forward: Id,
+    #[serde(deserialize_with = "near")]
     written: u64,
+    #[serde(deserialize_with = "near")]
     read: u64,
     session: S,
     partials: Vec<u8>,
     state: C,
+    #[serde(deserialize_with = "near")]
     bytes_sent: u64,
+    #[serde(deserialize_with = "near")]
     begin: u64,
+    #[serde(deserialize_with = "near")]
     position: u64,
     has_sent: bool,
 }
