@@ -181,7 +181,7 @@ mod tests {
     async fn a_panic_in_a_pass_costs_the_player_it_met() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let peer = listener.local_addr().unwrap();
-        let keeping = Rc::new(Keeping::new(Store::private(1 << 16)));
+        let keeping = Rc::new(Keeping::new(Store::private(1 << 16), None));
         let mut players = Vec::new();
         for id in 0..3 {
             let socket = TcpStream::connect(peer).await.unwrap();

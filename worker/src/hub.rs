@@ -76,7 +76,7 @@ impl Hub {
     /// A port that ends with this process.
     #[cfg(test)]
     pub(crate) fn new(spec: WorkerSpec, secret: Vec<u8>) -> Rc<Self> {
-        let keeping = Rc::new(Keeping::new(shm::Store::private(1 << 20)));
+        let keeping = Rc::new(Keeping::new(shm::Store::private(1 << 20), None));
         Self::with(spec, secret, &keeping, (None, PortRecord::default()))
     }
 

@@ -137,7 +137,7 @@ fn state() -> Option<BorrowedFd<'static>> {
         let kept: &'static OwnedFd = Box::leak(Box::new(file));
         kept.as_fd()
     })
-    .inspect_err(|error| warn!(%error, "no memory to outlive a worker; a death of one costs its connections"))
+    .inspect_err(|error| warn!(%error, "no memory to outlive a worker"))
     .ok()
 }
 

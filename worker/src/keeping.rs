@@ -53,14 +53,22 @@ pub(crate) struct Keeping {
     record: RefCell<Vec<u8>>,
     /// What is read from any socket.
     pub(crate) buffer: RefCell<Scratch>,
+    /// Why nothing outlives this worker, if that is so.
+    pub(crate) unkept: Option<String>,
 }
 
 impl Keeping {
-    /// In a store whose scratch area nobody has yet.
-    pub(crate) fn new(store: Store) -> Self {
+    /// In a store whose scratch area nobody has yet; `unkept` says why it ends with this worker, if it does.
+    pub(crate) fn new(store: Store, unkept: Option<String>) -> Self {
         let buffer =
             store.scratch().unwrap_or_else(|| Store::private(0).scratch().expect("a new store has it"));
-        Self { store, changed: RefCell::default(), record: RefCell::default(), buffer: RefCell::new(buffer) }
+        Self {
+            store,
+            changed: RefCell::default(),
+            record: RefCell::default(),
+            buffer: RefCell::new(buffer),
+            unkept,
+        }
     }
 
     /// `kept` is not what was written any more. Once for each commit.

@@ -31,6 +31,7 @@ mod memory;
 mod panics;
 mod places;
 mod port;
+mod proof;
 mod recovery;
 mod relief;
 mod tally;
@@ -48,7 +49,7 @@ use control::fds::{self, FdsError, Lent, Name};
 use control::{Inherited, RunError, Seat};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::hub::Hub;
 use crate::keeper::{Kept, Life};
@@ -85,7 +86,15 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let spec = WorkerSpec::from_file(&config)?;
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
-    let (store, mut legacy) = recovery::open(state, is_cold);
+    let state = match proof::counters_are_exact() {
+        Ok(()) => state.ok_or_else(|| "the system gives no memory that outlives it".to_owned()),
+        Err(inexact) => Err(inexact.to_string()),
+    };
+    let unkept = state.as_ref().err().map(|why| format!("its death would cost its connections: {why}"));
+    if let Some(why) = &unkept {
+        warn!("{why}");
+    }
+    let (store, mut legacy) = recovery::open(state.ok(), is_cold);
     match &mut legacy {
         Some(legacy) => legacy.find_sockets(open, &listener),
         None => drop(open),
@@ -95,7 +104,7 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         let listener = Rc::new(listener);
         let seat =
             Seat { id: spec.id.clone(), role: spec.role, control, socket, lock, generation, cause, is_cold };
-        let keeping = Rc::new(Keeping::new(store));
+        let keeping = Rc::new(Keeping::new(store, unkept));
         let port = legacy.as_mut().map(Legacy::port).unwrap_or_default();
         let hub = Hub::with(spec, secret, &keeping, port);
         let servings = legacy.map(|legacy| legacy.take(&hub)).unwrap_or_default();

@@ -57,7 +57,7 @@ impl Service for Port {
             loop_lag_p99_ms,
             loop_lag_max_ms,
             loop_late_ms: hub.lag.late_within(LATE_SPAN),
-            trouble: None,
+            trouble: hub.keeping.unkept.clone(),
             trouble_ms: None,
         }
     }
