@@ -267,15 +267,15 @@ impl Suspect {
     /// What was read and not handled is handled before anything else is read. What one worker died of and the next one again is not: its
     /// connection is ended.
     fn handle(self, keeping: &Keeping, servings: &mut [Serving]) {
-        for serving in servings {
+        // No other was being read from.
+        for serving in servings.iter_mut().filter(|serving| self.is_busy(serving.object())) {
             let unhandled = serving.unhandled();
-            let is_busy = self.is_busy(serving.object());
-            if is_busy && self.was_before {
+            if self.was_before {
                 warn!("two workers died of what this connection sent; it is ended");
                 serving.give_up();
             } else if unhandled > 0 {
                 let bytes = usize::try_from(unhandled).unwrap_or(usize::MAX);
-                if is_busy && bytes <= keeping.buffer.borrow().len() {
+                if bytes <= keeping.buffer.borrow().len() {
                     serving.handle(bytes);
                 } else {
                     warn!(unhandled, "what a connection sent is lost; it is ended");

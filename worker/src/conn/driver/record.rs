@@ -68,6 +68,11 @@ pub(crate) enum Broken {
 impl Driver {
     /// Writes down the connection as it is now, and what else has changed: from here on others may hear of it.
     pub(super) fn commit(&mut self) {
+        self.put();
+        self.hub.keeping.commit();
+    }
+
+    fn put(&mut self) {
         let Self { hub, conn, machine, streams, journal, .. } = self;
         let did: Option<Vec<_>> =
             streams.iter().map(|(msid, activity)| Some((msid, activity.did()?))).collect();
@@ -87,7 +92,6 @@ impl Driver {
             };
             postcard::to_extend(&record, bytes).ok()
         });
-        hub.keeping.commit();
     }
 }
 
@@ -203,13 +207,13 @@ pub(crate) fn restore(
 }
 
 impl Serving {
-    /// Goes on: what the worker before has read and not written down is handled now, and all is written down as it is.
+    /// Goes on: the connection is put as it is, to be committed.
     pub(crate) fn go_on(&mut self) {
         let driver = &mut self.0;
         driver.conn.set_deadline(driver.machine.deadline());
         let held = driver.machine.held() as u64;
         driver.hub.books.note_session(&driver.conn.holding, held, !driver.streams.is_empty());
-        driver.commit();
+        driver.put();
     }
 
     /// The record of the connection.
