@@ -16,7 +16,7 @@
 //! | --- | --- |
 //! | SIGTERM, SIGINT | hands it on, and ends with the worker |
 //! | SIGHUP, SIGUSR1 | hands it on: the worker opens the log of both anew |
-//! | SIGUSR2 | kills the worker; the next one goes on |
+//! | SIGUSR2 | kills the worker; the next one goes on, and that counts as no death |
 #![expect(
     unsafe_code,
     reason = "a clone that shares its descriptors, and closing those of the dead, have no safe form"
@@ -91,9 +91,14 @@ pub(crate) fn keep() -> Result<Kept, RunError> {
             let _ = before.thread_set_mask();
             return Ok(Kept::Worker(life));
         };
-        let (end, is_asked) = await_end(worker, &told).map_err(RunError::system("waiting for the worker"))?;
+        let (end, asked) = await_end(worker, &told).map_err(RunError::system("waiting for the worker"))?;
         let (now, lived) = (Instant::now(), born.elapsed());
-        let next = if is_asked { Next::End(end.code()) } else { deaths.handle_end(now, lived, end) };
+        let next = match asked {
+            Some(Asked::End) => Next::End(end.code()),
+            // No death: whoever asks for it decides how often.
+            Some(Asked::Replacement) => Next::Worker { is_cold: false },
+            None => deaths.handle_end(now, lived, end),
+        };
         match next {
             Next::End(code) => return Ok(Kept::Ended(code)),
             Next::GiveUp => {
@@ -169,23 +174,35 @@ fn clone() -> io::Result<Option<Pid>> {
     }
 }
 
-/// Waits for the worker's end, and does what it is told meanwhile. Tells whether it was told to end.
-fn await_end(worker: Pid, told: &SigSet) -> io::Result<(End, bool)> {
-    let mut is_asked = false;
+/// What a worker was ended for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    /// The end of the port.
+    End,
+    /// The next worker.
+    Replacement,
+}
+
+/// Waits for the worker's end, and does what it is told meanwhile. Tells what the worker was asked to end for.
+fn await_end(worker: Pid, told: &SigSet) -> io::Result<(End, Option<Asked>)> {
+    let mut asked = None;
     loop {
         let signal = match told.wait()? {
             // It may be of a worker before.
             Signal::SIGCHLD => match waitpid(Some(worker), WaitOptions::NOHANG)? {
                 Some((_, status)) => {
-                    return Ok((End::of(status.exit_status(), status.terminating_signal()), is_asked));
+                    return Ok((End::of(status.exit_status(), status.terminating_signal()), asked));
                 }
                 None => continue,
             },
-            Signal::SIGUSR2 => rustix::process::Signal::KILL,
+            Signal::SIGUSR2 => {
+                asked.get_or_insert(Asked::Replacement);
+                rustix::process::Signal::KILL
+            }
             Signal::SIGHUP => rustix::process::Signal::HUP,
             Signal::SIGUSR1 => rustix::process::Signal::USR1,
             _ => {
-                is_asked = true;
+                asked = Some(Asked::End);
                 rustix::process::Signal::TERM
             }
         };

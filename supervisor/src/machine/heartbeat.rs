@@ -23,6 +23,8 @@ pub(crate) struct Heartbeat {
     passed: Duration,
     /// What it had for itself when its replacement was asked for.
     replaced_at: Option<Duration>,
+    /// Time since the last replacements that were asked for, the oldest first, at most [`Heartbeat::REPLACEMENTS`].
+    replacements: Vec<Duration>,
 }
 
 /// What is to be done about a process that is frozen.
@@ -30,7 +32,7 @@ pub(crate) struct Heartbeat {
 pub(crate) enum Remedy {
     /// Its keeper shall replace it.
     Replace,
-    /// That did not help, or it has never said who it is: all of it is to be killed.
+    /// That did not help for long, or it has never said who it is: all of it is to be killed.
     Kill,
 }
 
@@ -44,6 +46,11 @@ impl Heartbeat {
     pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
     /// So long a process that was to be replaced may show no sign of life: a new one is there within some ms.
     pub(crate) const REPLACE_LIMIT: Duration = Duration::from_secs(2);
+    /// So many replacements within [`Heartbeat::REPLACEMENTS_WITHIN`] have not helped: a worker may freeze by what the one before it has
+    /// left.
+    pub(crate) const REPLACEMENTS: usize = 2;
+    /// See [`Heartbeat::REPLACEMENTS`].
+    pub(crate) const REPLACEMENTS_WITHIN: Duration = Duration::from_secs(60);
     /// A sample that is this late says more about the sampler (stopped, starved) than about the process.
     pub(crate) const LATE: Duration = Duration::from_secs(1);
 
@@ -83,6 +90,8 @@ impl Heartbeat {
     /// why, if it is frozen.
     pub(crate) fn handle_sample(&mut self, elapsed: Duration, own: Duration) -> Option<(Remedy, String)> {
         let has_answered = std::mem::take(&mut self.has_answered);
+        self.replacements.iter_mut().for_each(|since| *since += elapsed);
+        self.replacements.retain(|since| *since < Self::REPLACEMENTS_WITHIN);
         if std::mem::take(&mut self.is_alive) || elapsed > Self::PERIOD + Self::LATE {
             (self.silent, self.passed, self.replaced_at) = (Duration::ZERO, Duration::ZERO, None);
             return None;
@@ -99,9 +108,12 @@ impl Heartbeat {
             return None;
         }
         let remedy = match (self.is_greeted, self.replaced_at) {
-            (true, None) => Remedy::Replace,
-            (false, _) | (_, Some(_)) => Remedy::Kill,
+            (true, None) if self.replacements.len() < Self::REPLACEMENTS => Remedy::Replace,
+            (_, None) | (_, Some(_)) => Remedy::Kill,
         };
+        if remedy == Remedy::Replace {
+            self.replacements.push(Duration::ZERO);
+        }
         self.replaced_at.get_or_insert(self.silent);
         let seconds = self.passed.as_secs_f32().round();
         let why = match (self.is_greeted, has_answered) {
@@ -144,6 +156,23 @@ mod tests {
         (0..3).for_each(|_| assert_eq!(heartbeat.handle_sample(TICK, TICK), None));
         let again = heartbeat.handle_sample(TICK, TICK);
         assert_eq!(again, frozen(Remedy::Replace, "frozen: no heartbeat for 3 s"));
+    }
+
+    #[test]
+    fn a_process_that_freezes_for_the_third_time_within_a_minute_is_not_replaced_again_but_killed() {
+        let mut heartbeat = alive();
+        let mut freeze = |quiet: u32| {
+            heartbeat.handle_hello();
+            (0..quiet).for_each(|_| {
+                heartbeat.handle_hello();
+                assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+            });
+            (0..10).find_map(|_| heartbeat.handle_sample(TICK, TICK)).map(|(remedy, _)| remedy)
+        };
+        assert_eq!(freeze(1), Some(Remedy::Replace));
+        assert_eq!(freeze(20), Some(Remedy::Replace));
+        assert_eq!(freeze(20), Some(Remedy::Kill));
+        assert_eq!(freeze(60), Some(Remedy::Replace), "that is long ago");
     }
 
     #[test]
