@@ -147,6 +147,9 @@ pub fn written(socket: &impl AsFd) -> io::Result<u64> {
 
 /// Bytes that have ever been read from the socket: those that have come (TCP_INFO) without those that wait (SIOCINQ). Exact likewise.
 ///
+/// The kernel counts the end of what the peer sends (FIN) as a byte that has come, and not as one that waits. Of a connection that is over in
+/// both directions it does not tell whether there was one; nearly always there was.
+///
 /// # Errors
 /// When the system does not say.
 pub fn read_so_far(socket: &impl AsFd) -> io::Result<u64> {
@@ -155,11 +158,16 @@ pub fn read_so_far(socket: &impl AsFd) -> io::Result<u64> {
         let mut bytes = 0;
         // SAFETY: as above.
         unsafe { ioctl::inq(socket.as_fd().as_raw_fd(), &raw mut bytes) }?;
-        if info(socket)?.tcpi_bytes_received == before {
-            return Ok(before.saturating_sub(u64::try_from(bytes).unwrap_or(0)));
+        let after = info(socket)?;
+        if after.tcpi_bytes_received == before {
+            let end = u64::from(HAS_END.contains(&after.tcpi_state));
+            return Ok(before.saturating_sub(u64::try_from(bytes).unwrap_or(0)).saturating_sub(end));
         }
     }
 }
+
+/// States of TCP in which the peer has said that it sends no more (include/net/tcp_states.h): TIME_WAIT, CLOSE, CLOSE_WAIT, LAST_ACK, CLOSING.
+const HAS_END: [u8; 5] = [6, 7, 8, 9, 11];
 
 fn info(socket: &impl AsFd) -> io::Result<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
@@ -258,6 +266,37 @@ mod tests {
         assert_eq!(try_read(&socket, &mut buffer).unwrap(), 4);
         assert_eq!(&buffer, b"5678");
         assert!(is_blocked(try_read(&socket, &mut buffer)));
+    }
+
+    #[tokio::test]
+    async fn the_peers_end_is_no_byte_that_was_read() {
+        for is_closed in [false, true] {
+            let (socket, mut peer) = pair().await;
+            let mut buffer = [0; 8];
+            assert_eq!(read_so_far(&socket).unwrap(), 0);
+            peer.write_all(b"firstlast").unwrap();
+            assert_eq!(next(&socket, &mut buffer[..5]).await.unwrap(), 5);
+            assert_eq!(read_so_far(&socket).unwrap(), 5);
+            let _peer = if is_closed {
+                drop(peer);
+                None
+            } else {
+                peer.shutdown(Shutdown::Write).unwrap();
+                Some(peer)
+            };
+            assert_eq!(read_so_far(&socket).unwrap(), 5, "with bytes that wait");
+            assert_eq!(next(&socket, &mut buffer).await.unwrap(), 4);
+            assert_eq!(read_so_far(&socket).unwrap(), 9);
+            assert_eq!(next(&socket, &mut buffer).await.unwrap(), 0);
+            assert_eq!(read_so_far(&socket).unwrap(), 9, "with the end read");
+            if is_closed {
+                // It is answered with a reset.
+                socket.try_write(b"x").unwrap();
+                socket.ready(tokio::io::Interest::READABLE).await.unwrap();
+                assert_eq!(read_so_far(&socket).unwrap(), 9, "behind a reset");
+                assert_eq!(written(&socket).unwrap(), 1);
+            }
+        }
     }
 
     #[tokio::test]
