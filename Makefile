@@ -9,13 +9,14 @@ EXAMPLE := deploy/examples/test-card.yaml
 # Integration tests mostly wait for media to flow, so more of them run than there are cores.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)
 
+# `make survive`: kills workers under 3000 players that check every byte; PLAYERS=, KILLS=, SEED=, ROLE=, POINTS=all, MUTATE=.
 # `make soak`: the random histories of streams and of the supervisor, many more than `make test` runs; SRSCTL_SEEDS= and
 # SRSCTL_SEED= choose how many and from which on.
 
 # `make miri`: the tests of the crate that maps memory, under an interpreter that sees undefined behaviour, under both models of who
 # may refer to what; a few minutes. It takes a nightly compiler with its component `miri`.
 
-.PHONY: run stop test soak bench miri install-test-deps
+.PHONY: run stop test soak bench miri survive install-test-deps
 
 run:
 	@tests/install-deps.sh build
@@ -58,6 +59,12 @@ miri:
 	MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test --locked -p shm --lib --target-dir target/miri
 	MIRIFLAGS="-Zmiri-disable-isolation -Zmiri-tree-borrows" \
 	    cargo +nightly miri test --locked -p shm --lib --target-dir target/miri
+
+# Kills workers under thousands of players that check every byte, about four minutes; see crates/bench/examples/survive/main.rs.
+survive:
+	@tests/install-deps.sh build
+	cargo build --release --locked $(if $(POINTS)$(MUTATE),--features failpoints)
+	cargo run --release --locked -p bench --example survive
 
 install-test-deps:
 	@tests/install-deps.sh test

@@ -12,6 +12,7 @@ mod health;
 mod hostile;
 mod join;
 mod keeper;
+mod outlive;
 mod relay;
 mod removed;
 mod sessions;

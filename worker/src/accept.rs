@@ -15,6 +15,7 @@ use tokio::time::sleep;
 use tracing::{debug, warn};
 
 use crate::conn::{self, Serving};
+use crate::failpoints;
 use crate::hub::Hub;
 
 /// Wait after an accept that failed for want of descriptors or memory: connections stay in the backlog.
@@ -63,6 +64,7 @@ pub(crate) async fn accept(hub: Rc<Hub>, listener: Rc<TcpListener>, taken_over: 
                 let _ = set_socket_linger(&socket, Some(Duration::ZERO));
             }
             Ok((socket, peer)) => {
+                failpoints::pass("accept");
                 if let Err(error) = socket::set_options(&socket) {
                     // It is gone already.
                     debug!(%peer, %error, "accepted, then failed");

@@ -11,6 +11,8 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer, Serialize};
 use shm::{Id, Scratch, Store};
 
+use crate::failpoints;
+
 /// The kinds of objects; those of streams' parts are below.
 pub(crate) mod kind {
     pub(crate) const PORT: u32 = 16;
@@ -86,11 +88,18 @@ impl Keeping {
         let mut changed = std::mem::take(&mut *self.changed.borrow_mut());
         for kept in changed.drain(..).filter_map(|kept| kept.upgrade()) {
             kept.save(self);
+            failpoints::pass("commit.between");
         }
         let mut since = self.changed.borrow_mut();
         changed.append(&mut since);
         *since = changed;
+        failpoints::pass("commit.put");
+        #[cfg(feature = "failpoints")]
+        if failpoints::leaves_out_commit() {
+            return;
+        }
         self.store.commit();
+        failpoints::pass("commit.done");
     }
 
     /// Puts what `write` appends as the object `id`. Where it gives `None` the object cannot go on in another process: it is put as
@@ -102,6 +111,11 @@ impl Keeping {
         let record = write(record).unwrap_or_default();
         self.store.put(id, kind, &record);
         self.record.replace(record);
+        #[cfg(feature = "failpoints")]
+        if failpoints::puts_early() {
+            self.store.commit();
+        }
+        failpoints::pass("put");
     }
 
     /// The connection `id` is read from, until the next commit.

@@ -20,6 +20,7 @@ mod channel;
 mod conn;
 mod counters;
 mod egress;
+mod failpoints;
 mod flush;
 mod housekeeping;
 mod hub;
@@ -75,6 +76,8 @@ pub fn run(config: &Path) -> Result<u8, RunError> {
 
 /// Serves the port as one of its workers.
 fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunError> {
+    #[cfg(feature = "failpoints")]
+    failpoints::order();
     let Life { generation, cause, is_cold, state } = life;
     let open =
         keeper::inherit(&|number| lent.has(number) || state.is_some_and(|state| state.as_raw_fd() == number))

@@ -24,6 +24,7 @@ use crate::conn::{self, Serving};
 use crate::egress::forward::{self, LinkRecord};
 use crate::egress::player::PlayerRecord;
 use crate::egress::status::ForwardRecord;
+use crate::failpoints;
 use crate::hub::Hub;
 use crate::keeping::{Keeping, PortRecord, kind, word};
 
@@ -180,12 +181,15 @@ impl Legacy {
         drop((blobs, kept));
         let Self { recovery, fresh, broken, mut links, .. } = self;
         // The port has the same store.
+        failpoints::pass("recovery.made");
         let _ = recovery.finish();
+        failpoints::pass("recovery.finished");
         for serving in &mut servings {
             serving.go_on();
         }
         hub.save();
         hub.keeping.commit();
+        failpoints::pass("recovery.committed");
         let suspect = Suspect::find(&hub.keeping);
         for (id, record) in &forwards {
             let channel = channels.get(&record.channel);

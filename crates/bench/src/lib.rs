@@ -17,6 +17,7 @@
 //! of this crate read it again, on the same host or, as far as the clocks agree, on another.
 
 mod engine;
+pub mod exact;
 mod histogram;
 mod load;
 mod pieces;

@@ -22,6 +22,7 @@ use super::machine::{Machine, Patience, Proof, Refusal, Wish};
 use crate::counters::count;
 use crate::egress::play::{Playing, play};
 use crate::egress::player::Player;
+use crate::failpoints;
 use crate::hub::Hub;
 use crate::ingress::{Publisher, publish};
 use crate::relief::relieve;
@@ -234,6 +235,7 @@ impl Driver {
             }
             match self.conn.socket.try_write(self.machine.output()) {
                 Ok(taken) => {
+                    failpoints::pass("send");
                     self.conn.note_written(taken);
                     count(&self.hub.counters.bytes_out, taken as u64);
                     if self.machine.handle_sent(taken) && self.machine.is_closing() {
@@ -278,7 +280,9 @@ impl Driver {
                 Err(e) => return Err(e.into()),
             }
         };
+        failpoints::pass("read");
         let handled = self.handle_read(taken);
+        failpoints::pass("read.handled");
         self.hub.keeping.end_read();
         handled.map(|()| more)
     }

@@ -13,6 +13,7 @@ use stream::{Cursor, Flushed, Log, State, Wire};
 use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::Counters;
+use crate::failpoints;
 use crate::keeping::{Keeping, Kept, kind, near};
 
 /// A player that takes no byte for this long is closed, ms.
@@ -62,6 +63,7 @@ impl Wire for Kernel<'_> {
     fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let conn = &self.0.conn;
         let sent = socket::try_send(&conn.socket, slices);
+        failpoints::pass("send");
         if let Ok(bytes) = sent {
             conn.note_written(bytes);
         }

@@ -14,6 +14,7 @@ use tokio::net::TcpStream;
 
 use super::super::status::ForwardStatus;
 use crate::channel::Channel;
+use crate::failpoints;
 use crate::hub::Hub;
 use crate::keeping::{Keeping, kind, near};
 
@@ -104,6 +105,7 @@ struct Kernel<'a> {
 impl Wire for Kernel<'_> {
     fn send(&mut self, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         let sent = socket::try_send(&self.client.socket, slices);
+        failpoints::pass("send");
         if let Ok(bytes) = sent {
             self.link.written += bytes as u64;
             self.bytes_sent += bytes as u64;
