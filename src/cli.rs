@@ -30,8 +30,8 @@ pub(crate) enum Command {
     Up(up::Args),
     /// Show every process and every stream
     Status(status::Args),
-    /// Restart one port after the other; each serves again before the next. Players of a port that restarts are disconnected and
-    /// have to connect again; encoders too when it is the origin
+    /// Restart one port after the other; each serves again before the next. Nobody who is connected notices, unless it is --cold. A
+    /// program that was replaced meanwhile is the one that runs then
     #[command(override_usage = restart::USAGE)]
     Restart(restart::Args),
     /// Stop the cluster; logs, generated configs and the secret stay

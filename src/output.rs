@@ -135,6 +135,7 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &st
         keeper_pid: None,
         restarts: 0,
         resumed: 0,
+        renewed: 0,
         last_exit: None,
         stats: None,
         stats_age_ms: None,
@@ -212,6 +213,11 @@ fn units(status: &Status, paper: Paper) -> String {
                 1 => format!("{id}: resumed once: the port outlived a worker that died"),
                 _ => format!("{id}: resumed {resumed} times: the port outlived workers that died"),
             };
+            let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
+        }
+        if unit.renewed > 0 {
+            let times = if unit.renewed == 1 { "once".to_owned() } else { format!("{} times", unit.renewed) };
+            let text = format!("{}: restarted {times}: all connections were kept", unit.id);
             let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
         }
         if let Some(exit) = &unit.last_exit {

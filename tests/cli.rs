@@ -119,7 +119,7 @@ fn restart_can_be_limited_to_one_host_and_can_take_the_origin() {
     // Nobody published anything; now somebody does, once.
     let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
     cluster.await_live(STREAM);
-    cluster.run(&["restart", "origin"]).expect_code(0).expect_words(&[
+    cluster.run(&["restart", "--cold", "origin"]).expect_code(0).expect_words(&[
         "its encoders are disconnected and must reconnect",
         &format!("no encoder has come back to publish {STREAM}; start it again"),
     ]);

@@ -95,7 +95,7 @@ fn an_origin_that_starts_anew_behind_the_streams_clock_is_played_at_once() {
         if is_last { Ok(()) } else { Err(format!("{last:?}")) }
     });
 
-    cluster.run(&["restart", "origin"]).expect_code(0);
+    cluster.run(&["restart", "origin", "--cold"]).expect_code(0);
     let mark = player.mark();
     let _encoder = rml::publish(origin, STREAM, card(), Some(CARD_MS));
     assert_same("the player that stayed", &player.record_after(mark, 2.0), &looped_card(), 2.0);

@@ -15,6 +15,7 @@ mod keeper;
 mod outlive;
 mod relay;
 mod removed;
+mod restart;
 mod sessions;
 mod slow_players;
 mod startup;

@@ -22,6 +22,9 @@ pub(crate) struct Args {
     /// Only this host, as written in the cluster's file
     #[arg(long)]
     host: Option<String>,
+    /// Close each port and open it anew: whoever is connected has to connect again
+    #[arg(long)]
+    cold: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -42,12 +45,12 @@ impl From<RoleArg> for Role {
 }
 
 /// Restarts what is asked for and waits for it.
-pub(crate) async fn run(global: &Global, Args { words, host }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { words, host, cold }: Args) -> Result<ExitCode, Failure> {
     let Words { role, port, path } = Words::<RoleArg>::read(words)?;
     let role =
         role.ok_or_else(|| Failure::usage(format!("which processes? {}", Words::<RoleArg>::expected())))?;
     let subject = Subject::find(global, path.as_deref(), "restart ROLE")?;
-    let (client, request) = (subject.client(), Restart { role: role.into(), port, host });
+    let (client, request) = (subject.client(), Restart { role: role.into(), port, host, cold });
     tokio::select! {
         done = client.restart(&request, complain) => done?,
         _ = tokio::signal::ctrl_c() => return Err(Failure::new(

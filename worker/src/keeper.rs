@@ -8,9 +8,12 @@
 //! control socket, lock and config at the numbers that they always had. The memory in which workers leave their state to each
 //! other is a file of the keeper's.
 //!
-//! The keeper has one thread, parses nothing, reads and writes nothing but a line of the log for each death, opens and closes
-//! nothing once it has started. A worker that dies again and again costs its state first ([`Life::is_cold`]) and then the keeper,
+//! The keeper has one thread, parses nothing, reads and writes nothing but a line of the log for each end, opens and closes
+//! nothing but when it is started anew. A worker that dies again and again costs its state first ([`Life::is_cold`]) and then the keeper,
 //! so that the supervisor's back-off decides.
+//!
+//! A worker that makes place (EX_RENEW) is followed by one of another program, or of the same one anew: the keeper becomes it ([`program`]).
+//! Where that one's workers die at once, it goes back to the one before.
 //!
 //! | signal | what the keeper does |
 //! | --- | --- |
@@ -25,17 +28,20 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
 use control::RunError;
-use control::service::{EX_CONFIG, EX_OSERR, EX_SOFTWARE, EX_USAGE};
+use control::fds::{Lent, Name};
+use control::service::{EX_CONFIG, EX_OSERR, EX_RENEW, EX_SOFTWARE, EX_USAGE};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::io::fcntl_getfd;
 use rustix::process::{Pid, WaitOptions, kill_process, waitpid};
 use shm::Memory;
-use tracing::warn;
+use tracing::{info, warn};
+
+use crate::program::{self, Life};
 
 /// Bytes that workers can leave to each other; a sparse file, of which exists what was written.
 const STATE: u64 = 16 << 30;
@@ -50,6 +56,11 @@ const DEATHS: usize = 3;
 /// See [`DEATHS`]; a worker that was started cold and dies sooner has another cause.
 const DEATHS_WITHIN: Duration = Duration::from_secs(60);
 
+/// So many deaths within [`TRIAL`] are the new program's fault.
+const TRIAL_DEATHS: u32 = 2;
+/// So long a program is on trial: behind it the one before is not gone back to.
+const TRIAL: Duration = Duration::from_secs(10);
+
 /// What this process is from here on.
 pub(crate) enum Kept {
     /// A worker, with its own memory and everybody's descriptors.
@@ -58,32 +69,28 @@ pub(crate) enum Kept {
     Ended(u8),
 }
 
-/// What a worker is told of itself.
-#[derive(Clone, Debug)]
-pub(crate) struct Life {
-    /// So many died before it.
-    pub(crate) generation: u32,
-    /// How the one before it died.
-    pub(crate) cause: Option<String>,
-    /// What those before it have left is not to be used: it may be what they died of.
-    pub(crate) is_cold: bool,
-    /// The file in memory for what workers leave to each other; none where the system refuses it.
-    pub(crate) state: Option<BorrowedFd<'static>>,
-}
-
-/// Keeps the port. To be called with one thread.
+/// Keeps the port, to whose descriptors it adds its own. To be called with one thread.
 ///
 /// # Errors
 /// When the system gives no process, or does not let it wait for one, and when workers die again and again.
-pub(crate) fn keep() -> Result<Kept, RunError> {
+pub(crate) fn keep(lent: &mut Lent) -> Result<Kept, RunError> {
     use Signal::{SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
     let told: SigSet = [SIGCHLD, SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2].into_iter().collect();
     // Blocked, they wait for `SigSet::wait`, also those that are ignored.
-    let before = told
-        .thread_swap_mask(SigmaskHow::SIG_BLOCK)
-        .map_err(|error| RunError::system("blocking signals")(error.into()))?;
-    let mut life = Life { generation: 0, cause: None, is_cold: false, state: state() };
-    let mut deaths = Deaths::default();
+    let block = || {
+        let before = told.thread_swap_mask(SigmaskHow::SIG_BLOCK);
+        before.map_err(|error| RunError::system("blocking signals")(error.into()))
+    };
+    let before = block()?;
+    let mut life = Life::begin();
+    program::prepare(lent);
+    if lent.get(Name::State).is_none()
+        && let Some(state) = state()
+    {
+        lent.add(Name::State, state);
+    }
+    let trial = lent.get(Name::Before).is_some().then(|| (Instant::now(), 0));
+    let mut deaths = Deaths { trial, ..Deaths::default() };
     loop {
         let born = Instant::now();
         let Some(worker) = clone_patiently().map_err(RunError::system("starting the worker"))? else {
@@ -92,7 +99,7 @@ pub(crate) fn keep() -> Result<Kept, RunError> {
             return Ok(Kept::Worker(life));
         };
         let (end, asked) = await_end(worker, &told).map_err(RunError::system("waiting for the worker"))?;
-        let (now, lived) = (Instant::now(), born.elapsed());
+        let (now, lived, generation) = (Instant::now(), born.elapsed(), life.generation);
         let next = match asked {
             Some(Asked::End) => Next::End(end.code()),
             // No death: whoever asks for it decides how often.
@@ -102,13 +109,30 @@ pub(crate) fn keep() -> Result<Kept, RunError> {
         match next {
             Next::End(code) => return Ok(Kept::Ended(code)),
             Next::GiveUp => {
-                warn!(generation = life.generation, cause = %end, ?lived, "the worker died, though it was started cold");
+                warn!(generation, cause = %end, ?lived, "the worker died, though it was started cold");
                 return Err(RunError::Dies(end.to_string()));
             }
             Next::Worker { is_cold } => {
-                warn!(generation = life.generation, cause = %end, ?lived, is_cold, "the worker died; the next one goes on");
-                life.generation = life.generation.saturating_add(1);
-                (life.cause, life.is_cold) = (Some(end.to_string()), is_cold);
+                warn!(generation, cause = %end, ?lived, is_cold, "the worker died; the next one goes on");
+                life.handle_end(end.to_string(), is_cold);
+            }
+            Next::Program => {
+                info!(generation, ?lived, "the worker makes place; the keeper is started anew");
+                life.handle_renewal();
+                let error = program::start_anew(lent, &life);
+                warn!(%error, "the program cannot be started; the one that runs goes on");
+                life.add(&format!("the program cannot be started, so the one that ran goes on: {error}"));
+                // An exec unblocks them, also one that fails.
+                block()?;
+            }
+            Next::Return => {
+                warn!(generation, cause = %end, ?lived, "the worker died; the keeper goes back to the program before");
+                life.handle_end(end.to_string(), false);
+                life.add("the program before goes on");
+                let error = program::go_back(lent, &life);
+                warn!(%error, "the program before cannot be started; the one that runs goes on");
+                life.add(&format!("or would, could it be started: {error}"));
+                block()?;
             }
         }
     }
@@ -134,16 +158,11 @@ pub(crate) fn inherit(kept: &dyn Fn(RawFd) -> bool) -> io::Result<Vec<OwnedFd>> 
         .collect())
 }
 
-/// The file in memory, for the life of the keeper and all its workers.
-fn state() -> Option<BorrowedFd<'static>> {
-    let made = Memory::file("srsctl-port", STATE);
-    // Never closed: the table is everybody's.
-    made.map(|file| {
-        let kept: &'static OwnedFd = Box::leak(Box::new(file));
-        kept.as_fd()
-    })
-    .inspect_err(|error| warn!(%error, "no memory to outlive a worker"))
-    .ok()
+/// The file in memory, for the life of the port.
+fn state() -> Option<OwnedFd> {
+    Memory::file("srsctl-port", STATE)
+        .inspect_err(|error| warn!(%error, "no memory to outlive a worker"))
+        .ok()
 }
 
 /// As [`clone`], more than once: what is open here waits for a worker better than it is closed.
@@ -227,6 +246,8 @@ impl End {
     /// As an exit code, in the way of a shell.
     fn code(self) -> u8 {
         match self {
+            // Both have ended, and nobody goes on.
+            Self::Exit(EX_RENEW) => 0,
             Self::Exit(code) => code,
             Self::Signal(signal) => u8::try_from(128 + signal).unwrap_or(EX_SOFTWARE),
         }
@@ -256,6 +277,10 @@ enum Next {
     Worker {
         is_cold: bool,
     },
+    /// The keeper becomes the program that it was given.
+    Program,
+    /// The keeper becomes the program that it was before.
+    Return,
 }
 
 /// The deaths of workers, as far as they decide what follows.
@@ -265,11 +290,19 @@ struct Deaths {
     recent: VecDeque<Instant>,
     /// The worker that lives was started cold.
     is_cold: bool,
+    /// The program is on trial: since when, and how many have died.
+    trial: Option<(Instant, u32)>,
 }
 
 impl Deaths {
     /// Takes the end at `now` of a worker that lived for `lived`.
     fn handle_end(&mut self, now: Instant, lived: Duration, end: End) -> Next {
+        if end == End::Exit(EX_RENEW) {
+            return Next::Program;
+        }
+        if self.is_failed(now, lived, end) {
+            return Next::Return;
+        }
         match end {
             // The next one would end the same way.
             End::Exit(code @ (0 | EX_USAGE | EX_CONFIG)) => return Next::End(code),
@@ -286,6 +319,28 @@ impl Deaths {
             self.is_cold = true;
         }
         Next::Worker { is_cold: self.is_cold }
+    }
+
+    /// Whether this end shows that a program on trial is of no use.
+    fn is_failed(&mut self, now: Instant, lived: Duration, end: End) -> bool {
+        let Some((since, died)) = &mut self.trial else { return false };
+        if now.saturating_duration_since(*since) >= TRIAL {
+            self.trial = None;
+            return false;
+        }
+        let failed = match end {
+            End::Exit(0) => return false,
+            // The next one would end the same way.
+            End::Exit(EX_USAGE | EX_CONFIG) => true,
+            End::Exit(EX_OSERR) => lived < REFUSED_EARLY,
+            End::Exit(_) | End::Signal(_) => false,
+        };
+        *died += 1;
+        let failed = failed || *died >= TRIAL_DEATHS;
+        if failed {
+            self.trial = None;
+        }
+        failed
     }
 }
 
@@ -341,6 +396,29 @@ mod tests {
     }
 
     #[test]
+    fn two_deaths_within_10_s_or_one_refusal_send_a_program_on_trial_back_once() {
+        let start = Instant::now();
+        let mut on_trial = Deaths { trial: Some((start, 0)), ..Deaths::default() };
+        assert_eq!(on_trial.handle_end(start, SECOND, End::Exit(EX_RENEW)), Next::Program);
+        assert_eq!(after(&mut on_trial, start, 1, 1), Next::Worker { is_cold: false });
+        assert_eq!(after(&mut on_trial, start, 9, 8), Next::Return);
+        assert_eq!(
+            after(&mut on_trial, start, 9, 0),
+            Next::Worker { is_cold: false },
+            "it is not there any more"
+        );
+        let mut proven = Deaths { trial: Some((start, 0)), ..Deaths::default() };
+        assert_eq!(after(&mut proven, start, 9, 9), Next::Worker { is_cold: false });
+        assert_eq!(after(&mut proven, start, 10, 1), Next::Worker { is_cold: false });
+        for code in [EX_USAGE, EX_CONFIG, EX_OSERR] {
+            let mut refuses = Deaths { trial: Some((start, 0)), ..Deaths::default() };
+            assert_eq!(refuses.handle_end(start, Duration::ZERO, End::Exit(code)), Next::Return);
+        }
+        let mut ends = Deaths { trial: Some((start, 0)), ..Deaths::default() };
+        assert_eq!(ends.handle_end(start, Duration::ZERO, End::Exit(0)), Next::End(0));
+    }
+
+    #[test]
     fn ends_are_told_in_words_and_as_codes() {
         let told = |code, signal| {
             let end = End::of(code, signal);
@@ -348,6 +426,7 @@ mod tests {
         };
         assert_eq!(told(Some(70), None), ("exit 70".to_owned(), 70));
         assert_eq!(told(None, Some(15)), ("killed by SIGTERM".to_owned(), 143));
+        assert_eq!(End::Exit(EX_RENEW).code(), 0, "nobody goes on");
         assert_eq!(told(None, Some(34)), ("killed by signal 34".to_owned(), 162));
     }
 

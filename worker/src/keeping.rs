@@ -23,12 +23,18 @@ pub(crate) mod kind {
     pub(crate) const LINK: u32 = 21;
 }
 
+/// The version of the records, of streams' too. Whoever changes what one of them is made of makes it another: a record of another version is
+/// not looked at.
+pub(crate) const RECORDS: u64 = 1;
+
 /// Words of the store.
 pub(crate) mod word {
     /// The connection whose input is being handled, as [`Id::number`](shm::Id::number); else 0.
     pub(crate) const READS: usize = 0;
     /// The one whose input a worker handles again that another has died of, or may have; else 0.
     pub(crate) const SUSPECT: usize = 1;
+    /// [`RECORDS`] of whoever writes them, where they outlive it; else 0.
+    pub(crate) const RECORDS: usize = 2;
 }
 
 /// No count of a record comes near this: from one that is within it may be counted on without overflow.
@@ -76,6 +82,11 @@ impl Keeping {
     /// `kept` is not what was written any more. Once for each commit.
     pub(crate) fn touch(&self, kept: Weak<dyn Kept>) {
         self.changed.borrow_mut().push(kept);
+    }
+
+    /// Whether anything outlives this worker.
+    pub(crate) fn outlives(&self) -> bool {
+        self.store.word(word::RECORDS) == RECORDS
     }
 
     /// Whether there is something to commit.

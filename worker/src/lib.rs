@@ -33,6 +33,7 @@ mod panics;
 mod places;
 mod port;
 mod proof;
+mod program;
 mod recovery;
 mod relief;
 mod tally;
@@ -41,21 +42,22 @@ mod testing;
 
 use std::cell::RefCell;
 use std::mem::ManuallyDrop;
-use std::os::fd::AsRawFd as _;
 use std::path::Path;
 use std::rc::Rc;
 
 use cluster::WorkerSpec;
 use control::fds::{self, FdsError, Lent, Name};
+use control::service::{Asked, EX_RENEW};
 use control::{Inherited, RunError, Seat};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use crate::hub::Hub;
-use crate::keeper::{Kept, Life};
+use crate::keeper::Kept;
 use crate::keeping::Keeping;
 use crate::port::Port;
+use crate::program::Life;
 use crate::recovery::Legacy;
 
 /// Serves the port of the config file `config` until told to stop; returns the exit code. To be called before a thread or a
@@ -67,8 +69,8 @@ use crate::recovery::Legacy;
 /// See [`RunError`].
 pub fn run(config: &Path) -> Result<u8, RunError> {
     // Never closed: what is lent is the next worker's too.
-    let lent = ManuallyDrop::new(Lent::take()?);
-    match keeper::keep()? {
+    let mut lent = ManuallyDrop::new(Lent::take()?);
+    match keeper::keep(&mut lent)? {
         Kept::Worker(life) => serve(config, lent, life).map(|()| 0),
         Kept::Ended(code) => Ok(code),
     }
@@ -78,10 +80,9 @@ pub fn run(config: &Path) -> Result<u8, RunError> {
 fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunError> {
     #[cfg(feature = "failpoints")]
     failpoints::order();
-    let Life { generation, cause, is_cold, state } = life;
-    let open =
-        keeper::inherit(&|number| lent.has(number) || state.is_some_and(|state| state.as_raw_fd() == number))
-            .map_err(RunError::system("looking for what the worker before had open"))?;
+    let Life { generation, renewed, cause, is_cold } = life;
+    let open = keeper::inherit(&|number| lent.has(number))
+        .map_err(RunError::system("looking for what the worker before had open"))?;
     let own = lent.try_clone().map_err(RunError::system("duplicating what is lent"))?;
     let Inherited { listener, control, lock, config: given, secret: kept, socket } = own.try_into()?;
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
@@ -90,7 +91,9 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
     let state = match proof::counters_are_exact() {
-        Ok(()) => state.ok_or_else(|| "the system gives no memory that outlives it".to_owned()),
+        Ok(()) => lent
+            .get(Name::State)
+            .ok_or_else(|| "the system gives no memory that outlives it".to_owned()),
         Err(inexact) => Err(inexact.to_string()),
     };
     let unkept = state.as_ref().err().map(|why| format!("its death would cost its connections: {why}"));
@@ -105,14 +108,24 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;
         let listener = Rc::new(listener);
-        let seat =
-            Seat { id: spec.id.clone(), role: spec.role, control, socket, lock, generation, cause, is_cold };
+        let seat = Seat {
+            id: spec.id.clone(),
+            role: spec.role,
+            control,
+            socket,
+            lock,
+            generation,
+            renewed,
+            cause,
+            is_cold,
+        };
         let keeping = Rc::new(Keeping::new(store, unkept));
         let port = legacy.as_mut().map(Legacy::port).unwrap_or_default();
         let hub = Hub::with(spec, secret, &keeping, port);
         let servings = legacy.map(|legacy| legacy.take(&hub)).unwrap_or_default();
         let lent = RefCell::new(lent);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener), lent });
+        let kept = Rc::clone(&hub);
         let mut tasks = JoinSet::new();
         tasks.spawn_local(housekeeping::tick(Rc::clone(&hub)));
         tasks.spawn_local(housekeeping::measure_lag(Rc::clone(&hub)));
@@ -120,11 +133,22 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         tasks.spawn_local(flush::catch_up(Rc::clone(&hub)));
         tasks.spawn_local(accept::accept(hub, listener, servings));
         tokio::select! {
-            served = control::serve(seat, port) => served,
+            served = control::serve(seat, port) => match served? {
+                Asked::Stop => Ok(()),
+                Asked::Renew => make_place(&kept),
+            },
             // A port without one of them looks alive and is not: better none, and a new one.
             Some(ended) = tasks.join_next() => Err(RunError::Stuck(ended.err().map(|e| e.to_string()).unwrap_or_default())),
         }
     })
+}
+
+/// Ends, with all connections as they are: no task is at work, and what is dropped is closed.
+fn make_place(hub: &Hub) -> ! {
+    hub.save();
+    hub.keeping.commit();
+    info!("making place for the next worker");
+    std::process::exit(EX_RENEW.into())
 }
 
 fn read_secret(file: &Path) -> Result<Vec<u8>, RunError> {

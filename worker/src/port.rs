@@ -104,6 +104,16 @@ impl Service for Port {
         Ok(())
     }
 
+    fn renew(&self, program: BorrowedFd<'_>, config: BorrowedFd<'_>) -> Result<(), Error> {
+        if !self.hub.keeping.outlives() || self.lent.borrow().get(Name::Program).is_none() {
+            return Err(Error::new(Code::Unsupported, "nothing of this worker outlives it"));
+        }
+        // The config first: the program alone decides that there is another.
+        self.keep(Name::Config, config)
+            .and_then(|()| self.keep(Name::Program, program))
+            .map_err(|error| Error::new(Code::Failed, format!("what was given cannot be kept: {error}")))
+    }
+
     fn listener(&self) -> Option<BorrowedFd<'_>> {
         Some(self.listener.as_fd())
     }

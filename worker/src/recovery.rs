@@ -26,7 +26,7 @@ use crate::egress::player::PlayerRecord;
 use crate::egress::status::ForwardRecord;
 use crate::failpoints;
 use crate::hub::Hub;
-use crate::keeping::{Keeping, PortRecord, kind, word};
+use crate::keeping::{Keeping, PortRecord, RECORDS, kind, word};
 
 /// See the [module](self).
 pub(crate) struct Legacy {
@@ -54,9 +54,15 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
         return (Store::private(1 << 20), None);
     };
     if is_cold {
-        return (Store::create(memory), None);
+        return (create(memory), None);
     }
     match Recovery::open(memory) {
+        Ok((recovery, _)) if recovery.store().word(word::RECORDS) != RECORDS => {
+            warn!("what the worker before has left is of another version; its connections are lost");
+            drop(recovery);
+            let memory = file.and_then(map);
+            (memory.map_or_else(|| Store::private(1 << 20), create), None)
+        }
         Ok((recovery, found)) => {
             let legacy = Legacy {
                 recovery,
@@ -72,9 +78,16 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
             if error != shm::RecoveryError::None {
                 warn!(%error, "what the worker before has left cannot be used; its connections are lost");
             }
-            (Store::create(memory), None)
+            (create(memory), None)
         }
     }
+}
+
+/// An empty store for this worker and the next.
+fn create(memory: Memory) -> Store {
+    let store = Store::create(memory);
+    store.set_word(word::RECORDS, RECORDS);
+    store
 }
 
 impl Legacy {

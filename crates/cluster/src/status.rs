@@ -62,6 +62,10 @@ pub struct UnitStatus {
     /// the port was started. Apart from `restarts`.
     #[serde(default)]
     pub resumed: u32,
+    /// Workers that have made place for another one, which went on with their connections, as a restart asks for. Counted as `resumed` is, and
+    /// apart from it.
+    #[serde(default)]
+    pub renewed: u32,
     /// How the last process ended, or the last worker that the port has outlived, e.g. `killed by SIGKILL 12s ago`; `None` if none has ended.
     pub last_exit: Option<LastExit>,
     /// The newest report of the process; `None` before the first.

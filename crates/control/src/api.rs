@@ -51,6 +51,9 @@ pub struct Restart {
     /// On this host; without it, on each.
     #[serde(default)]
     pub host: Option<String>,
+    /// Ports are closed and opened anew: whoever is connected has to connect again.
+    #[serde(default)]
+    pub cold: bool,
 }
 
 /// One line of an answer: `{"progress":"…"}`, `{"done":{}}` or `{"error":{"code":"busy","message":"…"}}`.
@@ -139,6 +142,6 @@ mod tests {
     #[test]
     fn a_restart_may_leave_port_and_host_open() {
         let restart: Restart = serde_json::from_str(r#"{"role":"edge"}"#).unwrap();
-        assert_eq!(restart, Restart { role: Role::Edge, port: None, host: None });
+        assert_eq!(restart, Restart { role: Role::Edge, port: None, host: None, cold: false });
     }
 }

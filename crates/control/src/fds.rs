@@ -1,7 +1,8 @@
 //! The descriptors that a process is started with, by name.
 //!
 //! The supervisor lends them at whatever numbers they have and says in [`VARIABLE`] which is which:
-//! `SRSCTL_FDS=listener:9,control:12,socket:13,lock:14,config:15,secret:16`. Besides them a process has 0 (/dev/null) and 1 and 2 (its log, opened with
+//! `SRSCTL_FDS=listener:9,control:12,socket:13,lock:14,config:15,secret:16`. A keeper that starts its program anew adds what is its own:
+//! `state`, `program`, `before`. Besides them a process has 0 (/dev/null) and 1 and 2 (its log, opened with
 //! `O_APPEND`), and nothing else is open. The process takes them first of all, before a runtime or a thread exists, and
 //! makes sure that each is what its name says.
 #![expect(unsafe_code, reason = "inherited descriptors are numbers; the environment asks for a promise")]
@@ -62,11 +63,26 @@ pub enum Name {
     Secret,
     /// The control socket's file: see [`crate::unix::hold`].
     Socket,
+    /// Memory in which the workers of a port leave what they are at to each other.
+    State,
+    /// The program of which a keeper is started anew.
+    Program,
+    /// The program that the keeper was before that.
+    Before,
 }
 
 impl Name {
-    const ALL: [Self; 6] =
-        [Self::Listener, Self::Control, Self::Lock, Self::Config, Self::Secret, Self::Socket];
+    const ALL: [Self; 9] = [
+        Self::Listener,
+        Self::Control,
+        Self::Lock,
+        Self::Config,
+        Self::Secret,
+        Self::Socket,
+        Self::State,
+        Self::Program,
+        Self::Before,
+    ];
 
     /// As it stands in [`VARIABLE`].
     #[must_use]
@@ -78,6 +94,9 @@ impl Name {
             Self::Config => "config",
             Self::Secret => "secret",
             Self::Socket => "socket",
+            Self::State => "state",
+            Self::Program => "program",
+            Self::Before => "before",
         }
     }
 }
@@ -102,6 +121,18 @@ impl Lent {
     #[must_use]
     pub fn number(&self, name: Name) -> Option<RawFd> {
         self.0.iter().find(|(it, _)| *it == name).map(|(_, fd)| fd.as_raw_fd())
+    }
+
+    /// What is lent under `name`.
+    #[must_use]
+    pub fn get(&self, name: Name) -> Option<BorrowedFd<'_>> {
+        self.0.iter().find(|(it, _)| *it == name).map(|(_, fd)| fd.as_fd())
+    }
+
+    /// No longer has what is lent under `name`, and gives it back.
+    pub fn remove(&mut self, name: Name) -> Option<OwnedFd> {
+        let place = self.0.iter().position(|(it, _)| *it == name)?;
+        Some(self.0.swap_remove(place).1)
     }
 
     /// The value of [`VARIABLE`].
@@ -240,10 +271,10 @@ pub fn in_memory(name: &str, text: &[u8]) -> io::Result<File> {
     Ok(file)
 }
 
-/// A path under which this process can read `file` from its start.
+/// A path under which this process can read `file` from its start, or run it.
 #[must_use]
-pub fn path_of(file: &File) -> PathBuf {
-    Path::new("/proc/self/fd").join(file.as_raw_fd().to_string())
+pub fn path_of(file: &impl AsFd) -> PathBuf {
+    Path::new("/proc/self/fd").join(file.as_fd().as_raw_fd().to_string())
 }
 
 /// The lock by which a process is known to live. Dropping it says that it has ended.
@@ -297,6 +328,8 @@ impl TryFrom<Lent> for Inherited {
                 Name::Config => config = Some(regular(fd).map_err(fail)?),
                 Name::Secret => secret = Some(regular(fd).map_err(fail)?),
                 Name::Socket => socket = Some(fd),
+                // The keeper's.
+                Name::State | Name::Program | Name::Before => drop(fd),
             }
         }
         Ok(Self {

@@ -39,6 +39,10 @@ pub enum Request {
     /// Somebody removed the files of the control socket and of the lock. Use those that come with this packet in their place:
     /// control socket, its file, lock with the same token. Answered by [`Reply::Done`].
     Replace,
+    /// Make place for another worker of this port, which goes on with every connection: of the program, and with the config, that come with
+    /// this packet in this order. Answered by [`Reply::Done`]; then the process writes down what it is at, and ends. One that has no
+    /// keeper answers [`Code::Unsupported`](crate::Code::Unsupported).
+    Renew,
     /// Stop: answered by [`Reply::Done`], then the process closes its connections and exits with 0.
     Stop,
     /// A request of a newer supervisor.
@@ -91,10 +95,13 @@ pub struct Hello {
     pub pid: u32,
     /// `CARGO_PKG_VERSION` of its binary.
     pub build: String,
-    /// So many processes before it have died on this port, which its keeper has held open; 0 of a process without a keeper.
+    /// So many processes before it have ended on this port, which its keeper has held open; 0 of a process without a keeper.
     #[serde(default)]
     pub generation: u32,
-    /// How the one before it died.
+    /// So many of them made place, as they were asked to; the others have died.
+    #[serde(default)]
+    pub renewed: u32,
+    /// How the one before it died, or why it made place.
     #[serde(default)]
     pub cause: Option<String>,
     /// So many died so soon that it uses nothing of what they have left.
@@ -132,7 +139,7 @@ mod tests {
             secret_file: "/secret".into(),
         };
         let configure = Request::Configure { spec: Box::new(spec) };
-        let rest = [Request::Stats, Request::ReopenLog, Request::Listener, Request::Stop];
+        let rest = [Request::Stats, Request::ReopenLog, Request::Listener, Request::Renew, Request::Stop];
         for request in rest.into_iter().chain([Request::Hello { version: VERSION }, configure]) {
             assert_eq!(reread(&request), request);
         }
@@ -148,6 +155,7 @@ mod tests {
             pid: 42,
             build: "0.1.0".into(),
             generation: 2,
+            renewed: 1,
             cause: Some("killed by SIGSEGV".into()),
             is_cold: true,
         };
@@ -188,7 +196,7 @@ mod tests {
         ) else {
             panic!("no hello")
         };
-        assert_eq!((old.generation, old.cause, old.is_cold), (0, None, false));
+        assert_eq!((old.generation, old.renewed, old.cause, old.is_cold), (0, 0, None, false));
         let old = ProcessStats { beats: 9, ..ProcessStats::default() };
         assert_eq!(reply(r#"{"type":"process","beats":9}"#), Reply::Process(old));
         let old = StreamStats { stream: "live/a".into(), ..StreamStats::default() };

@@ -41,6 +41,17 @@ pub const EX_CONFIG: u8 = 78;
 pub const EX_SOFTWARE: u8 = 70;
 /// Exit code of a process that the system refused something.
 pub const EX_OSERR: u8 = 71;
+/// Exit code of a worker that makes place for another (EX_TEMPFAIL).
+pub const EX_RENEW: u8 = 75;
+
+/// Why an asked process has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// It is to serve no longer.
+    Stop,
+    /// Another goes on in its place.
+    Renew,
+}
 
 /// Why a supervised process could not do its work.
 #[derive(Debug, thiserror::Error)]
@@ -114,6 +125,14 @@ pub trait Service {
         Err(Error::new(Code::NeedsRestart, "this process is configured by a restart"))
     }
 
+    /// Another process is to go on in its place, of `program` and with `config`; what must outlive this one is kept.
+    ///
+    /// # Errors
+    /// When no other can; then nothing has changed.
+    fn renew(&self, _program: BorrowedFd<'_>, _config: BorrowedFd<'_>) -> Result<(), Error> {
+        Err(Error::new(Code::Unsupported, "nothing of this process outlives it"))
+    }
+
     /// Its RTMP listener, if it has one.
     fn listener(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -143,6 +162,8 @@ pub struct Seat {
     pub lock: Lock,
     /// See [`Hello::generation`].
     pub generation: u32,
+    /// See [`Hello::renewed`].
+    pub renewed: u32,
     /// See [`Hello::cause`].
     pub cause: Option<String>,
     /// See [`Hello::is_cold`].
@@ -167,8 +188,8 @@ pub fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), 
 ///
 /// # Errors
 /// When the system does not let it wait for connections or signals.
-pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError> {
-    let Seat { id, role, control, socket, lock, generation, cause, is_cold } = seat;
+pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<Asked, RunError> {
+    let Seat { id, role, control, socket, lock, generation, renewed, cause, is_cold } = seat;
     let listen = |kind| signal(kind).map_err(RunError::system("waiting for signals"));
     let mut terminate = listen(SignalKind::terminate())?;
     let (mut hangup, mut user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
@@ -180,6 +201,7 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError>
         pid: std::process::id(),
         build: env!("CARGO_PKG_VERSION").to_owned(),
         generation,
+        renewed,
         cause,
         is_cold,
     };
@@ -192,16 +214,17 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<(), RunError>
         held,
         next: Cell::new(None),
         replaced: Notify::new(),
-        stop: Notify::new(),
+        asked: Cell::new(Asked::Stop),
+        end: Notify::new(),
     });
     let mut accept = pin!(Rc::clone(&server).accept(control));
     loop {
         tokio::select! {
-            served = &mut accept => return served.map_err(RunError::system("control socket")),
-            () = server.stop.notified() => return Ok(()),
+            served = &mut accept => return served.map(|()| Asked::Stop).map_err(RunError::system("control socket")),
+            () = server.end.notified() => return Ok(server.asked.get()),
             _ = terminate.recv() => {
                 warn!("SIGTERM");
-                return Ok(());
+                return Ok(Asked::Stop);
             }
             _ = hangup.recv() => server.reopen_own_log(),
             _ = user.recv() => server.reopen_own_log(),
@@ -226,7 +249,9 @@ struct Server {
     /// The control socket that is to be answered on instead.
     next: Cell<Option<Incoming>>,
     replaced: Notify,
-    stop: Notify,
+    /// What [`Server::end`] is for.
+    asked: Cell<Asked>,
+    end: Notify,
 }
 
 /// The file that standard error goes to.
@@ -316,15 +341,32 @@ impl Server {
                 None => Err(Error::new(Code::Unsupported, "this process has no listener")),
             },
             Request::Replace => self.replace(packet.fds),
+            Request::Renew => match self.renew(&packet.fds) {
+                Ok(()) => return self.end(socket, Asked::Renew).await,
+                Err(error) => Err(error),
+            },
             Request::Stop => {
                 info!("asked to stop");
-                let sent = socket.send(&Reply::Done, &[]).await;
-                self.stop.notify_one();
-                return sent;
+                return self.end(socket, Asked::Stop).await;
             }
             Request::Unknown => Err(Error::new(Code::Unsupported, "this process is older than the request")),
         };
         socket.send(&done.map_or_else(Reply::Error, |()| Reply::Done), &[]).await
+    }
+
+    /// Says that it will, and ends.
+    async fn end(&self, socket: &Socket, asked: Asked) -> Result<(), PacketError> {
+        let sent = socket.send(&Reply::Done, &[]).await;
+        self.asked.set(asked);
+        self.end.notify_one();
+        sent
+    }
+
+    fn renew(&self, fds: &[OwnedFd]) -> Result<(), Error> {
+        let [program, config] = fds else {
+            return Err(Error::new(Code::Malformed, "not two descriptors came with the request"));
+        };
+        self.service.renew(program.as_fd(), config.as_fd())
     }
 
     fn replace(&self, fds: Vec<OwnedFd>) -> Result<(), Error> {
@@ -414,6 +456,7 @@ mod tests {
     struct Fake {
         listener: Option<TcpListener>,
         streams: Vec<StreamStats>,
+        outlives: bool,
     }
 
     impl Service for Fake {
@@ -423,6 +466,10 @@ mod tests {
 
         fn stream_stats(&self) -> Vec<StreamStats> {
             self.streams.clone()
+        }
+
+        fn renew(&self, _: BorrowedFd<'_>, _: BorrowedFd<'_>) -> Result<(), Error> {
+            if self.outlives { Ok(()) } else { Err(Error::new(Code::Unsupported, "nothing does")) }
         }
 
         fn listener(&self) -> Option<BorrowedFd<'_>> {
@@ -453,7 +500,7 @@ mod tests {
     async fn with<F: Future>(
         fake: Fake,
         talk: impl FnOnce(Connection, PathBuf) -> F,
-    ) -> (F::Output, Option<Result<(), RunError>>) {
+    ) -> (F::Output, Option<Result<Asked, RunError>>) {
         let temporary = tempfile::tempdir().unwrap();
         let path = temporary.path().join("ctl.sock");
         let seat = Seat {
@@ -463,6 +510,7 @@ mod tests {
             socket: None,
             lock: crate::fds::testing::lock(temporary.path()),
             generation: 1,
+            renewed: 0,
             cause: Some("exit 70".into()),
             is_cold: false,
         };
@@ -510,6 +558,7 @@ mod tests {
                 (&Request::Listener, Code::Unsupported),
                 (&configure, Code::NeedsRestart),
                 (&Request::ReopenLog, Code::Malformed),
+                (&Request::Renew, Code::Malformed),
             ] {
                 assert_eq!(refused(asks.ask(request, None, LIMIT).await).code, code, "{request:?}");
             }
@@ -614,11 +663,30 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn it_makes_place_when_its_service_has_kept_what_came_with_the_request() {
+        let given = std::fs::File::open("/dev/null").unwrap();
+        for outlives in [false, true] {
+            let fake = Fake { outlives, ..Fake::default() };
+            let talk = async |mut asks: Connection, _| {
+                asks.ask_with(&Request::Renew, &[given.as_fd(); 2], LIMIT).await
+            };
+            let (answer, ended) = with(fake, talk).await;
+            if outlives {
+                assert_eq!(answer.unwrap().replies, [Reply::Done]);
+                assert!(matches!(ended, Some(Ok(Asked::Renew))), "{ended:?}");
+            } else {
+                assert_eq!(refused(answer).code, Code::Unsupported);
+                assert!(ended.is_none(), "{ended:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
     async fn it_ends_when_it_is_asked_to() {
         let talk =
             async |mut asks: Connection, _| asks.ask(&Request::Stop, None, LIMIT).await.unwrap().replies;
         let (replies, ended) = with(Fake::default(), talk).await;
         assert_eq!(replies, [Reply::Done]);
-        assert!(matches!(ended, Some(Ok(()))), "{ended:?}");
+        assert!(matches!(ended, Some(Ok(Asked::Stop))), "{ended:?}");
     }
 }

@@ -35,6 +35,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
             socket,
             lock,
             generation: 0,
+            renewed: 0,
             cause: None,
             is_cold: false,
         };
@@ -47,7 +48,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
             ended = publish(&spec.source, &url, Persistence::Always, &encoder.sent, &mut log) => {
                 ended.map_err(|e| RunError::System { what: "encoder", source: io::Error::other(e) })
             }
-            served = control::serve(seat, encoder.clone()) => served,
+            served = control::serve(seat, encoder.clone()) => served.map(drop),
         }
     })
 }

@@ -353,7 +353,8 @@ impl Serving {
         }
         (self.pid, self.generation, self.why_replaced) = (pid, Some(hello.generation), None);
         let age = procfs::start_ticks(pid).and_then(procfs::age).unwrap_or_default();
-        Some(Worker { pid, generation: hello.generation, cause, age })
+        let Hello { generation, renewed, .. } = *hello;
+        Some(Worker { pid, generation, renewed, cause, age })
     }
 
     /// What the keeper says of the end of this one, and what is known beside that.
@@ -479,6 +480,7 @@ mod tests {
             pid: 0,
             build: String::new(),
             generation,
+            renewed: 0,
             cause: Some(cause.to_owned()),
             is_cold: generation > 2,
         }

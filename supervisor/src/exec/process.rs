@@ -15,6 +15,7 @@ use std::sync::Arc;
 use control::fds::{self, Lent};
 use nix::libc;
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal as Number, sigaction};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
@@ -158,6 +159,19 @@ impl Spawner {
         let limit = rustix::process::getrlimit(Resource::Nofile);
         rustix::process::setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit })?;
         Ok(Self { binary, soft_limit: limit.current })
+    }
+
+    /// What would be started now, for a keeper to become: its binary or, where that is away, the program that runs here.
+    ///
+    /// # Errors
+    /// When there is neither.
+    pub(crate) fn program(&self) -> io::Result<OwnedFd> {
+        let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
+        let opened = open(&self.binary).or_else(|error| {
+            tracing::warn!(binary = %self.binary.display(), %error, "the program that runs here is started instead");
+            open(Path::new(OWN_IMAGE))
+        });
+        Ok(opened?)
     }
 
     /// Starts a process in a session of its own. Must be called in a tokio runtime.

@@ -4,7 +4,7 @@ mod upkeep;
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -107,7 +107,16 @@ impl Reach {
         fd: Option<BorrowedFd<'_>>,
         limit: Duration,
     ) -> Result<Asked, AskError> {
-        adopt::open(&self.control, self.pid)?.0.ask(request, fd, limit).await
+        self.ask_with(request, fd.as_slice(), limit).await
+    }
+
+    async fn ask_with(
+        self,
+        request: &Request,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> Result<Asked, AskError> {
+        adopt::open(&self.control, self.pid)?.0.ask_with(request, fds, limit).await
     }
 }
 
@@ -485,6 +494,31 @@ impl Kernel for Processes {
                 asked.map(drop).map_err(|error| error.to_string())
             };
             Answer::Configured(told.await)
+        });
+    }
+
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec) {
+        let failed = |why: String| Error::new(Code::Failed, why);
+        let process = self.live(&spec.id).map(|live| Arc::clone(&live.process));
+        let program = self.spawner.program();
+        let config = fds::in_memory(fds::CONFIG, spec.to_file_text().as_bytes());
+        let (reach, needed) = (self.held(&spec.id).reach(), spec.fds_needed());
+        self.answer(ticket, async move {
+            let told = async {
+                let process = process.ok_or_else(|| failed("it has just ended".to_owned()))?;
+                let (program, config) = (
+                    program.map_err(|error| failed(format!("the program cannot be opened: {error}")))?,
+                    config.map_err(|error| failed(format!("no memory: {error}")))?,
+                );
+                process.raise_fd_limit(needed).map_err(|error| failed(error.to_string()))?;
+                let fds = [program.as_fd(), config.as_fd()];
+                match reach.ask_with(&Request::Renew, &fds, CONFIGURE_LIMIT).await {
+                    Ok(_) => Ok(()),
+                    Err(AskError::Refused(error)) => Err(error),
+                    Err(error) => Err(failed(error.to_string())),
+                }
+            };
+            Answer::Renewed(told.await)
         });
     }
 

@@ -101,12 +101,9 @@ pub(crate) enum Step {
         end: Option<Instant>,
     },
     /// Restart a unit, as a person asked.
-    Restart {
-        /// Which.
-        id: UnitId,
-        /// What is restarted after it.
-        rest: Vec<UnitId>,
-    },
+    Restart(Restart),
+    /// Have the worker of a port make place, and wait for the next one.
+    Renew(Renew),
     /// Wait until a unit plays a stream.
     AwaitPlay(AwaitPlay),
     /// Put the file in force that was so before a start that is given up.
@@ -136,10 +133,42 @@ pub(crate) struct AwaitReady {
     pub(crate) before: Option<Instance>,
     /// Until when at most.
     pub(crate) end: Option<Instant>,
-    /// Of a restart: when it began, what it then has to play, and what is restarted after it.
-    pub(crate) restart: Option<(Instant, Vec<String>, Vec<UnitId>)>,
+    /// Of a restart.
+    pub(crate) restart: Option<Restarted>,
     /// The command goes on when it fails, and tells of it at its end.
     pub(crate) go_on: bool,
+}
+
+/// A restart that has begun.
+#[derive(Debug)]
+pub(crate) struct Restarted {
+    /// When.
+    pub(crate) begin: Instant,
+    /// What it then has to play.
+    pub(crate) streams: Vec<String>,
+    /// What is restarted after it.
+    pub(crate) rest: Vec<UnitId>,
+}
+
+/// See [`Step::Restart`].
+#[derive(Debug)]
+pub(crate) struct Restart {
+    pub(crate) id: UnitId,
+    /// What is restarted after it.
+    pub(crate) rest: Vec<UnitId>,
+    /// Its process ends, and whoever is connected has to connect again.
+    pub(crate) is_cold: bool,
+}
+
+/// See [`Step::Renew`].
+#[derive(Debug)]
+pub(crate) struct Renew {
+    pub(crate) id: UnitId,
+    pub(crate) restart: Restarted,
+    /// The process, and the generation of the worker that makes place, if that is known.
+    pub(crate) before: (Instance, Option<u32>),
+    /// It makes place; until when the next one is waited for at most.
+    pub(crate) end: Option<Instant>,
 }
 
 /// See [`Step::Configure`].

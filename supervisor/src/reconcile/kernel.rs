@@ -90,9 +90,11 @@ pub(crate) enum What {
 pub(crate) struct Worker {
     /// Its id.
     pub(crate) pid: u32,
-    /// So many died before it.
+    /// So many ended before it.
     pub(crate) generation: u32,
-    /// How the one before it died.
+    /// So many of them made place, as they were asked to.
+    pub(crate) renewed: u32,
+    /// How the one before it ended.
     pub(crate) cause: Option<String>,
     /// For how long it has run.
     pub(crate) age: Duration,
@@ -139,6 +141,8 @@ pub(crate) enum Answer {
     Parsed(Result<Cluster, Error>),
     /// To [`Kernel::configure`].
     Configured(Result<(), String>),
+    /// To [`Kernel::renew`].
+    Renewed(Result<(), Error>),
     /// To [`Kernel::play`].
     Played(Result<(), Unplayed>),
 }
@@ -227,6 +231,9 @@ pub(crate) trait Kernel {
     fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String>;
     /// Has a running worker take a spec; [`Answer::Configured`] follows.
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec);
+    /// Has a running worker make place for one of the program of now, with this spec; [`Answer::Renewed`] follows, before the other one
+    /// is there.
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec);
     /// Plays a URL until its first keyframe, for `limit` at most; [`Answer::Played`] follows.
     fn play(&mut self, ticket: Ticket, url: &str, limit: Duration);
 

@@ -36,8 +36,10 @@ pub(crate) struct Member {
     pub(crate) looked_for: bool,
     /// Workers that have died and that their port has outlived.
     pub(crate) resumed: u32,
-    /// When and how the last of them died.
-    resumed_from: Option<(Instant, String)>,
+    /// Workers that have made place for another, as they were asked to.
+    pub(crate) renewed: u32,
+    /// When and how the last worker ended that the port has outlived.
+    outlived: Option<(Instant, String)>,
     /// A stream that is live at the origin and not here, or comes here no more, since when.
     pub(crate) missing: Option<(String, Instant)>,
 }
@@ -59,7 +61,8 @@ pub(crate) struct Live {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Serving {
     pub(crate) pid: u32,
-    generation: u32,
+    pub(crate) generation: u32,
+    renewed: u32,
     pub(crate) started: Instant,
 }
 
@@ -79,7 +82,8 @@ impl Member {
             not_ready: None,
             looked_for: false,
             resumed: 0,
-            resumed_from: None,
+            renewed: 0,
+            outlived: None,
             missing: None,
         }
     }
@@ -98,22 +102,25 @@ impl Member {
         self.live = Some(live);
     }
 
-    /// Another worker serves; tells whether the port has outlived one.
-    pub(crate) fn handle_worker(&mut self, worker: &Worker, now: Instant) -> bool {
-        let Some(live) = &mut self.live else { return false };
+    /// Another worker serves; tells how many have died that the port has outlived, and how many have made place.
+    pub(crate) fn handle_worker(&mut self, worker: &Worker, now: Instant) -> (u32, u32) {
+        let Some(live) = &mut self.live else { return (0, 0) };
         let started = now.checked_sub(worker.age).unwrap_or(now);
-        let before =
-            live.serving.replace(Serving { pid: worker.pid, generation: worker.generation, started });
-        let died = worker.generation.saturating_sub(before.map_or(0, |before| before.generation));
-        if died == 0 {
-            return false;
+        let Worker { pid, generation, renewed, .. } = *worker;
+        let before = live.serving.replace(Serving { pid, generation, renewed, started });
+        let (of_before, renewed_before) = before.map_or((0, 0), |before| (before.generation, before.renewed));
+        let ended = generation.saturating_sub(of_before);
+        if ended == 0 {
+            return (0, 0);
         }
         // It counts from 0 again.
         self.report = None;
         self.missing = None;
-        self.resumed = self.resumed.saturating_add(died);
-        self.resumed_from = worker.cause.clone().map(|cause| (started, cause));
-        true
+        let renewed = renewed.saturating_sub(renewed_before).min(ended);
+        self.renewed = self.renewed.saturating_add(renewed);
+        self.resumed = self.resumed.saturating_add(ended - renewed);
+        self.outlived = worker.cause.clone().map(|cause| (started, cause));
+        (ended - renewed, renewed)
     }
 
     /// Its process has ended.
@@ -130,7 +137,7 @@ impl Member {
             Some(words) => (*at, format!("{how}: {words}")),
             None => (*at, how.to_string()),
         });
-        ended.into_iter().chain(self.resumed_from.clone()).max_by_key(|(at, _)| *at)
+        ended.into_iter().chain(self.outlived.clone()).max_by_key(|(at, _)| *at)
     }
 
     /// Whether it serves, as far as can be known. One that was taken over counts only when it has reported.
@@ -194,21 +201,28 @@ mod tests {
     }
 
     fn worker(pid: u32, generation: u32, cause: Option<&str>) -> Worker {
-        Worker { pid, generation, cause: cause.map(str::to_owned), age: Duration::ZERO }
+        Worker { pid, generation, renewed: 0, cause: cause.map(str::to_owned), age: Duration::ZERO }
     }
 
     #[test]
     fn what_a_port_outlives_is_counted_whatever_was_seen_of_it_and_no_process_forgets_it() {
         let now = Instant::now();
         let mut member = member(now);
-        let mut is_resumed = |worker| (member.handle_worker(&worker, now), member.resumed);
-        assert_eq!(is_resumed(worker(11, 0, None)), (false, 0));
-        assert_eq!(is_resumed(worker(12, 1, Some("exit 70"))), (true, 1));
-        assert_eq!(is_resumed(worker(15, 4, Some("exit 101"))), (true, 4));
+        let mut outlived = |worker| (member.handle_worker(&worker, now), member.resumed, member.renewed);
+        assert_eq!(outlived(worker(11, 0, None)), ((0, 0), 0, 0));
+        assert_eq!(outlived(worker(12, 1, Some("exit 70"))), ((1, 0), 1, 0));
+        assert_eq!(outlived(worker(15, 4, Some("exit 101"))), ((3, 0), 4, 0));
+        let restarted = Worker { renewed: 1, ..worker(16, 5, Some("exit 101")) };
+        assert_eq!(outlived(restarted.clone()), ((0, 1), 4, 1));
+        assert_eq!(outlived(Worker { pid: 18, generation: 7, ..restarted }), ((2, 0), 6, 1));
         assert_eq!(member.last_end(), Some((now, "exit 101".to_owned())));
         member.handle_process(Live { instance: 2, pid: 20, serving: None, adopted: true, started: now });
-        assert!(member.handle_worker(&worker(23, 2, Some("exit 70")), now), "before it was taken over");
-        assert_eq!(member.resumed, 6);
+        assert_eq!(
+            member.handle_worker(&worker(23, 2, Some("exit 70")), now),
+            (2, 0),
+            "before it was taken over"
+        );
+        assert_eq!(member.resumed, 8);
     }
 
     #[test]

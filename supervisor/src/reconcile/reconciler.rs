@@ -312,10 +312,17 @@ impl Reconciler {
             }
             What::NotReady(why) => member.not_ready = Some(why),
             What::Worker(worker) => {
-                if member.handle_worker(&worker, now) {
-                    let Worker { pid, generation, cause, .. } = worker;
-                    let cause = cause.unwrap_or_default();
-                    tracing::warn!(unit = %id, pid, generation, %cause, "resumed: its port has outlived a worker");
+                let outlived = member.handle_worker(&worker, now);
+                let Worker { pid, generation, cause, .. } = worker;
+                let cause = cause.unwrap_or_default();
+                match outlived {
+                    (0, 0) => {}
+                    (0, _) => {
+                        tracing::info!(unit = %id, pid, generation, %cause, "renewed: another worker goes on")
+                    }
+                    _ => {
+                        tracing::warn!(unit = %id, pid, generation, %cause, "resumed: its port has outlived a worker");
+                    }
                 }
             }
             What::Report(report) => member.report = Some(report),

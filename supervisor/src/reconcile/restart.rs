@@ -3,23 +3,26 @@
 use std::time::{Duration, Instant};
 
 use cluster::stats::StreamStats;
-use cluster::{Role, UnitId};
-use control::api::Restart;
-use control::{Code, Error};
+use cluster::{ProcessSpec, Role, UnitId};
+use control::{Code, Error, api};
 
-use super::job::{AwaitPlay, AwaitReady, Job, Step, Turn};
+use super::job::{AwaitPlay, AwaitReady, Job, Renew, Restart, Restarted, Step, Turn};
 use super::kernel::{Answer, Kernel, Unplayed};
 use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
-use crate::machine::state::{Event, Wanted};
+use crate::machine::state::{Event, State, Wanted};
 
+/// What a keeper says of a worker that made place, when all went well.
+const RENEWED: &str = "restart";
+/// How long a keeper may take to start the worker after one that has made place.
+const RENEW_LIMIT: Duration = Duration::from_secs(10);
 /// Between two plays of a stream that is not there yet.
 const PLAY_RETRY: Duration = Duration::from_millis(100);
 
 impl Reconciler {
     /// The steps that restart all that fits.
-    pub(super) fn restart(&self, restart: &Restart) -> Result<Vec<Step>, Error> {
+    pub(super) fn restart(&self, restart: &api::Restart) -> Result<Vec<Step>, Error> {
         let fits = |member: &&Member| {
             let port = member.port.as_ref();
             // What an addition left when it was taken back is not of the cluster.
@@ -32,7 +35,7 @@ impl Reconciler {
         if !ids.is_empty() {
             let step = |(place, id): (usize, &UnitId)| {
                 let rest = ids.iter().skip(place + 1).cloned().collect();
-                Step::Restart { id: id.clone(), rest }
+                Step::Restart(Restart { id: id.clone(), rest, is_cold: restart.cold })
             };
             return Ok(ids.iter().enumerate().map(step).collect());
         }
@@ -45,8 +48,7 @@ impl Reconciler {
 
     pub(super) fn restart_one(
         &mut self,
-        id: UnitId,
-        rest: Vec<UnitId>,
+        Restart { id, rest, is_cold }: Restart,
         job: &mut Job,
         now: Instant,
         kernel: &mut impl Kernel,
@@ -55,19 +57,89 @@ impl Reconciler {
         if let Some(why) = member.left_alone() {
             return Turn::Failed(Error::new(Code::NotReady, why));
         }
+        let (role, has_port) = (member.role(), member.port.is_some());
         let before = member.live.map(|live| live.instance);
-        let cost = match member.role() {
+        let live = self.live_streams(now).into_iter().filter(|stream| has_port && stream.has_keyframes);
+        let restart = Restarted { begin: now, streams: live.map(|stream| stream.name).collect(), rest };
+        let worker = member.live.map(|live| (live.instance, live.serving.map(|serving| serving.generation)));
+        let runs = matches!(member.machine.state(), State::Running { .. });
+        if let (ProcessSpec::Worker(spec), Some(before), true, false) = (&member.spec, worker, runs, is_cold)
+        {
+            kernel.say(job.client, format!("restarting {id}"));
+            let spec = spec.clone();
+            kernel.renew(self.ask(job), &spec);
+            job.push_first([Step::Renew(Renew { id, restart, before, end: None })]);
+            return Turn::Done;
+        }
+        let cost = match role {
             Role::Origin => ": its encoders are disconnected and must reconnect",
-            Role::Edge | Role::Encoder => "",
+            Role::Edge => ": its players are disconnected and must reconnect",
+            Role::Encoder => "",
         };
         kernel.say(job.client, format!("restarting {id}{cost}"));
-        let has_port = member.port.is_some();
-        let live = self.live_streams(now).into_iter().filter(|stream| has_port && stream.has_keyframes);
-        let streams = live.map(|stream| stream.name).collect();
         self.feed_id(&id, Event::Restart, now, kernel);
-        let restart = Some((now, streams, rest));
+        let restart = Some(restart);
         job.push_first([Step::AwaitReady(AwaitReady { id, before, end: None, restart, go_on: false })]);
         Turn::Done
+    }
+
+    /// Waits until a worker has made place, and the next one goes on.
+    pub(super) fn renew(
+        &mut self,
+        mut renew: Renew,
+        job: &mut Job,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) -> Turn {
+        let (id, instance) = (renew.id.clone(), renew.before.0);
+        let failed =
+            |why: String| Turn::Failed(Error::new(Code::NotReady, format!("{id} is not restarted: {why}")));
+        let end = match (renew.end, job.answer.take()) {
+            (Some(end), _) => end,
+            (None, Some(Answer::Renewed(Ok(())))) => *renew.end.insert(now + RENEW_LIMIT),
+            (None, Some(Answer::Renewed(Err(error)))) if error.code == Code::Unsupported => {
+                kernel.say(job.client, format!("{id} cannot keep its connections: {error}"));
+                job.push_first([Step::Restart(Restart { id, rest: renew.restart.rest, is_cold: true })]);
+                return Turn::Done;
+            }
+            (None, Some(Answer::Renewed(Err(error)))) => return failed(error.to_string()),
+            (None, _) => return Turn::Wait(Step::Renew(renew), None),
+        };
+        let Some(member) = self.member(&id) else { return Turn::Done };
+        let serving = match member.live.filter(|live| live.instance == instance) {
+            Some(live) if matches!(member.machine.state(), State::Running { .. }) => live.serving,
+            // The keeper too has ended, and the supervisor starts another.
+            _ => {
+                let restart = Some(renew.restart);
+                let before = Some(instance);
+                job.push_first([Step::AwaitReady(AwaitReady {
+                    id,
+                    before,
+                    end: None,
+                    restart,
+                    go_on: false,
+                })]);
+                return Turn::Done;
+            }
+        };
+        let is_next = serving.map(|serving| serving.generation) > renew.before.1;
+        if is_next && member.report.is_some() {
+            match member.last_end() {
+                Some((_, how)) if how == RENEWED => {}
+                Some((_, how)) if how.starts_with(RENEWED) => {
+                    job.errors.push(Error::new(Code::Failed, format!("{id}: {how}")));
+                }
+                other => {
+                    kernel.say(job.client, format!("{id}: {}", other.map(|(_, how)| how).unwrap_or_default()))
+                }
+            }
+            self.ready(&id, Some(renew.restart), job, now, kernel);
+            return Turn::Done;
+        }
+        if now < end {
+            return Turn::Wait(Step::Renew(renew), Some(end));
+        }
+        failed(format!("no other worker serves within {} s", RENEW_LIMIT.as_secs()))
     }
 
     /// Waits until a keyframe of a stream comes.

@@ -185,7 +185,8 @@ impl History {
             55..78 => {
                 let role = self.fake.random.pick(&[Role::Edge, Role::Edge, Role::Origin, Role::Encoder]);
                 let port = self.fake.random.percent(30).then_some(1936);
-                self.ask(Command::Restart(Restart { role, port, host: None }));
+                let cold = self.fake.random.percent(30);
+                self.ask(Command::Restart(Restart { role, port, host: None, cold }));
             }
             78..80 => self.ask(Command::Down),
             80..82 => self.step(Input::Stop),

@@ -2,9 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+use cluster::UnitId;
 use control::{Code, Error};
 
-use super::job::{AwaitPlay, AwaitReady, Job, Step, Turn};
+use super::job::{AwaitPlay, AwaitReady, Job, Restarted, Step, Turn};
 use super::kernel::Kernel;
 use super::reconciler::Reconciler;
 use crate::machine::heartbeat::Heartbeat;
@@ -33,7 +34,8 @@ impl Reconciler {
             Step::Commit { file, new } => self.commit(&file, *new, job, kernel),
             Step::Retry { idle } => self.retry(idle, job, now, kernel),
             Step::TakeBack { ids, end } => self.take_back(ids, end, now, kernel),
-            Step::Restart { id, rest } => self.restart_one(id, rest, job, now, kernel),
+            Step::Restart(restart) => self.restart_one(restart, job, now, kernel),
+            Step::Renew(renew) => self.renew(renew, job, now, kernel),
             Step::AwaitPlay(wait) => self.await_play(wait, job, now, kernel),
             Step::GoBack(before) => self.go_back(*before, job, kernel),
             Step::Stop(stop) => self.stop_role(stop, job, now, kernel),
@@ -54,7 +56,7 @@ impl Reconciler {
         let id = wait.id.clone();
         let failure = match self.member(&id).map(|member| (member, member.machine.state())) {
             Some((member, State::Running { .. })) if member.live.map(|live| live.instance) != wait.before => {
-                self.ready(wait, job, now, kernel);
+                self.ready(&wait.id, wait.restart, job, now, kernel);
                 return Turn::Done;
             }
             Some((_, State::Failed { why } | State::Unknown { why })) => why.clone(),
@@ -78,9 +80,16 @@ impl Reconciler {
         Turn::Failed(error)
     }
 
-    fn ready(&self, wait: AwaitReady, job: &mut Job, now: Instant, kernel: &mut impl Kernel) {
-        let AwaitReady { id, restart, .. } = wait;
-        let Some((begin, streams, rest)) = restart else {
+    /// Tells that a unit is ready; one that was restarted has to play.
+    pub(super) fn ready(
+        &self,
+        id: &UnitId,
+        restart: Option<Restarted>,
+        job: &mut Job,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) {
+        let Some(Restarted { begin, streams, rest }) = restart else {
             kernel.say(job.client, format!("{id} is ready"));
             return;
         };

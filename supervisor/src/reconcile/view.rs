@@ -80,6 +80,7 @@ impl Reconciler {
             }),
             restarts: unit.machine.restarts(),
             resumed: unit.resumed,
+            renewed: unit.renewed,
             last_exit: unit
                 .last_end()
                 .map(|(at, how)| LastExit { how, ago_ms: millis(now.saturating_duration_since(at)) }),

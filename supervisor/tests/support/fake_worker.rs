@@ -190,6 +190,7 @@ impl Fake {
                     pid: std::process::id(),
                     build: "test".into(),
                     generation: 0,
+                    renewed: 0,
                     cause: None,
                     is_cold: false,
                 };
@@ -234,7 +235,7 @@ impl Fake {
                     reply(connection, &Reply::Error(error)).await;
                 }
             },
-            Request::Replace => {
+            Request::Replace | Request::Renew => {
                 let error = Error::new(Code::Unsupported, "as it is");
                 reply(connection, &Reply::Error(error)).await;
             }

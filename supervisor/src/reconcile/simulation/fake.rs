@@ -14,7 +14,7 @@ use control::{Code, Error};
 use crate::machine::exit::Exit;
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{
-    Answer, Client, Input, Instance, Kernel, Look, Report, Ticket, Unplayed, What,
+    Answer, Client, Input, Instance, Kernel, Look, Report, Ticket, Unplayed, What, Worker,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -69,6 +69,8 @@ pub(super) struct Process {
     pub(super) proven: bool,
     pub(super) frozen: bool,
     ready: bool,
+    /// Workers of it that have made place.
+    generation: u32,
     manners: Manners,
     /// A child of the supervisor that runs.
     child: bool,
@@ -80,6 +82,8 @@ enum Due {
     Dies(u32, Exit),
     Freezes(u32),
     GetsReady(u32),
+    /// Its next worker serves.
+    Renews(u32),
     /// It has not said who it is by now, unless it has.
     IsLate(u32),
     /// To the supervisor of this number.
@@ -189,6 +193,7 @@ impl Fake {
                 Due::Dies(pid, exit) => self.end(pid, exit),
                 Due::Freezes(pid) => self.freeze(pid),
                 Due::GetsReady(pid) => self.get_ready(pid),
+                Due::Renews(pid) => self.renew_worker(pid),
                 Due::IsLate(pid) if !self.processes[&pid].ready => {
                     let why = "no answer on its control socket within 30 s".into();
                     self.event_after(MS, pid, Event::Frozen { why });
@@ -246,8 +251,31 @@ impl Fake {
     fn get_ready(&mut self, pid: u32) {
         if let Some(process) = self.processes.get_mut(&pid).filter(|it| it.exit.is_none() && !it.frozen) {
             process.ready = true;
+            self.tell_worker(pid);
             self.event_after(MS, pid, Event::Ready);
             self.after(self.random_wait(), Due::Report(self.supervisor, pid, true));
+        }
+    }
+
+    fn renew_worker(&mut self, pid: u32) {
+        let Some(process) = self.processes.get_mut(&pid).filter(|it| it.exit.is_none() && !it.frozen) else {
+            return;
+        };
+        process.generation += 1;
+        let unit = process.unit.clone();
+        self.readied_at.insert(unit, self.now);
+        self.tell_worker(pid);
+        self.after(MS, Due::Report(self.supervisor, pid, false));
+    }
+
+    fn tell_worker(&mut self, pid: u32) {
+        let Some(Process { unit, generation, .. }) = self.processes.get(&pid).cloned() else { return };
+        if let Some((instance, _)) = self.held.get(&unit).filter(|(_, held)| *held == pid) {
+            let cause = (generation > 0).then(|| "restart".to_owned());
+            let worker =
+                Worker { pid: pid + 100_000, generation, renewed: generation, cause, age: Duration::ZERO };
+            let (instance, what) = (*instance, What::Worker(worker));
+            self.tell_after(Duration::ZERO, Input::Process { unit, instance, what });
         }
     }
 
@@ -339,6 +367,7 @@ impl Fake {
             proven: ours,
             frozen: false,
             ready: false,
+            generation: 0,
             manners,
             child: ours,
         };
@@ -451,7 +480,10 @@ impl Kernel for Fake {
         match process {
             Process { exit: Some(_), .. } => self.event_after(MS, pid, Event::Exited(Exit::Unobserved)),
             Process { frozen: true, .. } => self.freeze(pid),
-            Process { .. } => self.after(MS * 200, Due::Report(self.supervisor, pid, true)),
+            Process { .. } => {
+                self.tell_worker(pid);
+                self.after(MS * 200, Due::Report(self.supervisor, pid, true));
+            }
         }
     }
 
@@ -547,6 +579,30 @@ impl Kernel for Fake {
         self.answer_after(wait, ticket, Answer::Configured(told));
     }
 
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec) {
+        let (pid, process) = self.held_process(&spec.id, "a renewal");
+        let hears = process.exit.is_none() && !process.frozen;
+        let (soon, late, next) =
+            (self.random.ms(1, 50), self.random.ms(4_900, 5_000), self.random.ms(60, 300));
+        let luck = if self.calm { 99 } else { self.random.below(100) };
+        let told = match luck {
+            _ if !hears => Err(Error::new(Code::Failed, "no answer")),
+            0..8 => Err(Error::new(Code::Unsupported, "it is older")),
+            8..14 => Err(Error::new(Code::Failed, "it cannot")),
+            14..20 => {
+                self.has_ended_after(next, pid, Exit::Code(70));
+                Ok(())
+            }
+            // No other comes, and that is all.
+            20..24 => Ok(()),
+            _ => {
+                self.after(next, Due::Renews(pid));
+                Ok(())
+            }
+        };
+        self.answer_after(if hears { soon } else { late }, ticket, Answer::Renewed(told));
+    }
+
     fn play(&mut self, ticket: Ticket, _: &str, limit: Duration) {
         assert!(limit <= 10_000 * MS, "a play without an end");
         let plays = self.calm || self.random.percent(70);
@@ -562,7 +618,8 @@ impl Kernel for Fake {
             let id = rest.split(':').next().unwrap();
             let unit: UnitId = serde_json::from_value(serde_json::Value::String(id.into())).unwrap();
             let before = self.restarts.entry(client).or_default();
-            for (earlier, at) in before.iter() {
+            // One that cannot make place is restarted in the other way.
+            for (earlier, at) in before.iter().filter(|(earlier, _)| *earlier != unit) {
                 let again = self.readied_at.get(earlier).is_some_and(|ready| ready >= at);
                 assert!(again, "{unit} is restarted before {earlier} is ready again");
             }
