@@ -4,7 +4,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, status, up, urls, worker,
+    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, status, up, upgrade, urls, worker,
 };
 use crate::subject::Global;
 
@@ -34,6 +34,10 @@ pub(crate) enum Command {
     /// program that was replaced meanwhile is the one that runs then
     #[command(override_usage = restart::USAGE)]
     Restart(restart::Args),
+    /// Run another program on all ports, one after the other; nobody who is connected notices. A port on which it fails goes back to the one
+    /// before, and the upgrade stops there. The supervisor goes on as it is: to replace it too, send it SIGQUIT, which leaves the ports
+    /// running, and have the new program take them over by srsctl up
+    Upgrade(upgrade::Args),
     /// Stop the cluster; logs, generated configs and the secret stay
     Down(down::Args),
     /// Print logs, merged in order of time
@@ -56,6 +60,9 @@ pub(crate) enum Command {
     /// The supervisor itself; `up` starts it
     #[command(hide = true)]
     Agent(agent::Args),
+    /// What this program is, as JSON
+    #[command(hide = true, long_flag = "self-check")]
+    SelfCheck,
     /// One RTMP port; the supervisor starts it
     #[command(hide = true)]
     Worker(worker::Args),
@@ -73,6 +80,8 @@ impl Command {
             Self::Bench(command) => command.wants_json(),
             Self::Up(_)
             | Self::Restart(_)
+            | Self::Upgrade(_)
+            | Self::SelfCheck
             | Self::Down(_)
             | Self::Logs(_)
             | Self::Urls(_)

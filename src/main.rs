@@ -20,7 +20,8 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
-    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, status, up, urls, worker,
+    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, self_check, status, up, upgrade,
+    urls, worker,
 };
 use crate::failure::{Failure, code};
 use crate::terminal::{complain, has_colour, print_clean, print_json};
@@ -88,6 +89,8 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
         Command::Up(args) => block_on(up::run(&global, args)),
         Command::Status(args) => block_on(status::run(&global, args)),
         Command::Restart(args) => block_on(restart::run(&global, args)),
+        Command::Upgrade(args) => block_on(upgrade::run(&global, args)),
+        Command::SelfCheck => self_check::run(),
         Command::Down(args) => block_on(down::run(&global, args)),
         Command::Logs(args) => block_on(logs::run(&global, args)),
         Command::Urls(args) => urls::run(&global, &args),

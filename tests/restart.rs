@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use cluster::status::UnitStatus;
+use nix::sys::signal::Signal::SIGKILL;
 
 use crate::support::clients::Recorder;
-use crate::support::cluster::{SRSCTL, TestCluster, run};
+use crate::support::cluster::{SRSCTL, TestCluster, find, finish, run, signal, spawn};
 use crate::support::flv::assert_same;
 use crate::support::net::url;
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
@@ -169,4 +170,104 @@ fn a_program_that_cannot_be_started_leaves_the_one_that_runs_in_its_place_and_th
     cluster.run(&["restart", "edge"]).expect_code(0);
     wait_until("it to be well", SOON, || cluster.run(&["status"]).code == 0);
     assert!(Path::new(&own).exists());
+}
+
+/// A program of `script`, which knows where the real one is.
+fn script(cluster: &TestCluster, name: &str, script: &str) -> PathBuf {
+    let path = cluster.dir.path().join(name);
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    path
+}
+
+#[test]
+fn an_upgrade_gives_every_port_the_program_and_costs_nobody_anything() {
+    let cluster = TestCluster::up_guide();
+    let (origin, edge) = (cluster.net.origin(), cluster.net.edges()[0]);
+    let encoder = rml::publish(origin, STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(edge, STREAM).unwrap();
+    player.await_started();
+    let new = cluster.dir.path().join("new-srsctl");
+    fs::copy(SRSCTL, &new).unwrap();
+    let _ = cluster
+        .run(&["upgrade", "--bin", new.to_str().unwrap()])
+        .expect_code(0)
+        .expect_words(&["is version", "waiting 11 s"]);
+    for unit in cluster.status().units {
+        assert_renewed(&unit, 1);
+        assert_eq!(program(unit.keeper_pid.unwrap()), new.canonicalize().unwrap());
+        assert_eq!(program(unit.pid.unwrap()), new.canonicalize().unwrap());
+    }
+    assert_same("the player", &player.record_after(0, 10.0), &looped_card(), 10.0);
+    assert_eq!((player.ended(), encoder.ended()), (None, None));
+    // A restart leaves it there, and so does a start.
+    cluster.run(&["restart", "edge", "1935"]).expect_code(0);
+    cluster.run(&["restart", "edge", "1936", "--cold"]).expect_code(0);
+    for addr in cluster.net.edges() {
+        assert_eq!(program(cluster.keeper(addr)), new.canonicalize().unwrap(), "{addr}");
+    }
+    cluster.down();
+}
+
+#[test]
+fn a_port_whose_workers_die_behind_an_upgrade_goes_back_and_the_upgrade_fails_there() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(edge, STREAM).unwrap();
+    player.await_started();
+    let new = cluster.dir.path().join("new-srsctl");
+    fs::copy(SRSCTL, &new).unwrap();
+    let keeper = cluster.keeper(edge);
+    let old = program(keeper);
+    let mut upgrade = cluster.srsctl(&["upgrade", "--bin", new.to_str().unwrap()]);
+    let upgrade = spawn(&mut upgrade);
+    wait_until("the new program", SOON, || program(keeper) == new.canonicalize().unwrap());
+    for death in 1..=2 {
+        let renewed = wait_for("a worker to die", SOON, || {
+            let unit = find(&cluster.try_status()?, edge)?;
+            if unit.renewed == 1 && unit.resumed == death - 1 { Ok(unit) } else { Err(format!("{unit:#?}")) }
+        });
+        signal(renewed.pid.unwrap(), SIGKILL);
+    }
+    let _ = finish(upgrade, SOON)
+        .expect_code(1)
+        .expect_words(&["the upgrade stops", "the program before goes on"]);
+    let unit = cluster.unit(edge);
+    assert_eq!((unit.renewed, unit.resumed, unit.restarts), (1, 2, 0), "{unit:#?}");
+    for unit in cluster.status().units {
+        assert_eq!(program(unit.keeper_pid.unwrap()), old);
+    }
+    assert_same("the player", &player.record_after(0, 5.0), &looped_card(), 5.0);
+    assert_eq!((player.ended(), encoder.ended()), (None, None));
+    cluster.down();
+}
+
+#[test]
+fn a_program_that_is_none_is_refused_before_anything_is_touched() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(edge, STREAM).unwrap();
+    player.await_started();
+    let before = cluster.pids();
+    let other = r#"echo '{"schema":"srsctl/self-check/v1","version":"9","layout":9,"records":9}'"#;
+    for (name, text, why) in [
+        ("exits", "exit 3", "its --self-check ends with exit status: 3"),
+        ("dies", "kill -9 $$", "its --self-check ends with signal: 9"),
+        ("says-nothing", "exit 0", "what its --self-check says is not understood"),
+        ("other-layout", other, "1 players, 0 encoders"),
+    ] {
+        let bin = script(&cluster, name, text);
+        let done = cluster.run(&["upgrade", "--bin", bin.to_str().unwrap()]).expect_code(1);
+        let _ = done.expect_words(&["nothing was touched", why]);
+    }
+    let missing = cluster.dir.path().join("missing");
+    cluster.run(&["upgrade", "--bin", missing.to_str().unwrap()]).expect_code(1);
+    assert_eq!(cluster.pids(), before);
+    assert_same("the player", &player.record_after(0, 3.0), &looped_card(), 3.0);
+    assert_eq!(player.ended(), None);
 }

@@ -15,7 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use cluster::status::Status;
-use control::api::{self, Apply, Line, Restart};
+use control::api::{self, Apply, Line, Restart, Upgrade};
 use control::{Code, Error};
 use hyper::body::Frame;
 use tokio::sync::{mpsc, oneshot};
@@ -53,6 +53,7 @@ pub(crate) enum Request {
     Status,
     Apply(Apply),
     Restart(Restart),
+    Upgrade(Upgrade),
     Down,
 }
 
@@ -96,6 +97,7 @@ pub(crate) async fn serve(door: Door, commands: mpsc::Sender<Asked>, stop: onesh
         .route(api::STATUS, get(status))
         .route(api::APPLY, post(apply))
         .route(api::RESTART, post(restart))
+        .route(api::UPGRADE, post(upgrade))
         .route(api::DOWN, post(down))
         .layer(axum::middleware::from_fn(refuse_old))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
@@ -152,6 +154,10 @@ async fn apply(State(commands): Commands, peer: From, Json(body): Json<Apply>) -
 
 async fn restart(State(commands): Commands, peer: From, Json(body): Json<Restart>) -> Response {
     with_lines(&commands, peer, Request::Restart(body)).await
+}
+
+async fn upgrade(State(commands): Commands, peer: From, Json(body): Json<Upgrade>) -> Response {
+    with_lines(&commands, peer, Request::Upgrade(body)).await
 }
 
 async fn down(State(commands): Commands, peer: From) -> Response {

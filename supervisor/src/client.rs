@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use axum::body::Bytes;
 use cluster::status::Status;
 use control::Error;
-use control::api::{self, Apply, Line, Restart};
+use control::api::{self, Apply, Line, Restart, Upgrade};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response};
@@ -145,6 +145,14 @@ impl Client {
     /// [`ClientError::Refused`] names the one that did not come back; those behind it were not touched.
     pub async fn restart(&self, restart: &Restart, progress: impl FnMut(&str)) -> Result<(), ClientError> {
         self.lines(api::RESTART, restart, progress).await.map(drop)
+    }
+
+    /// Has all ports run another program, one after the other.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] when one went back to the program before, or does not serve; it says which ports run what.
+    pub async fn upgrade(&self, upgrade: &Upgrade, progress: impl FnMut(&str)) -> Result<(), ClientError> {
+        self.lines(api::UPGRADE, upgrade, progress).await.map(drop)
     }
 
     /// Stops all processes and the supervisor, and returns when it has ended.

@@ -17,4 +17,5 @@ mod steps;
 mod stop;
 mod streams;
 mod surroundings;
+mod upgrade;
 mod view;

@@ -25,7 +25,7 @@ pub(crate) mod kind {
 
 /// The version of the records, of streams' too. Whoever changes what one of them is made of makes it another: a record of another version is
 /// not looked at.
-pub(crate) const RECORDS: u64 = 1;
+pub const RECORDS: u64 = 1;
 
 /// Words of the store.
 pub(crate) mod word {

@@ -32,8 +32,8 @@ mod memory;
 mod panics;
 mod places;
 mod port;
-mod proof;
 mod program;
+mod proof;
 mod recovery;
 mod relief;
 mod tally;
@@ -52,6 +52,9 @@ use control::{Inherited, RunError, Seat};
 use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
+
+pub use crate::keeping::RECORDS;
+pub use shm::LAYOUT;
 
 use crate::hub::Hub;
 use crate::keeper::Kept;
@@ -91,9 +94,9 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
     let state = match proof::counters_are_exact() {
-        Ok(()) => lent
-            .get(Name::State)
-            .ok_or_else(|| "the system gives no memory that outlives it".to_owned()),
+        Ok(()) => {
+            lent.get(Name::State).ok_or_else(|| "the system gives no memory that outlives it".to_owned())
+        }
         Err(inexact) => Err(inexact.to_string()),
     };
     let unkept = state.as_ref().err().map(|why| format!("its death would cost its connections: {why}"));

@@ -5,6 +5,7 @@
 //! | GET [`STATUS`] | | [`Status`](cluster::status::Status) |
 //! | POST [`APPLY`] | [`Apply`] | lines |
 //! | POST [`RESTART`] | [`Restart`] | lines |
+//! | POST [`UPGRADE`] | [`Upgrade`] | lines |
 //! | POST [`DOWN`] | | lines |
 //!
 //! `lines` are JSON documents, one a line: [`Line::Progress`], as many as there is progress to tell, and at the end
@@ -24,6 +25,8 @@ pub const STATUS: &str = "/v1/status";
 pub const APPLY: &str = "/v1/apply";
 /// Path of the request to restart processes.
 pub const RESTART: &str = "/v1/restart";
+/// Path of the request to run another program on all ports.
+pub const UPGRADE: &str = "/v1/upgrade";
 /// Path of the request to stop all.
 pub const DOWN: &str = "/v1/down";
 
@@ -54,6 +57,15 @@ pub struct Restart {
     /// Ports are closed and opened anew: whoever is connected has to connect again.
     #[serde(default)]
     pub cold: bool,
+}
+
+/// Body of POST [`UPGRADE`]: all ports run this program from now on, one after the other, and keep their connections.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgrade {
+    /// Absolute path of the program, which whoever asks has checked.
+    pub program: PathBuf,
+    /// So many ports have to have run it for the time of its trial before others do.
+    pub canary: usize,
 }
 
 /// One line of an answer: `{"progress":"…"}`, `{"done":{}}` or `{"error":{"code":"busy","message":"…"}}`.

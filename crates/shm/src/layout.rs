@@ -3,7 +3,7 @@
 /// What such memory begins with.
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"srsctl\0\x01");
 /// The layout of what follows.
-pub(crate) const LAYOUT: u64 = 1;
+pub const LAYOUT: u64 = 1;
 
 pub(crate) const MAGIC_AT: u64 = 0;
 pub(crate) const LAYOUT_AT: u64 = 8;

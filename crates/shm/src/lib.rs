@@ -44,7 +44,7 @@ mod store;
 mod tests;
 
 pub use block::{Block, Place};
-pub use layout::WORDS;
+pub use layout::{LAYOUT, WORDS};
 pub use memory::Memory;
 pub use recovery::{Found, Object, Recovery, RecoveryError};
 pub use store::{Id, Scratch, Store};

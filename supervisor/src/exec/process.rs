@@ -7,6 +7,7 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -161,17 +162,28 @@ impl Spawner {
         Ok(Self { binary, soft_limit: limit.current })
     }
 
+    /// Has every start run `binary` from now on.
+    pub(crate) fn install(&mut self, binary: PathBuf) {
+        self.binary = binary;
+    }
+
     /// What would be started now, for a keeper to become: its binary or, where that is away, the program that runs here.
     ///
     /// # Errors
     /// When there is neither.
     pub(crate) fn program(&self) -> io::Result<OwnedFd> {
-        let open = |path: &Path| rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty());
-        let opened = open(&self.binary).or_else(|error| {
+        Self::open(&self.binary).or_else(|error| {
             tracing::warn!(binary = %self.binary.display(), %error, "the program that runs here is started instead");
-            open(Path::new(OWN_IMAGE))
-        });
-        Ok(opened?)
+            Self::open(Path::new(OWN_IMAGE))
+        })
+    }
+
+    /// The program at `path`, to be run.
+    ///
+    /// # Errors
+    /// As of open(2).
+    pub(crate) fn open(path: &Path) -> io::Result<OwnedFd> {
+        Ok(rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?)
     }
 
     /// Starts a process in a session of its own. Must be called in a tokio runtime.
@@ -349,6 +361,13 @@ impl Process {
     /// Has a keeper replace its worker.
     pub(crate) fn replace_worker(&self) {
         self.signal(Signal::USR2);
+    }
+
+    /// Whether it runs the program that is at `path` now.
+    pub(crate) fn is_running(&self, path: &Path) -> bool {
+        let file = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino()));
+        let runs = file(Path::new(&format!("/proc/{}/exe", self.identity.pid)));
+        matches!((runs, file(path)), (Ok(runs), Ok(wanted)) if runs == wanted)
     }
 
     /// Asks it to end.

@@ -497,10 +497,10 @@ impl Kernel for Processes {
         });
     }
 
-    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec) {
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: Option<&Path>) {
         let failed = |why: String| Error::new(Code::Failed, why);
         let process = self.live(&spec.id).map(|live| Arc::clone(&live.process));
-        let program = self.spawner.program();
+        let program = program.map_or_else(|| self.spawner.program(), Spawner::open);
         let config = fds::in_memory(fds::CONFIG, spec.to_file_text().as_bytes());
         let (reach, needed) = (self.held(&spec.id).reach(), spec.fds_needed());
         self.answer(ticket, async move {
@@ -520,6 +520,15 @@ impl Kernel for Processes {
             };
             Answer::Renewed(told.await)
         });
+    }
+
+    fn is_running(&mut self, unit: &UnitId, program: &Path) -> bool {
+        self.live(unit).is_some_and(|live| live.process.is_running(program))
+    }
+
+    fn install(&mut self, program: &Path) {
+        tracing::info!(program = %program.display(), "every start runs it from now on");
+        self.spawner.install(program.to_owned());
     }
 
     fn play(&mut self, ticket: Ticket, url: &str, limit: Duration) {

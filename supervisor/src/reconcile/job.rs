@@ -1,6 +1,7 @@
 //! A command at work, as data: the steps that are left, what undoes it, what it waits for.
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use cluster::{Cluster, Role, UnitId, WorkerSpec};
@@ -104,6 +105,10 @@ pub(crate) enum Step {
     Restart(Restart),
     /// Have the worker of a port make place, and wait for the next one.
     Renew(Renew),
+    /// Look at ports that run another program, until that is proven.
+    Try(Try),
+    /// Every start runs this program from now on.
+    Install(PathBuf),
     /// Wait until a unit plays a stream.
     AwaitPlay(AwaitPlay),
     /// Put the file in force that was so before a start that is given up.
@@ -158,6 +163,8 @@ pub(crate) struct Restart {
     pub(crate) rest: Vec<UnitId>,
     /// Its process ends, and whoever is connected has to connect again.
     pub(crate) is_cold: bool,
+    /// Run this one; else what a start would run.
+    pub(crate) program: Option<PathBuf>,
 }
 
 /// See [`Step::Renew`].
@@ -167,7 +174,21 @@ pub(crate) struct Renew {
     pub(crate) restart: Restarted,
     /// The process, and the generation of the worker that makes place, if that is known.
     pub(crate) before: (Instance, Option<u32>),
+    /// See [`Restart::program`].
+    pub(crate) program: Option<PathBuf>,
     /// It makes place; until when the next one is waited for at most.
+    pub(crate) end: Option<Instant>,
+}
+
+/// See [`Step::Try`].
+#[derive(Debug)]
+pub(crate) struct Try {
+    /// The ports.
+    pub(crate) ids: Vec<UnitId>,
+    pub(crate) program: PathBuf,
+    /// Those that run the one before.
+    pub(crate) rest: Vec<UnitId>,
+    /// When it is proven.
     pub(crate) end: Option<Instant>,
 }
 

@@ -10,7 +10,7 @@ use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::{Health, Status};
 use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
 use control::Error;
-use control::api::{Apply, Restart};
+use control::api::{Apply, Restart, Upgrade};
 
 use crate::machine::state::Event;
 
@@ -165,6 +165,8 @@ pub(crate) enum Command {
     Apply(Apply),
     /// Restart processes.
     Restart(Restart),
+    /// Run another program.
+    Upgrade(Upgrade),
     /// Stop all.
     Down,
 }
@@ -231,9 +233,13 @@ pub(crate) trait Kernel {
     fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String>;
     /// Has a running worker take a spec; [`Answer::Configured`] follows.
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec);
-    /// Has a running worker make place for one of the program of now, with this spec; [`Answer::Renewed`] follows, before the other one
-    /// is there.
-    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec);
+    /// Has a running worker make place for one of `program`, or of the one that a start would run, with this spec; [`Answer::Renewed`]
+    /// follows, before the other one is there.
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: Option<&Path>);
+    /// Whether a unit's process runs `program`.
+    fn is_running(&mut self, unit: &UnitId, program: &Path) -> bool;
+    /// Every start runs `program` from now on.
+    fn install(&mut self, program: &Path);
     /// Plays a URL until its first keyframe, for `limit` at most; [`Answer::Played`] follows.
     fn play(&mut self, ticket: Ticket, url: &str, limit: Duration);
 

@@ -1,10 +1,10 @@
 //! Which command is accepted while which runs. Pure: who asks what goes in, a verdict comes out. One thing runs at a
 //! time; nothing is queued behind it, because whoever asks for a change wants to see what it does.
 //!
-//! | asked while → | nothing runs | start | apply, restart | end |
+//! | asked while → | nothing runs | start | apply, restart, upgrade | end |
 //! | --- | --- | --- | --- | --- |
 //! | status | answer | answer | answer | answer |
-//! | apply, restart | begin | refuse | refuse | refuse |
+//! | apply, restart, upgrade | begin | refuse | refuse | refuse |
 //! | down | end | end | end | refuse |
 //! | SIGTERM, SIGINT, SIGQUIT | end | end | end | hurry |
 
@@ -21,6 +21,8 @@ pub(crate) enum Asked {
     Apply,
     /// Restart processes.
     Restart,
+    /// Run another program.
+    Upgrade,
     /// Stop all processes, and end.
     Down,
     /// SIGTERM or SIGINT: as [`Asked::Down`], with nobody to tell.
@@ -38,6 +40,8 @@ pub(crate) enum Runs {
     Apply,
     /// Processes are restarted.
     Restart,
+    /// Ports are given another program.
+    Upgrade,
     /// The supervisor ends. Nothing comes after it.
     End,
 }
@@ -88,6 +92,7 @@ fn name(asked: Asked) -> &'static str {
         Asked::Status => "status",
         Asked::Apply => "apply",
         Asked::Restart => "restart",
+        Asked::Upgrade => "upgrade",
         Asked::Down => "down",
         Asked::Stop => "SIGTERM",
         Asked::Leave => "SIGQUIT",
@@ -99,6 +104,7 @@ fn doing(runs: Runs) -> &'static str {
         Runs::Start => "it is starting",
         Runs::Apply => "it applies a changed file",
         Runs::Restart => "it restarts processes",
+        Runs::Upgrade => "it gives ports another program",
         Runs::End => "it is ending",
     }
 }
@@ -139,10 +145,11 @@ impl Queue {
                 return Ok(Accepted::Hurry);
             }
             (Asked::Down, Some(running @ Running { what: Runs::End, .. })) => return busy(running),
-            (Asked::Apply | Asked::Restart, Some(running)) => return busy(running),
+            (Asked::Apply | Asked::Restart | Asked::Upgrade, Some(running)) => return busy(running),
             (Asked::Down | Asked::Stop | Asked::Leave, _) => (Runs::End, Accepted::End),
             (Asked::Apply, None) => (Runs::Apply, Accepted::Begin),
             (Asked::Restart, None) => (Runs::Restart, Accepted::Begin),
+            (Asked::Upgrade, None) => (Runs::Upgrade, Accepted::Begin),
         };
         self.running = Some(Running { what, by, since: now });
         Ok(accepted)
@@ -177,6 +184,7 @@ mod tests {
             2 => Just(Operation::Ask(Asked::Status)),
             6 => Just(Operation::Ask(Asked::Apply)),
             6 => Just(Operation::Ask(Asked::Restart)),
+            3 => Just(Operation::Ask(Asked::Upgrade)),
             1 => Just(Operation::Ask(Asked::Down)),
             1 => Just(Operation::Ask(Asked::Stop)),
             1 => Just(Operation::Ask(Asked::Leave)),
@@ -214,7 +222,7 @@ mod tests {
                         }
                         Ok(Accepted::Begin) => {
                             prop_assert_eq!(before.runs(), None, "two things at once");
-                            prop_assert!(matches!(queue.runs(), Some(Runs::Apply | Runs::Restart)));
+                            prop_assert!(matches!(queue.runs(), Some(Runs::Apply | Runs::Restart | Runs::Upgrade)));
                             begun += 1;
                         }
                         Ok(Accepted::End) => {

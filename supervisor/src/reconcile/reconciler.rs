@@ -344,6 +344,7 @@ impl Reconciler {
             Command::Status => Asked::Status,
             Command::Apply(_) => Asked::Apply,
             Command::Restart(_) => Asked::Restart,
+            Command::Upgrade(_) => Asked::Upgrade,
             Command::Down => Asked::Down,
         };
         match (self.queue.handle(now, asked, by), command) {
@@ -361,6 +362,9 @@ impl Reconciler {
                     Err(why) => (Vec::new(), vec![why]),
                 };
                 self.job = Some(Job { errors, ..Job::new(Some(client), steps) });
+            }
+            (Ok(_), Command::Upgrade(upgrade)) => {
+                self.job = Some(Job::new(Some(client), self.upgrade(&upgrade)));
             }
             (Ok(_), Command::Down) => self.begin_end(Some(client), true, now, kernel),
         }
@@ -485,7 +489,7 @@ impl Reconciler {
                 self.is_started = true;
                 self.before = None;
             }
-            Some(Runs::Apply | Runs::Restart) | None => {}
+            Some(Runs::Apply | Runs::Restart | Runs::Upgrade) | None => {}
         }
         self.queue.handle_done();
         kernel.finish(job.client, outcome);

@@ -11,6 +11,7 @@ use super::kernel::{Answer, Kernel, Unplayed};
 use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
+use super::upgrade::not_upgraded;
 use crate::machine::state::{Event, State, Wanted};
 
 /// What a keeper says of a worker that made place, when all went well.
@@ -35,7 +36,7 @@ impl Reconciler {
         if !ids.is_empty() {
             let step = |(place, id): (usize, &UnitId)| {
                 let rest = ids.iter().skip(place + 1).cloned().collect();
-                Step::Restart(Restart { id: id.clone(), rest, is_cold: restart.cold })
+                Step::Restart(Restart { id: id.clone(), rest, is_cold: restart.cold, program: None })
             };
             return Ok(ids.iter().enumerate().map(step).collect());
         }
@@ -48,7 +49,7 @@ impl Reconciler {
 
     pub(super) fn restart_one(
         &mut self,
-        Restart { id, rest, is_cold }: Restart,
+        Restart { id, rest, is_cold, program }: Restart,
         job: &mut Job,
         now: Instant,
         kernel: &mut impl Kernel,
@@ -67,9 +68,12 @@ impl Reconciler {
         {
             kernel.say(job.client, format!("restarting {id}"));
             let spec = spec.clone();
-            kernel.renew(self.ask(job), &spec);
-            job.push_first([Step::Renew(Renew { id, restart, before, end: None })]);
+            kernel.renew(self.ask(job), &spec, program.as_deref());
+            job.push_first([Step::Renew(Renew { id, restart, before, program, end: None })]);
             return Turn::Done;
+        }
+        if program.is_some() {
+            return Turn::Failed(not_upgraded(&id, "it does not serve", &restart.rest));
         }
         let cost = match role {
             Role::Origin => ": its encoders are disconnected and must reconnect",
@@ -97,9 +101,17 @@ impl Reconciler {
         let end = match (renew.end, job.answer.take()) {
             (Some(end), _) => end,
             (None, Some(Answer::Renewed(Ok(())))) => *renew.end.insert(now + RENEW_LIMIT),
+            (None, Some(Answer::Renewed(Err(error)))) if renew.program.is_some() => {
+                return Turn::Failed(not_upgraded(&id, &error.to_string(), &renew.restart.rest));
+            }
             (None, Some(Answer::Renewed(Err(error)))) if error.code == Code::Unsupported => {
                 kernel.say(job.client, format!("{id} cannot keep its connections: {error}"));
-                job.push_first([Step::Restart(Restart { id, rest: renew.restart.rest, is_cold: true })]);
+                job.push_first([Step::Restart(Restart {
+                    id,
+                    rest: renew.restart.rest,
+                    is_cold: true,
+                    program: None,
+                })]);
                 return Turn::Done;
             }
             (None, Some(Answer::Renewed(Err(error)))) => return failed(error.to_string()),
@@ -124,7 +136,14 @@ impl Reconciler {
         };
         let is_next = serving.map(|serving| serving.generation) > renew.before.1;
         if is_next && member.report.is_some() {
-            match member.last_end() {
+            let how = member.last_end();
+            if let Some(program) = &renew.program
+                && !kernel.is_running(&id, program)
+            {
+                let how = how.map(|(_, how)| how).unwrap_or_default();
+                return Turn::Failed(not_upgraded(&id, &how, &renew.restart.rest));
+            }
+            match how {
                 Some((_, how)) if how == RENEWED => {}
                 Some((_, how)) if how.starts_with(RENEWED) => {
                     job.errors.push(Error::new(Code::Failed, format!("{id}: {how}")));

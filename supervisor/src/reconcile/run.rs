@@ -104,6 +104,7 @@ fn take_up(api::Asked { by, request, reply }: api::Asked, processes: &mut Proces
         api::Request::Status => Command::Status,
         api::Request::Apply(file) => Command::Apply(file),
         api::Request::Restart(restart) => Command::Restart(restart),
+        api::Request::Upgrade(upgrade) => Command::Upgrade(upgrade),
         api::Request::Down => Command::Down,
     };
     Input::Asked { client: processes.enrol(reply), by, command }

@@ -18,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use cluster::{Role, UnitId};
 use control::Code;
-use control::api::{Apply, Restart, StartupEvent};
+use control::api::{Apply, Restart, StartupEvent, Upgrade};
 
 use super::kernel::{Client, Command, InForce, Input};
 use super::queue::Runs;
@@ -182,7 +182,11 @@ impl History {
             18..25 => self.with_process(Fake::freeze),
             25..35 => self.ask(Command::Status),
             35..55 => self.apply(),
-            55..78 => {
+            55..60 => {
+                let canary = usize::try_from(self.fake.random.below(3)).unwrap();
+                self.ask(Command::Upgrade(Upgrade { program: "/new".into(), canary }));
+            }
+            60..78 => {
                 let role = self.fake.random.pick(&[Role::Edge, Role::Edge, Role::Origin, Role::Encoder]);
                 let port = self.fake.random.percent(30).then_some(1936);
                 let cold = self.fake.random.percent(30);

@@ -36,6 +36,11 @@ impl Reconciler {
             Step::TakeBack { ids, end } => self.take_back(ids, end, now, kernel),
             Step::Restart(restart) => self.restart_one(restart, job, now, kernel),
             Step::Renew(renew) => self.renew(renew, job, now, kernel),
+            Step::Try(it) => self.try_program(it, job, now, kernel),
+            Step::Install(program) => {
+                kernel.install(&program);
+                Turn::Done
+            }
             Step::AwaitPlay(wait) => self.await_play(wait, job, now, kernel),
             Step::GoBack(before) => self.go_back(*before, job, kernel),
             Step::Stop(stop) => self.stop_role(stop, job, now, kernel),

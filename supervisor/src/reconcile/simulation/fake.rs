@@ -71,6 +71,8 @@ pub(super) struct Process {
     ready: bool,
     /// Workers of it that have made place.
     generation: u32,
+    /// It is the program again that it was before an upgrade.
+    is_back: bool,
     manners: Manners,
     /// A child of the supervisor that runs.
     child: bool,
@@ -84,6 +86,8 @@ enum Due {
     GetsReady(u32),
     /// Its next worker serves.
     Renews(u32),
+    /// It becomes the program that it was before.
+    GoesBack(u32),
     /// It has not said who it is by now, unless it has.
     IsLate(u32),
     /// To the supervisor of this number.
@@ -194,6 +198,10 @@ impl Fake {
                 Due::Freezes(pid) => self.freeze(pid),
                 Due::GetsReady(pid) => self.get_ready(pid),
                 Due::Renews(pid) => self.renew_worker(pid),
+                Due::GoesBack(pid) => {
+                    self.processes.get_mut(&pid).into_iter().for_each(|process| process.is_back = true);
+                    self.renew_worker(pid);
+                }
                 Due::IsLate(pid) if !self.processes[&pid].ready => {
                     let why = "no answer on its control socket within 30 s".into();
                     self.event_after(MS, pid, Event::Frozen { why });
@@ -368,6 +376,7 @@ impl Fake {
             frozen: false,
             ready: false,
             generation: 0,
+            is_back: false,
             manners,
             child: ours,
         };
@@ -579,7 +588,7 @@ impl Kernel for Fake {
         self.answer_after(wait, ticket, Answer::Configured(told));
     }
 
-    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec) {
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, _: Option<&Path>) {
         let (pid, process) = self.held_process(&spec.id, "a renewal");
         let hears = process.exit.is_none() && !process.frozen;
         let (soon, late, next) =
@@ -596,11 +605,24 @@ impl Kernel for Fake {
             // No other comes, and that is all.
             20..24 => Ok(()),
             _ => {
+                self.processes.get_mut(&pid).unwrap().is_back = false;
                 self.after(next, Due::Renews(pid));
+                if luck < 30 {
+                    let later = next + self.random.ms(1, 10_000);
+                    self.after(later, Due::GoesBack(pid));
+                }
                 Ok(())
             }
         };
         self.answer_after(if hears { soon } else { late }, ticket, Answer::Renewed(told));
+    }
+
+    fn is_running(&mut self, unit: &UnitId, _: &Path) -> bool {
+        self.held.get(unit).is_some_and(|(_, pid)| !self.processes[pid].is_back)
+    }
+
+    fn install(&mut self, _: &Path) {
+        self.effects += 1;
     }
 
     fn play(&mut self, ticket: Ticket, _: &str, limit: Duration) {
