@@ -34,7 +34,7 @@ pub(crate) mod word {
     /// The one whose input a worker handles again that another has died of, or may have; else 0.
     pub(crate) const SUSPECT: usize = 1;
     /// [`RECORDS`] of whoever writes them, where they outlive it; else 0.
-    pub(crate) const RECORDS: usize = 2;
+    pub(crate) const VERSION: usize = 2;
 }
 
 /// No count of a record comes near this: from one that is within it may be counted on without overflow.
@@ -86,7 +86,7 @@ impl Keeping {
 
     /// Whether anything outlives this worker.
     pub(crate) fn outlives(&self) -> bool {
-        self.store.word(word::RECORDS) == RECORDS
+        self.store.word(word::VERSION) == RECORDS
     }
 
     /// Whether there is something to commit.

@@ -57,7 +57,7 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
         return (create(memory), None);
     }
     match Recovery::open(memory) {
-        Ok((recovery, _)) if recovery.store().word(word::RECORDS) != RECORDS => {
+        Ok((recovery, _)) if recovery.store().word(word::VERSION) != RECORDS => {
             warn!("what the worker before has left is of another version; its connections are lost");
             drop(recovery);
             let memory = file.and_then(map);
@@ -86,7 +86,7 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
 /// An empty store for this worker and the next.
 fn create(memory: Memory) -> Store {
     let store = Store::create(memory);
-    store.set_word(word::RECORDS, RECORDS);
+    store.set_word(word::VERSION, RECORDS);
     store
 }
 

@@ -61,7 +61,10 @@ pub(crate) const NO_BOUNDS: [(&str, &[&str]); 28] = [
     ("crates/stream/src/log/entries.rs", &["ENTRY"]),
     (
         "worker/src/keeping.rs",
-        &["CHANNEL", "CONN", "FAR", "FORWARD", "LINK", "PLAYER", "PORT", "READS", "SUSPECT"],
+        &[
+            "CHANNEL", "CONN", "FAR", "FORWARD", "LINK", "PLAYER", "PORT", "READS", "RECORDS", "SUSPECT",
+            "VERSION",
+        ],
     ),
     ("worker/src/proof.rs", &["DIALLED", "READ", "SENT"]),
 ];
