@@ -118,7 +118,8 @@ async fn a_restart_changes_the_processes_that_fit_one_after_the_other() {
     let position =
         |text: String| said.iter().position(|line| *line == text).unwrap_or_else(|| panic!("{said:?}"));
     let played = position(format!("{} plays live/a", bench.edge(1935)));
-    assert!(played < position(format!("restarting {}", bench.edge(1936))));
+    let next = format!("restarting {}: its players are disconnected and must reconnect", bench.edge(1936));
+    assert!(played < position(next));
     assert_eq!(bench.unit(&bench.edge(1935)).await.restarts, 0, "asked for, so not counted");
 
     let none = Restart { role: Role::Edge, port: Some(9), host: None, cold: true };
