@@ -102,8 +102,7 @@ pub(crate) fn keep(lent: &mut Lent) -> Result<Kept, RunError> {
         let (now, lived, generation) = (Instant::now(), born.elapsed(), life.generation);
         let next = match asked {
             Some(Asked::End) => Next::End(end.code()),
-            // No death: whoever asks for it decides how often.
-            Some(Asked::Replacement) => Next::Worker { is_cold: false },
+            Some(Asked::Replacement) => deaths.handle_replacement(now, lived, end),
             None => deaths.handle_end(now, lived, end),
         };
         match next {
@@ -321,6 +320,16 @@ impl Deaths {
         Next::Worker { is_cold: self.is_cold }
     }
 
+    /// The same of a worker that was to be replaced. That is no death: whoever asks for it decides how often. But one that had made place
+    /// already has ended for that, and a program on trial that freezes is as bad as one that dies.
+    fn handle_replacement(&mut self, now: Instant, lived: Duration, end: End) -> Next {
+        match end {
+            End::Exit(EX_RENEW) => Next::Program,
+            _ if self.is_failed(now, lived, end) => Next::Return,
+            _ => Next::Worker { is_cold: false },
+        }
+    }
+
     /// Whether this end shows that a program on trial is of no use.
     fn is_failed(&mut self, now: Instant, lived: Duration, end: End) -> bool {
         let Some((since, died)) = &mut self.trial else { return false };
@@ -416,6 +425,21 @@ mod tests {
         }
         let mut ends = Deaths { trial: Some((start, 0)), ..Deaths::default() };
         assert_eq!(ends.handle_end(start, Duration::ZERO, End::Exit(0)), Next::End(0));
+    }
+
+    #[test]
+    fn a_replacement_is_no_death_and_hides_neither_a_renewal_nor_a_program_that_freezes() {
+        let start = Instant::now();
+        let mut proven = Deaths::default();
+        for at in 0..9 {
+            let next = proven.handle_replacement(start + SECOND * at, SECOND, KILLED);
+            assert_eq!(next, Next::Worker { is_cold: false });
+        }
+        assert_eq!(proven.handle_replacement(start, SECOND, End::Exit(EX_RENEW)), Next::Program);
+        let mut on_trial = Deaths { trial: Some((start, 0)), ..Deaths::default() };
+        let frozen = |deaths: &mut Deaths, at| deaths.handle_replacement(start + SECOND * at, SECOND, KILLED);
+        assert_eq!(frozen(&mut on_trial, 4), Next::Worker { is_cold: false });
+        assert_eq!(frozen(&mut on_trial, 8), Next::Return);
     }
 
     #[test]

@@ -129,7 +129,7 @@ impl Keeping {
         failpoints::pass("put");
     }
 
-    /// The connection `id` is read from, until the next commit.
+    /// The connection `id` is read from, until [`end_read`](Self::end_read).
     pub(crate) fn begin_read(&self, id: Option<Id>) {
         self.store.set_word(word::READS, id.map_or(0, Id::number));
     }

@@ -96,8 +96,8 @@ impl Legacy {
         let mut open: HashMap<RawFd, OwnedFd> = open.into_iter().map(|fd| (fd.as_raw_fd(), fd)).collect();
         let mut find = |number: RawFd, cookie: u64| {
             let is_its = |fd: &OwnedFd| socket_cookie(fd).is_ok_and(|other| other == cookie);
-            // Else it was closed by the worker before.
-            open.remove(&number).filter(is_its).map(Socket::from)
+            // Else it was closed by the worker before, and the number may be that of one that came since.
+            open.get(&number).is_some_and(is_its).then(|| open.remove(&number))?.map(Socket::from)
         };
         let records = self.objects.extract_if(.., |object| matches!(object.kind, kind::CONN | kind::LINK));
         // One that could not be written down is empty.
@@ -193,8 +193,8 @@ impl Legacy {
         }
         drop((blobs, kept));
         let Self { recovery, fresh, broken, mut links, .. } = self;
-        // The port has the same store.
         failpoints::pass("recovery.made");
+        // The port has the same store.
         let _ = recovery.finish();
         failpoints::pass("recovery.finished");
         for serving in &mut servings {
@@ -218,6 +218,7 @@ impl Legacy {
         let fresh = fresh.into_iter().filter_map(|socket| into_runtime(socket).ok());
         servings.extend(fresh.filter_map(|socket| {
             let peer = socket.peer_addr().ok()?;
+            socket::set_options(&socket).ok()?;
             Some(conn::begin(Rc::clone(hub), hub.admit(socket, peer)?))
         }));
         end_orphans(hub);

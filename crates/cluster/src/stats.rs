@@ -5,7 +5,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::Target;
 
-/// What a whole process reports. Counters start at 0 with the process.
+/// What a whole process reports. Counters start at 0 with the process; those of connections and bytes of a worker
+/// with the first one of its port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ProcessStats {
