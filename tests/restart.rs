@@ -41,6 +41,16 @@ fn up_with_own_program() -> (TestCluster, PathBuf) {
     (cluster, own)
 }
 
+/// The guide's cluster, its encoder, and a player of its first edge that has begun.
+fn with_a_player() -> (TestCluster, rml::Peer, rml::Peer) {
+    let cluster = TestCluster::up_guide();
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(cluster.net.edges()[0], STREAM).unwrap();
+    player.await_started();
+    (cluster, encoder, player)
+}
+
 #[test]
 fn restarts_of_an_edge_and_of_the_origin_are_noticed_by_no_player_and_by_no_encoder() {
     let cluster = TestCluster::up_guide();
@@ -73,12 +83,8 @@ fn restarts_of_an_edge_and_of_the_origin_are_noticed_by_no_player_and_by_no_enco
 
 #[test]
 fn a_cold_restart_disconnects_the_players_of_its_port_and_starts_another_keeper() {
-    let cluster = TestCluster::up_guide();
+    let (cluster, encoder, player) = with_a_player();
     let edge = cluster.net.edges()[0];
-    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
-    cluster.await_live(STREAM);
-    let player = rml::play(edge, STREAM).unwrap();
-    player.await_started();
     let before = cluster.keeper(edge);
     let told = cluster.run(&["restart", "edge", "1935", "--cold"]).expect_code(0);
     told.expect_words(&["its players are disconnected"]);
@@ -212,12 +218,8 @@ fn an_upgrade_gives_every_port_the_program_and_costs_nobody_anything() {
 
 #[test]
 fn a_port_whose_workers_die_behind_an_upgrade_goes_back_and_the_upgrade_fails_there() {
-    let cluster = TestCluster::up_guide();
+    let (cluster, encoder, player) = with_a_player();
     let edge = cluster.net.edges()[0];
-    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
-    cluster.await_live(STREAM);
-    let player = rml::play(edge, STREAM).unwrap();
-    player.await_started();
     let new = cluster.dir.path().join("new-srsctl");
     fs::copy(SRSCTL, &new).unwrap();
     let keeper = cluster.keeper(edge);
@@ -247,12 +249,7 @@ fn a_port_whose_workers_die_behind_an_upgrade_goes_back_and_the_upgrade_fails_th
 
 #[test]
 fn a_program_that_is_none_is_refused_before_anything_is_touched() {
-    let cluster = TestCluster::up_guide();
-    let edge = cluster.net.edges()[0];
-    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
-    cluster.await_live(STREAM);
-    let player = rml::play(edge, STREAM).unwrap();
-    player.await_started();
+    let (cluster, _encoder, player) = with_a_player();
     let before = cluster.pids();
     let other = r#"echo '{"schema":"srsctl/self-check/v1","version":"9","layout":9,"records":9}'"#;
     for (name, text, why) in [

@@ -132,7 +132,7 @@ impl Player {
         }
     }
 
-    /// As which writer of its connection it was, or is.
+    /// It writes to its connection's socket from now on.
     pub(crate) fn set_writing(&self) {
         self.conn.set_writer(Some((self.msid, self.me.clone())), &self.keeping);
         self.turn.set(self.conn.turn());

@@ -91,11 +91,7 @@ impl Consenting {
 
 #[tokio::test]
 async fn a_connection_is_kept_for_the_streams_next_publication() {
-    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
-    let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
-    let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
-    let _encoder = target.accept().await.unwrap();
+    let (target, hub, conn, _encoder) = forwarding().await;
     let test = async {
         let mut consenting = None;
         for timestamp in [0, 1_000, 2_000] {
@@ -149,13 +145,19 @@ async fn seen_until_ends(target: &mut Consenting, number: usize) -> Vec<String> 
     seen
 }
 
+/// A target, an origin that forwards to it, and the origin's connection of an encoder with its other end.
+async fn forwarding() -> (TcpListener, Rc<Hub>, Rc<Conn>, TcpStream) {
+    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = target.local_addr().unwrap();
+    let hub = Hub::new(origin(address), vec![7; 32]);
+    let conn = hub.admit(TcpStream::connect(address).await.unwrap(), address).unwrap();
+    let encoder = target.accept().await.unwrap().0;
+    (target, hub, conn, encoder)
+}
+
 #[tokio::test]
 async fn publications_that_follow_each_other_at_once_are_told_apart() {
-    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
-    let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
-    let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
-    let _encoder = target.accept().await.unwrap();
+    let (target, hub, conn, _encoder) = forwarding().await;
     let test = async {
         let publisher = publish_frame(&hub, &conn, 1);
         let mut target = accept(&target).await;
@@ -212,11 +214,7 @@ async fn publications_that_are_over_before_the_target_can_be_reached_arrive_whol
 
 #[tokio::test]
 async fn of_a_publication_that_is_gone_the_end_alone_is_told_and_those_behind_it_follow() {
-    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
-    let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
-    let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
-    let _encoder = target.accept().await.unwrap();
+    let (target, hub, conn, _encoder) = forwarding().await;
     let test = async {
         let publisher = publish_frame(&hub, &conn, 1);
         let mut first = accept(&target).await;
@@ -279,11 +277,7 @@ async fn an_end_that_was_lost_with_its_connection_is_told_again() {
 
 #[tokio::test]
 async fn an_end_that_came_while_the_target_was_away_is_told_when_it_is_back() {
-    let target = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let hub = Hub::new(origin(target.local_addr().unwrap()), vec![7; 32]);
-    let encoder = TcpStream::connect(target.local_addr().unwrap()).await.unwrap();
-    let conn = hub.admit(encoder, target.local_addr().unwrap()).unwrap();
-    let _encoder = target.accept().await.unwrap();
+    let (target, hub, conn, _encoder) = forwarding().await;
     let test = async {
         // Alone, and with another publication behind it.
         for is_followed in [false, true] {
