@@ -113,6 +113,11 @@ impl Channel {
         Some((this, left))
     }
 
+    /// Puts those players first that are furthest behind: the worker before had not come to them yet, and they have waited longest.
+    pub(crate) fn sort_players(&self) {
+        self.players.borrow_mut().sort_by_key(|player| (player.cursor.borrow().offset(), player.conn.id));
+    }
+
     /// It is not any more what was written down.
     pub(crate) fn touch(&self) {
         if !self.is_changed.replace(true) {

@@ -22,12 +22,28 @@ const AUTO_SHARE: f64 = 0.2;
 const TIMER: Duration = Duration::from_millis(1);
 /// Players between two looks at everything else the thread has to do, and the time for them: large frames take longer.
 const PLAYERS_PER_TURN: usize = 128;
+/// Sockets of which the runtime hears in one turn (tokio's default).
+const EVENTS: usize = 1_024;
 /// See [`PLAYERS_PER_TURN`].
 const TURN: Duration = Duration::from_millis(2);
 
-/// Sends to the players of every channel that has something for them: at once, or when the configured latency has passed.
-pub(crate) async fn flush(hub: Rc<Hub>) {
-    let mut next = Instant::now();
+/// Sends what waits for `connections` players that another worker has left, before anything else is done for them; when the next pass is due.
+pub(crate) async fn go_on(hub: &Hub, connections: usize) -> Instant {
+    // The runtime learns so many a turn which sockets take bytes, and sends to none before.
+    for _ in 0..connections.div_ceil(EVENTS) {
+        yield_now().await;
+    }
+    let started = Instant::now();
+    let mut parts = VecDeque::new();
+    take_dirty(hub, &mut parts);
+    let busy = pass(hub, &mut parts, started + Duration::from(Latency::MAX)).await;
+    parts.iter().for_each(|part| hub.mark_dirty(&part.channel));
+    next_pass(hub.spec.borrow().options.latency, started, started, busy)
+}
+
+/// Sends to the players of every channel that has something for them: at once, or when the configured latency has passed, but not before
+/// `next`.
+pub(crate) async fn flush(hub: Rc<Hub>, mut next: Instant) {
     let mut parts = VecDeque::new();
     loop {
         if parts.is_empty() {

@@ -104,10 +104,10 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         warn!("{why}");
     }
     let (store, mut legacy) = recovery::open(state.ok(), is_cold);
-    match &mut legacy {
+    let rest = match &mut legacy {
         Some(legacy) => legacy.find_sockets(open, &listener),
-        None => drop(open),
-    }
+        None => open,
+    };
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;
         let listener = Rc::new(listener);
@@ -128,11 +128,14 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         let servings = legacy.map(|legacy| legacy.take(&hub)).unwrap_or_default();
         let lent = RefCell::new(lent);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener), lent });
+        let next = flush::go_on(&hub, servings.len()).await;
+        // Among it is what the worker before waited on: to close that takes milliseconds, which the players would wait.
+        drop(rest);
         let kept = Rc::clone(&hub);
         let mut tasks = JoinSet::new();
         tasks.spawn_local(housekeeping::tick(Rc::clone(&hub)));
         tasks.spawn_local(housekeeping::measure_lag(Rc::clone(&hub)));
-        tasks.spawn_local(flush::flush(Rc::clone(&hub)));
+        tasks.spawn_local(flush::flush(Rc::clone(&hub), next));
         tasks.spawn_local(flush::catch_up(Rc::clone(&hub)));
         tasks.spawn_local(accept::accept(hub, listener, servings));
         tokio::select! {

@@ -1,8 +1,8 @@
 //! What a worker finds that another has left: streams, connections, players, and what was read and not handled.
 //!
 //! The worker before is dead for certain. Whatever it has left is looked at as a stranger's: a record that cannot be right costs its own
-//! connection, and is counted. First, before there is a runtime, all descriptors are found that go on ([`open`], [`Legacy::find_sockets`]); those of the dead
-//! are closed. Then streams, connections and players are made again ([`Legacy::take`]).
+//! connection, and is counted. First, before there is a runtime, all descriptors are found that go on ([`open`], [`Legacy::find_sockets`]); the
+//! others are closed later. Then streams, connections and players are made again ([`Legacy::take`]).
 
 use std::collections::HashMap;
 use std::net::TcpStream as Socket;
@@ -91,8 +91,12 @@ fn create(memory: Memory) -> Store {
 }
 
 impl Legacy {
-    /// Finds the sockets that go on among all that the worker before had `open`.
-    pub(crate) fn find_sockets(&mut self, open: Vec<OwnedFd>, listener: &std::net::TcpListener) {
+    /// Finds the sockets that go on among all that the worker before had `open`; the rest is nobody's.
+    pub(crate) fn find_sockets(
+        &mut self,
+        open: Vec<OwnedFd>,
+        listener: &std::net::TcpListener,
+    ) -> Vec<OwnedFd> {
         let mut open: HashMap<RawFd, OwnedFd> = open.into_iter().map(|fd| (fd.as_raw_fd(), fd)).collect();
         let mut find = |number: RawFd, cookie: u64| {
             let is_its = |fd: &OwnedFd| socket_cookie(fd).is_ok_and(|other| other == cookie);
@@ -100,8 +104,10 @@ impl Legacy {
             open.get(&number).is_some_and(is_its).then(|| open.remove(&number))?.map(Socket::from)
         };
         let records = self.objects.extract_if(.., |object| matches!(object.kind, kind::CONN | kind::LINK));
+        let records: Vec<_> = records.collect();
+        self.sockets.reserve(records.len());
         // One that could not be written down is empty.
-        for Object { id, kind, bytes } in records.collect::<Vec<_>>() {
+        for Object { id, kind, bytes } in records {
             if kind == kind::CONN {
                 match postcard::from_bytes::<ConnRecord<Machine>>(&bytes) {
                     Ok(record) => match find(record.fd, record.cookie) {
@@ -121,8 +127,20 @@ impl Legacy {
             }
         }
         let port = listener.local_addr().ok();
-        let fresh = open.into_values().filter(|fd| socket_domain(fd).is_ok()).map(Socket::from);
-        self.fresh = fresh.filter(|fresh| is_fresh(fresh, port)).collect();
+        let mut rest = Vec::new();
+        for fd in open.into_values() {
+            if socket_domain(&fd).is_err() {
+                rest.push(fd);
+                continue;
+            }
+            let socket = Socket::from(fd);
+            if is_fresh(&socket, port) {
+                self.fresh.push(socket);
+            } else {
+                rest.push(socket.into());
+            }
+        }
+        rest
     }
 
     fn give_up(&mut self, object: Id) {
@@ -143,7 +161,9 @@ impl Legacy {
     pub(crate) fn take(mut self, hub: &Rc<Hub>) -> Vec<Serving> {
         let store = hub.keeping.store.clone();
         let mut blobs = Blobs::take(&store, &mut self.objects);
-        let (mut channels, mut players, mut forwards) = (HashMap::new(), HashMap::new(), Vec::new());
+        // Nearly all that is left are players.
+        let mut players = HashMap::with_capacity(self.objects.len());
+        let (mut channels, mut forwards) = (HashMap::new(), Vec::new());
         let mut kept = Vec::new();
         for Object { id, kind, bytes } in std::mem::take(&mut self.objects) {
             match kind {
@@ -171,14 +191,15 @@ impl Legacy {
                 _ => store.remove(id),
             }
         }
-        let mut servings = Vec::new();
+        let mut servings = Vec::with_capacity(self.sockets.len());
         for (id, record, socket) in std::mem::take(&mut self.sockets) {
             let left = Left {
                 recovery: &self.recovery,
                 channel: &|id| channels.get(&id).cloned(),
                 player: &mut |id| players.remove(&id),
             };
-            let socket = into_runtime(socket);
+            // It was accepted as one that never blocks.
+            let socket = TcpStream::from_std(socket).map_err(Box::<dyn std::error::Error>::from);
             match socket.and_then(|socket| Ok(conn::record::restore(hub, (id, record), socket, left)?)) {
                 Ok(serving) => servings.push(serving),
                 Err(error) => {
@@ -215,7 +236,7 @@ impl Legacy {
         }
         links.into_values().for_each(|(id, ..)| store.remove(id));
         suspect.handle(&hub.keeping, &mut servings);
-        let fresh = fresh.into_iter().filter_map(|socket| into_runtime(socket).ok());
+        let fresh = fresh.into_iter().filter_map(|socket| TcpStream::from_std(socket).ok());
         servings.extend(fresh.filter_map(|socket| {
             let peer = socket.peer_addr().ok()?;
             socket::set_options(&socket).ok()?;
@@ -223,8 +244,11 @@ impl Legacy {
         }));
         end_orphans(hub);
         hub.keeping.commit();
-        // What waits for a player is not always followed by more.
-        channels.values().for_each(|channel| hub.mark_dirty(channel));
+        for channel in channels.values() {
+            channel.sort_players();
+            // What waits for a player is not always followed by more.
+            hub.mark_dirty(channel);
+        }
         info!(
             connections = servings.len(),
             streams = channels.len(),
@@ -325,9 +349,4 @@ fn is_fresh(socket: &Socket, port: Option<std::net::SocketAddr>) -> bool {
         && socket.peer_addr().is_ok()
         && untouched(socket::read_so_far(socket))
         && untouched(socket::written(socket))
-}
-
-fn into_runtime(socket: Socket) -> Result<TcpStream, Box<dyn std::error::Error>> {
-    socket.set_nonblocking(true)?;
-    Ok(TcpStream::from_std(socket)?)
 }

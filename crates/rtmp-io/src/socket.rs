@@ -129,19 +129,21 @@ pub fn unacknowledged(socket: &TcpStream) -> io::Result<u64> {
 }
 
 /// Bytes that the socket, which accepted its connection, has ever taken from us: those that the peer has acknowledged (TCP_INFO) and those that
-/// it has not (SIOCOUTQ). Exact: both are read again until no acknowledgement has come between them.
+/// it has not (SIOCOUTQ). Exact while nobody writes: where some wait, both are read again until no acknowledgement has come between them.
 ///
 /// # Errors
 /// When the system does not say.
 pub fn written(socket: &impl AsFd) -> io::Result<u64> {
+    let mut before = None;
     loop {
-        let before = info(socket)?.tcpi_bytes_acked;
-        let mut bytes = 0;
+        let mut waiting = 0;
         // SAFETY: the descriptor is open as long as `socket` is borrowed, and the request writes one int.
-        unsafe { ioctl::outq(socket.as_fd().as_raw_fd(), &raw mut bytes) }?;
-        if info(socket)?.tcpi_bytes_acked == before {
-            return Ok(before + u64::try_from(bytes).unwrap_or(0));
+        unsafe { ioctl::outq(socket.as_fd().as_raw_fd(), &raw mut waiting) }?;
+        let after = info(socket)?.tcpi_bytes_acked;
+        if waiting == 0 || before == Some(after) {
+            return Ok(after + u64::try_from(waiting).unwrap_or(0));
         }
+        before = Some(after);
     }
 }
 
