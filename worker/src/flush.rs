@@ -217,6 +217,22 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn those_that_a_pass_had_not_come_to_are_the_first_of_the_next_worker() {
+        let hub = Hub::new(spec(Role::Edge), vec![7; 32]);
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let peer = listener.local_addr().unwrap();
+        let channel = hub.channel(&StreamKey::parse("live", "a").unwrap(), usize::MAX).unwrap();
+        for (id, offset) in [(4, 20), (3, 20), (1, 30), (2, 10)] {
+            let conn = Rc::new(Conn::new(ConnId(id), peer, TcpStream::connect(peer).await.unwrap()));
+            let cursor = Cursor::new(Recipient::Player, 1, offset);
+            channel.players.borrow_mut().push(Player::new(conn, 1, cursor, &hub.keeping));
+        }
+        channel.sort_players();
+        let order: Vec<_> = channel.players.borrow().iter().map(|player| player.conn.id.0).collect();
+        assert_eq!(order, [2, 3, 4, 1]);
+    }
+
+    #[tokio::test]
     async fn a_channel_that_takes_long_does_not_hold_up_another() {
         let hub = Hub::new(spec(Role::Edge), vec![7; 32]);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

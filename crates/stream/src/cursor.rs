@@ -118,6 +118,14 @@ pub struct State {
     length: Option<u64>,
 }
 
+impl State {
+    /// Private bytes in it, sent or not.
+    #[must_use]
+    pub fn private(&self) -> usize {
+        self.private.len()
+    }
+}
+
 /// See the [module](self).
 #[derive(Debug)]
 pub struct Cursor {

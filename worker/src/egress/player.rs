@@ -39,6 +39,8 @@ pub(crate) struct Player {
     /// Its record.
     pub(crate) object: Cell<Option<Id>>,
     is_changed: Cell<bool>,
+    /// Its record has private bytes.
+    is_bulky: Cell<bool>,
     /// As which [writer](Conn::turn) of its connection it has written last.
     turn: Cell<u64>,
 }
@@ -113,6 +115,7 @@ impl Player {
             me: Weak::clone(me),
             object: Cell::new(object),
             is_changed: Cell::new(false),
+            is_bulky: Cell::new(false),
             turn: Cell::new(0),
         });
         this.touch();
@@ -140,6 +143,7 @@ impl Player {
 
     fn put(&self, state: &State) {
         self.is_changed.set(false);
+        self.is_bulky.set(state.private() > 0);
         let record = PlayerRecord {
             state,
             written: self.conn.written.get(),
@@ -234,6 +238,10 @@ impl Player {
         counters.bytes_out.set(counters.bytes_out.get() + taken);
         counters.skips.set(counters.skips.get() + cursor.take_skips());
         self.note(&cursor);
+        if self.is_bulky.get() && cursor.state().private() == 0 {
+            // Headers and metadata that are sent are not kept for thousands.
+            self.touch();
+        }
         match flushed {
             Ok(Flushed::CaughtUp) => self.parked.set(None),
             Ok(Flushed::Blocked) => self.park(taken > 0, now),
