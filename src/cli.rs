@@ -4,7 +4,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, status, up, upgrade, urls, worker,
+    agent, bench, check, down, encoder, events, logs, ls, probe, publish, restart, status, up, upgrade, urls,
+    worker,
 };
 use crate::subject::Global;
 
@@ -43,6 +44,9 @@ pub(crate) enum Command {
     /// Print logs, merged in order of time
     #[command(override_usage = logs::USAGE)]
     Logs(logs::Args),
+    /// Show what the supervisor did, noticed and was asked to do, the newest last
+    #[command(override_usage = events::USAGE)]
+    Events(events::Args),
     /// List the clusters of this user on this machine
     Ls(ls::Args),
     /// Print where to publish a stream and where to play it
@@ -77,6 +81,7 @@ impl Command {
         match self {
             Self::Status(args) => args.json,
             Self::Ls(args) => args.json,
+            Self::Events(args) => args.json,
             Self::Bench(command) => command.wants_json(),
             Self::Up(_)
             | Self::Restart(_)
@@ -96,7 +101,7 @@ impl Command {
 }
 
 /// What other tools call a command, and how it is asked for here.
-const ELSEWHERE: [(&[&str], &str); 13] = [
+const ELSEWHERE: [(&[&str], &str); 14] = [
     (
         &["start", "run", "apply", "serve", "server"],
         "srsctl up FILE starts a cluster, and starts what is missing of one that runs",
@@ -113,6 +118,7 @@ const ELSEWHERE: [(&[&str], &str); 13] = [
     (&["config", "conf"], "srsctl check FILE checks a cluster file, srsctl up FILE brings it into force"),
     (&["version"], "srsctl --version prints the version"),
     (&["ps", "top", "info", "show"], "srsctl status shows every process and every stream"),
+    (&["event", "history", "audit"], "srsctl events shows what the supervisor did and noticed"),
     (&["log", "tail", "journal"], "srsctl logs prints the logs, srsctl logs -f goes on with them"),
     (&["list", "clusters"], "srsctl ls lists the clusters of this user on this machine"),
     (&["url"], "srsctl urls APP/STREAM prints where to publish and where to play"),

@@ -5,6 +5,7 @@ pub(crate) mod bench;
 pub(crate) mod check;
 pub(crate) mod down;
 pub(crate) mod encoder;
+pub(crate) mod events;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod probe;

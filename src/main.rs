@@ -20,8 +20,8 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
-    agent, bench, check, down, encoder, logs, ls, probe, publish, restart, self_check, status, up, upgrade,
-    urls, worker,
+    agent, bench, check, down, encoder, events, logs, ls, probe, publish, restart, self_check, status, up,
+    upgrade, urls, worker,
 };
 use crate::failure::{Failure, code};
 use crate::terminal::{complain, has_colour, print_clean, print_json};
@@ -93,6 +93,7 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
         Command::SelfCheck => self_check::run(),
         Command::Down(args) => block_on(down::run(&global, args)),
         Command::Logs(args) => block_on(logs::run(&global, args)),
+        Command::Events(args) => block_on(events::run(&global, args)),
         Command::Urls(args) => urls::run(&global, &args),
         Command::Ls(args) => block_on(ls::run(&global, args)),
         Command::Check(args) => check::run(&global, args),

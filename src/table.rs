@@ -85,12 +85,14 @@ pub(crate) enum Column {
     Right(&'static str),
     /// Words that give way where the table would be too wide: one such column a table.
     Yielding(&'static str),
+    /// Words that are whole, however long: the last column.
+    Open(&'static str),
 }
 
 impl Column {
     fn title(self) -> &'static str {
         match self {
-            Self::Left(title) | Self::Right(title) | Self::Yielding(title) => title,
+            Self::Left(title) | Self::Right(title) | Self::Yielding(title) | Self::Open(title) => title,
         }
     }
 }
@@ -115,16 +117,22 @@ impl<const N: usize> Table<N> {
 
     /// Lines of `paper`, one column apart, each with its line break.
     pub(crate) fn render(&self, paper: Paper) -> String {
+        self.below(paper, [0; N], true).0
+    }
+
+    /// The same below a table whose columns are as wide as `least` says, with titles if it `is_first`; and how wide its columns are.
+    pub(crate) fn below(&self, paper: Paper, least: [usize; N], is_first: bool) -> (String, [usize; N]) {
         let titles = self.columns.map(|column| Cell::from(column.title()));
         let rows: Vec<&[Cell; N]> = std::iter::once(&titles).chain(&self.rows).collect();
-        let mut widths = [0; N];
+        let mut widths = least;
         for (index, width) in widths.iter_mut().enumerate() {
             let natural =
                 rows.iter().filter_map(|row| Some(text::width(&text::clean(&row.get(index)?.text))));
-            *width = natural.max().unwrap_or(0);
+            *width = natural.max().unwrap_or(0).max(*width);
         }
         let is_yielding = |column: &Column| matches!(column, Column::Yielding(_));
-        for (width, _) in widths.iter_mut().zip(self.columns).filter(|(_, column)| !is_yielding(column)) {
+        let is_fixed = |column: &Column| matches!(column, Column::Left(_) | Column::Right(_));
+        for (width, _) in widths.iter_mut().zip(self.columns).filter(|(_, column)| is_fixed(column)) {
             *width = (*width).min(CELL_MAX);
         }
         if let Some(yielding) = self.columns.iter().position(is_yielding) {
@@ -133,7 +141,8 @@ impl<const N: usize> Table<N> {
             let room = paper.columns.saturating_sub(others).max(NARROWEST);
             widths.iter_mut().skip(yielding).take(1).for_each(|width| *width = (*width).min(room));
         }
-        rows.into_iter().map(|row| self.line(row, &widths, paper)).collect()
+        let shown = rows.into_iter().skip(usize::from(!is_first));
+        (shown.map(|row| self.line(row, &widths, paper)).collect(), widths)
     }
 
     fn line(&self, row: &[Cell; N], widths: &[usize; N], paper: Paper) -> String {
@@ -141,6 +150,10 @@ impl<const N: usize> Table<N> {
         let mut gap = 0;
         for ((cell, column), width) in row.iter().zip(self.columns).zip(widths) {
             let shown = text::fit(&cell.text, *width);
+            if shown.is_empty() {
+                gap += width + 1;
+                continue;
+            }
             let free = width.saturating_sub(text::width(&shown));
             let (before, after) = if matches!(column, Column::Right(_)) { (free, 0) } else { (0, free) };
             // Nothing stands behind the last word of a line.

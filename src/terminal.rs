@@ -47,6 +47,15 @@ pub(crate) fn print_json(document: &impl Serialize) -> Result<bool, Failure> {
     print_clean(&(escaped(&document) + "\n"))
 }
 
+/// As [`print_json`], on one line.
+///
+/// # Errors
+/// As of [`print`].
+pub(crate) fn print_json_line(document: &impl Serialize) -> Result<bool, Failure> {
+    let document = serde_json::to_string(document).map_err(Failure::failed)?;
+    print_clean(&(escaped(&document) + "\n"))
+}
+
 /// JSON with each character that is not shown as an escape: outside of texts there is none but line feeds.
 fn escaped(json: &str) -> String {
     let mut escaped = String::with_capacity(json.len());

@@ -8,6 +8,7 @@ mod cli;
 mod commands;
 mod crash;
 mod crowded;
+mod events;
 mod health;
 mod hostile;
 mod join;

@@ -8,16 +8,18 @@ use std::time::Duration;
 use axum::Json;
 use axum::body::{Body, Bytes};
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::{DefaultBodyLimit, State};
+use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
+use cluster::events::{By, Events};
 use cluster::status::Status;
 use control::api::{self, Apply, Line, Restart, Upgrade};
 use control::{Code, Error};
 use hyper::body::Frame;
+use serde::Deserialize;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Sleep, sleep};
 
@@ -39,8 +41,8 @@ const TOO_OLD: u64 = 4_000;
 /// What a client asks of the supervisor's loop.
 #[derive(Debug)]
 pub(crate) struct Asked {
-    /// The client's process, as the kernel says.
-    pub(crate) by: Option<u32>,
+    /// The client, as the kernel says.
+    pub(crate) by: Option<By>,
     /// What.
     pub(crate) request: Request,
     /// Where the answer goes.
@@ -51,6 +53,8 @@ pub(crate) struct Asked {
 #[derive(Debug)]
 pub(crate) enum Request {
     Status,
+    /// Those behind this number.
+    Events(u64),
     Apply(Apply),
     Restart(Restart),
     Upgrade(Upgrade),
@@ -61,6 +65,7 @@ pub(crate) enum Request {
 #[derive(Debug)]
 pub(crate) enum Reply {
     Status(oneshot::Sender<Status>),
+    Events(oneshot::Sender<Events>),
     Lines(mpsc::Sender<Line>),
 }
 
@@ -83,6 +88,13 @@ impl Reply {
         }
     }
 
+    /// Gives events.
+    pub(crate) fn tell(self, events: Events) {
+        if let Self::Events(reply) = self {
+            let _ = reply.send(events);
+        }
+    }
+
     /// Gives the status.
     pub(crate) fn show(self, status: Status) {
         if let Self::Status(reply) = self {
@@ -95,6 +107,7 @@ impl Reply {
 pub(crate) async fn serve(door: Door, commands: mpsc::Sender<Asked>, stop: oneshot::Receiver<()>) {
     let router = axum::Router::new()
         .route(api::STATUS, get(status))
+        .route(api::EVENTS, get(events))
         .route(api::APPLY, post(apply))
         .route(api::RESTART, post(restart))
         .route(api::UPGRADE, post(upgrade))
@@ -123,9 +136,9 @@ async fn refuse_old(request: axum::extract::Request, next: Next) -> Response {
     next.run(request).await
 }
 
-/// The process at the other end of a connection.
+/// Who is at the other end of a connection.
 #[derive(Clone, Copy, Debug)]
-struct Peer(Option<u32>);
+struct Peer(Option<By>);
 
 impl Connected<IncomingStream<'_, Door>> for Peer {
     fn connect_info(stream: IncomingStream<'_, Door>) -> Self {
@@ -144,6 +157,29 @@ async fn status(State(commands): Commands, ConnectInfo(Peer(by)): From) -> Respo
     }
     match answer.await {
         Ok(status) => Json(status).into_response(),
+        Err(_) => ending(),
+    }
+}
+
+/// The query of GET [`api::EVENTS`].
+#[derive(Debug, Deserialize)]
+struct Behind {
+    #[serde(default)]
+    after: u64,
+}
+
+async fn events(
+    State(commands): Commands,
+    ConnectInfo(Peer(by)): From,
+    Query(Behind { after }): Query<Behind>,
+) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let asked = Asked { by, request: Request::Events(after), reply: Reply::Events(reply) };
+    if commands.send(asked).await.is_err() {
+        return ending();
+    }
+    match answer.await {
+        Ok(events) => Json(events).into_response(),
         Err(_) => ending(),
     }
 }

@@ -4,14 +4,16 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
+use cluster::events::Events;
 use cluster::status::Status;
 use control::Error;
 use control::api::{self, Apply, Line, Restart, Upgrade};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::api::LINE_LIMIT;
 use crate::exec::process::Process;
@@ -122,7 +124,25 @@ impl Client {
     /// # Errors
     /// When the supervisor does not run or breaks off.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        let response = self.send(Method::GET, api::STATUS, Bytes::new()).await?.0;
+        self.document(api::STATUS).await
+    }
+
+    /// What happened behind event number `after`, as far as it is kept.
+    ///
+    /// # Errors
+    /// When the supervisor does not run, breaks off, or is older than events.
+    pub async fn events(&self, after: u64) -> Result<Events, ClientError> {
+        self.document(&format!("{}?after={after}", api::EVENTS)).await
+    }
+
+    async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        let response = self.send(Method::GET, path, Bytes::new()).await?.0;
+        if response.status() == StatusCode::NOT_FOUND {
+            let pid = pid_word(self.dirs.supervisor_pid().as_ref());
+            return Err(self.broken(format!(
+                "it is older than this srsctl and does not know that: kill -QUIT {pid}, and then srsctl up, has this one take over"
+            )));
+        }
         let is_refused = !response.status().is_success();
         let body = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
         match serde_json::from_slice(&body) {

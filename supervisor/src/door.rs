@@ -7,10 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use cluster::events::By;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, Sleep, sleep};
+
+use crate::host::procfs;
 
 /// Clients at once. For one more, the one that was still for longest is closed.
 const CLIENTS: usize = 32;
@@ -111,10 +114,11 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// The process at the other end, as the kernel says.
-    pub(crate) fn peer(&self) -> Option<u32> {
-        let pid = self.inside.stream.peer_cred().ok()?.pid()?;
-        u32::try_from(pid).ok()
+    /// Who is at the other end, as the kernel says.
+    pub(crate) fn peer(&self) -> Option<By> {
+        let peer = self.inside.stream.peer_cred().ok()?;
+        let pid = u32::try_from(peer.pid()?).ok()?;
+        Some(By { pid, uid: peer.uid(), login_uid: procfs::login_uid(pid) })
     }
 }
 

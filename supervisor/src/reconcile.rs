@@ -2,9 +2,11 @@
 
 mod apply;
 pub(crate) mod config;
+pub(crate) mod events;
 mod job;
 pub(crate) mod kernel;
 mod member;
+mod notice;
 pub(crate) mod plan;
 mod queue;
 mod reconciler;

@@ -31,9 +31,9 @@ use std::io;
 use std::os::fd::{BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::{Duration, Instant};
 
-use control::RunError;
 use control::fds::{Lent, Name};
 use control::service::{EX_CONFIG, EX_OSERR, EX_RENEW, EX_SOFTWARE, EX_USAGE};
+use control::{RunError, cause};
 use nix::libc;
 use nix::sys::signal::{SigSet, SigmaskHow, Signal};
 use rustix::io::fcntl_getfd;
@@ -127,7 +127,7 @@ pub(crate) fn keep(lent: &mut Lent) -> Result<Kept, RunError> {
             Next::Return => {
                 warn!(generation, cause = %end, ?lived, "the worker died; the keeper goes back to the program before");
                 life.handle_end(end.to_string(), false);
-                life.add("the program before goes on");
+                life.add(cause::WENT_BACK);
                 let error = program::go_back(lent, &life);
                 warn!(%error, "the program before cannot be started; the one that runs goes on");
                 life.add(&format!("or would, could it be started: {error}"));

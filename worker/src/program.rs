@@ -13,6 +13,7 @@ use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::Command;
 
+use control::cause;
 use control::fds::{self, Lent, Name};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use rustix::fs::{Mode, OFlags};
@@ -21,8 +22,6 @@ use tracing::warn;
 
 /// The environment variable in which a keeper tells the one that it becomes of itself.
 const VARIABLE: &str = "SRSCTL_LIFE";
-/// Why a worker has made place.
-const RESTART: &str = "restart";
 /// The program that runs here, whatever became of its file.
 const OWN: &str = "/proc/self/exe";
 
@@ -56,7 +55,7 @@ impl Life {
     /// A worker made place.
     pub(crate) fn handle_renewal(&mut self) {
         self.renewed = self.renewed.saturating_add(1);
-        self.handle_end(RESTART.to_owned(), false);
+        self.handle_end(cause::RESTART.to_owned(), false);
     }
 
     /// A worker ended.

@@ -5,12 +5,13 @@
 //! * [`spec`]: [`Cluster`] and what one process of it is told, [`WorkerSpec`] and [`EncoderSpec`]; valid by construction.
 //! * [`Delays`]: how long to wait before the next attempt.
 //! * [`stats`]: what a process reports.
-//! * [`status`]: what `srsctl status --json` prints.
+//! * [`status`]: what `srsctl status --json` prints; [`events`]: what `srsctl events --json` does.
 //!
 //! No sockets and no clock here. This crate alone names the YAML library.
 
 mod config;
 mod delays;
+pub mod events;
 pub mod file;
 pub mod memory;
 pub mod span;

@@ -3,6 +3,7 @@
 //! | request | body | answer |
 //! | --- | --- | --- |
 //! | GET [`STATUS`] | | [`Status`](cluster::status::Status) |
+//! | GET [`EVENTS`]`?after=N` | | [`Events`](cluster::events::Events) behind number N, from 0 on all that are kept |
 //! | POST [`APPLY`] | [`Apply`] | lines |
 //! | POST [`RESTART`] | [`Restart`] | lines |
 //! | POST [`UPGRADE`] | [`Upgrade`] | lines |
@@ -21,6 +22,8 @@ use crate::error::Error;
 
 /// Path of the request for the status.
 pub const STATUS: &str = "/v1/status";
+/// Path of the request for what happened.
+pub const EVENTS: &str = "/v1/events";
 /// Path of the request to bring a file into force.
 pub const APPLY: &str = "/v1/apply";
 /// Path of the request to restart processes.

@@ -28,6 +28,6 @@ mod watch;
 pub use client::{Answer, AskError, Connection, ask_once};
 pub use error::{Code, Error};
 pub use fds::Inherited;
-pub use message::{Hello, Reply, Request, VERSION};
+pub use message::{Hello, Reply, Request, VERSION, cause};
 pub use service::{RunError, Seat, Service, block_on, serve};
 pub use watch::watch;

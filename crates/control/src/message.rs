@@ -80,6 +80,14 @@ impl Reply {
     }
 }
 
+/// What a keeper says in [`Hello::cause`] beside how a worker died.
+pub mod cause {
+    /// The worker made place, and the program that it made place for runs.
+    pub const RESTART: &str = "restart";
+    /// At the end: the keeper went back to the program that it was before.
+    pub const WENT_BACK: &str = "the program before goes on";
+}
+
 /// Who a process is: enough to prove that it belongs to the supervisor that asks.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hello {
@@ -101,7 +109,7 @@ pub struct Hello {
     /// So many of them made place, as they were asked to; the others have died.
     #[serde(default)]
     pub renewed: u32,
-    /// How the one before it died, or why it made place.
+    /// How the one before it died, or why it made place; with the words of [`cause`].
     #[serde(default)]
     pub cause: Option<String>,
     /// So many died so soon that it uses nothing of what they have left.

@@ -353,8 +353,8 @@ impl Serving {
         }
         (self.pid, self.generation, self.why_replaced) = (pid, Some(hello.generation), None);
         let age = procfs::start_ticks(pid).and_then(procfs::age).unwrap_or_default();
-        let Hello { generation, renewed, .. } = *hello;
-        Some(Worker { pid, generation, renewed, cause, age })
+        let Hello { generation, renewed, is_cold, .. } = *hello;
+        Some(Worker { pid, generation, renewed, cause, is_cold, age })
     }
 
     /// What the keeper says of the end of this one, and what is known beside that.

@@ -7,8 +7,9 @@ use std::fs::File;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use cluster::events::{self, Events, Happening, Kind};
 use cluster::status::Status;
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::Apply;
@@ -27,10 +28,12 @@ use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
 use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::write_atomic;
+use crate::host::journal::Journal;
 use crate::host::{logs, preflight, procfs};
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
+use crate::reconcile::events::{of_cluster, of_unit};
 use crate::reconcile::kernel::{Answer, Client, Input, Instance, Kernel, Look, Ticket, Unplayed, What};
 
 /// Descriptors that the encoder uses at most.
@@ -55,6 +58,7 @@ pub(crate) struct Processes {
     own_log_fails: Option<String>,
     /// What could not be put back, as it was told.
     missing: Option<String>,
+    journal: Journal,
     /// Kept for a spawn, whatever else this process has open.
     reserve: Vec<OwnedFd>,
     is_closed: bool,
@@ -141,6 +145,7 @@ impl Processes {
         messages: mpsc::Sender<Message>,
     ) -> Self {
         let mut new = Self {
+            journal: Journal::open(dirs.events()),
             dirs,
             parse,
             spawner,
@@ -170,6 +175,18 @@ impl Processes {
         self.last_client
     }
 
+    /// Gives who asked what happened behind event number `after`.
+    pub(crate) fn tell_events(&self, after: u64, reply: Reply) {
+        let (events, newest) = self.journal.after(after);
+        let (schema, cluster) = (events::SCHEMA.to_owned(), self.dirs.name().to_owned());
+        reply.tell(Events { schema, cluster, newest, events });
+    }
+
+    /// Whether the supervisor before this one ended without a word.
+    pub(crate) fn follows_a_killed_one(&self) -> bool {
+        self.journal.was_left_open()
+    }
+
     /// What a message says; a process that was found is kept for [`Kernel::adopt`].
     pub(crate) fn take_in(&mut self, message: Message) -> Input {
         match message {
@@ -183,19 +200,20 @@ impl Processes {
 
     /// Keeps what was found of a unit.
     pub(crate) fn found(&mut self, unit: &UnitId, found: Found) -> Look {
-        let held = self.held(unit);
-        held.found = None;
+        self.held(unit).found = None;
         match found {
             Found::Nothing => Look::Nothing,
             Found::Ended { pid } => {
                 tracing::warn!(%unit, pid, "its keeper has died: the worker is ended");
+                let text = "its keeper had died: the worker that was left is ended";
+                self.record(of_unit(Kind::Died, unit, Some(pid), text));
                 Look::Nothing
             }
             Found::Unknown { why } => Look::Unknown { why },
             Found::Process { process, serving, listener, silent, record } => {
                 let identity = process.identity();
                 let age = procfs::age(identity.start_ticks).unwrap_or_default();
-                held.found = Some((process, listener, record));
+                self.held(unit).found = Some((process, listener, record));
                 Look::Process { pid: identity.pid, serving, silent, age }
             }
         }
@@ -528,6 +546,8 @@ impl Kernel for Processes {
 
     fn install(&mut self, program: &Path) {
         tracing::info!(program = %program.display(), "every start runs it from now on");
+        let text = format!("every start runs {} from now on", program.display());
+        self.record(of_cluster(Kind::Program, None, text));
         self.spawner.install(program.to_owned());
     }
 
@@ -541,6 +561,10 @@ impl Kernel for Processes {
                     .map_err(|error| Unplayed { why: error.to_string(), is_full: error.is_full() }),
             )
         });
+    }
+
+    fn record(&mut self, event: Happening) {
+        self.journal.add(SystemTime::now(), event);
     }
 
     fn say(&mut self, client: Option<Client>, line: String) {

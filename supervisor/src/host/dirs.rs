@@ -9,6 +9,7 @@
 //! | lib/CLUSTER/conf/ID.yaml | the generated config of each process |
 //! | lib/CLUSTER/secret | between origin and edges: 32 random bytes in hex, 0600, created once |
 //! | lib/CLUSTER/log/{ID.log, agent.log} | logs |
+//! | lib/CLUSTER/events.jsonl | what the supervisors did and noticed (`host::journal`) |
 //!
 //! `run` and `lib` are /run/srsctl and /var/lib/srsctl for root; else both are in ~/.local/state/srsctl, or wherever
 //! `--state-dir` says: never in XDG_RUNTIME_DIR, which goes away at logout. Directories are 0700, belong to who runs srsctl,
@@ -26,9 +27,11 @@ use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt as 
 use std::path::{Path, PathBuf};
 
 use cluster::UnitId;
+use cluster::events::Event;
 
 use crate::host::ancestors::require_safe;
 use crate::host::files::{StateError, hex, write_atomic, write_synced};
+use crate::host::journal;
 
 /// What must be free in the state directory, bytes.
 const ROOM: usize = 1 << 20;
@@ -181,6 +184,20 @@ impl ClusterDirs {
     #[must_use]
     pub fn agent_log(&self) -> PathBuf {
         self.lib.join("log/agent.log")
+    }
+
+    /// The events of the cluster.
+    #[must_use]
+    pub(crate) fn events(&self) -> PathBuf {
+        self.lib.join("events.jsonl")
+    }
+
+    /// The events that are written down; those of a supervisor that runs are its own to tell.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn written_events(&self) -> Result<Vec<Event>, StateError> {
+        journal::read(&self.events())
     }
 
     /// The secret between origin and edges.

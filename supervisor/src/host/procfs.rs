@@ -49,6 +49,13 @@ pub(crate) fn name(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
 }
 
+/// The user who logged in where a process comes from; `None` of a service, and where the kernel keeps no account of it.
+#[must_use]
+pub(crate) fn login_uid(pid: u32) -> Option<u32> {
+    let text = fs::read_to_string(format!("/proc/{pid}/loginuid")).ok()?;
+    text.trim().parse().ok().filter(|uid| *uid != u32::MAX)
+}
+
 /// The text of the file in memory called `name` that process `pid` has open, if it lets us look.
 #[must_use]
 pub(crate) fn file_in_memory(pid: u32, name: &str) -> Option<String> {

@@ -2,10 +2,12 @@
 
 use std::time::Instant;
 
+use cluster::events::Kind as Happened;
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::Apply;
 use control::{Code, Error};
 
+use super::events;
 use super::job::{AwaitReady, Configure, Job, Phase, Step, Turn};
 use super::kernel::{Answer, InForce, Kernel};
 use super::member::Member;
@@ -117,6 +119,7 @@ impl Reconciler {
         kernel: &mut impl Kernel,
     ) -> Turn {
         kernel.say(job.client, format!("starting {id}"));
+        kernel.record(events::of_unit(Happened::Added, id, None, ""));
         self.feed_id(id, Event::Want(Wanted::Up), now, kernel);
         Turn::Done
     }
@@ -253,6 +256,7 @@ impl Reconciler {
                 // It stays, to be told of, without the port.
                 kernel.close_port(id);
             } else if member.live.is_none() {
+                kernel.record(events::of_unit(Happened::TakenBack, id, None, ""));
                 kernel.remove(id, false);
                 self.members.retain(|member| member.id != *id);
             }

@@ -15,6 +15,8 @@ use super::kernel::{Answer, Client, InForce, Instance, Ticket};
 pub(crate) struct Job {
     /// Who is to be told.
     pub(crate) client: Option<Client>,
+    /// What was asked, and when; its end is an event then.
+    pub(crate) asked: Option<(String, Instant)>,
     /// What is left to be done, in this order.
     pub(crate) steps: VecDeque<Step>,
     /// What is done in place of the steps that are left, should one fail.

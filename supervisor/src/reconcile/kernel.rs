@@ -6,6 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cluster::events::{By, Happening};
 use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::{Health, Status};
 use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
@@ -51,8 +52,8 @@ pub(crate) enum Input {
     Asked {
         /// Who is to be answered.
         client: Client,
-        /// Its process, if it is known.
-        by: Option<u32>,
+        /// Who that is, if it is known.
+        by: Option<By>,
         /// What.
         command: Command,
     },
@@ -96,6 +97,8 @@ pub(crate) struct Worker {
     pub(crate) renewed: u32,
     /// How the one before it ended.
     pub(crate) cause: Option<String>,
+    /// It uses nothing of what those before it left.
+    pub(crate) is_cold: bool,
     /// For how long it has run.
     pub(crate) age: Duration,
 }
@@ -242,6 +245,9 @@ pub(crate) trait Kernel {
     fn install(&mut self, program: &Path);
     /// Plays a URL until its first keyframe, for `limit` at most; [`Answer::Played`] follows.
     fn play(&mut self, ticket: Ticket, url: &str, limit: Duration);
+
+    /// Keeps what happened, for whoever asks for events.
+    fn record(&mut self, event: Happening);
 
     /// Tells a client, if there is one, of progress.
     fn say(&mut self, client: Option<Client>, line: String);

@@ -12,6 +12,8 @@ use crate::machine::unit::Unit;
 
 /// A report older than this says nothing of now.
 const FRESH: Duration = Duration::from_secs(5);
+/// A health that has lasted for so long is told as an event.
+const LASTS: Duration = Duration::from_secs(5);
 
 /// One unit.
 #[derive(Debug)]
@@ -42,6 +44,8 @@ pub(crate) struct Member {
     outlived: Option<(Instant, String)>,
     /// A stream that is live at the origin and not here, or comes here no more, since when.
     pub(crate) missing: Option<(String, Instant)>,
+    /// Its health, as far as that is an event.
+    pub(crate) health: Settled,
 }
 
 /// A process.
@@ -85,6 +89,7 @@ impl Member {
             renewed: 0,
             outlived: None,
             missing: None,
+            health: Settled::default(),
         }
     }
 
@@ -183,6 +188,37 @@ impl Member {
     }
 }
 
+/// A unit's health, of which a change counts once it has lasted.
+#[derive(Debug)]
+pub(crate) struct Settled {
+    told: Health,
+    /// Another one, and since when.
+    next: Option<(Health, Instant)>,
+}
+
+impl Default for Settled {
+    fn default() -> Self {
+        Self { told: Health::Passing, next: None }
+    }
+}
+
+impl Settled {
+    /// Takes the health `now` in; tells whether it is another one than was told, and lasts. What is not known changes nothing.
+    pub(crate) fn handle(&mut self, now: Instant, health: Health) -> bool {
+        if health == Health::Unknown || health == self.told {
+            self.next = None;
+            return false;
+        }
+        let since = self.next.filter(|(next, _)| *next == health).map_or(now, |(_, since)| since);
+        self.next = Some((health, since));
+        let lasts = now.saturating_duration_since(since) >= LASTS;
+        if lasts {
+            (self.told, self.next) = (health, None);
+        }
+        lasts
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -201,7 +237,8 @@ mod tests {
     }
 
     fn worker(pid: u32, generation: u32, cause: Option<&str>) -> Worker {
-        Worker { pid, generation, renewed: 0, cause: cause.map(str::to_owned), age: Duration::ZERO }
+        let cause = cause.map(str::to_owned);
+        Worker { pid, generation, renewed: 0, cause, is_cold: false, age: Duration::ZERO }
     }
 
     #[test]
@@ -223,6 +260,29 @@ mod tests {
             "before it was taken over"
         );
         assert_eq!(member.resumed, 8);
+    }
+
+    #[test]
+    fn a_health_is_told_once_it_lasts_and_once() {
+        use Health::{Critical, Passing, Unknown, Warning};
+        let (start, mut health, mut told) = (Instant::now(), Settled::default(), Vec::new());
+        // One of each second.
+        let seconds = [
+            (Passing, 9),
+            (Warning, 3),
+            (Passing, 1),
+            (Warning, 3),
+            (Unknown, 1),
+            (Critical, 9),
+            (Passing, 9),
+        ];
+        let seconds = seconds.into_iter().flat_map(|(health, count)| std::iter::repeat_n(health, count));
+        for (second, now) in seconds.enumerate() {
+            if health.handle(start + Duration::from_secs(second as u64), now) {
+                told.push((second, now));
+            }
+        }
+        assert_eq!(told, [(22, Critical), (31, Passing)]);
     }
 
     #[test]

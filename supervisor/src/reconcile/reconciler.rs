@@ -6,10 +6,12 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use cluster::events::{By, Kind};
 use cluster::{Cluster, Port, ProcessSpec, UnitId};
 use control::api::StartupEvent;
 use control::{Code, Error};
 
+use super::events;
 use super::job::{AwaitStart, Configure, Job, Step, StopRole, Turn};
 use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, What, Worker};
 use super::member::{Live, Member};
@@ -127,7 +129,7 @@ impl Reconciler {
             origins.map(|origin| Configure::step(new.cluster.worker_spec(origin, secret.clone()), false));
         let wait = Step::AwaitStart(AwaitStart { begin: now, told: Vec::new() });
         let steps: Vec<Step> = told.chain([wait]).collect();
-        new.job = Some(Job::new(None, steps));
+        new.job = Some(Job { asked: Some(("start".to_owned(), now)), ..Job::new(None, steps) });
         new.advance(now, kernel);
         new
     }
@@ -154,7 +156,7 @@ impl Reconciler {
                 }
             }
             Input::Asked { client, by, command } => self.handle_command(client, by, command, now, kernel),
-            Input::Warnings(warnings) => self.warnings = warnings,
+            Input::Warnings(warnings) => self.handle_warnings(warnings, kernel),
             Input::Stop => self.handle_told(Asked::Stop, now, kernel),
             Input::Leave => self.handle_told(Asked::Leave, now, kernel),
             Input::Time => {}
@@ -203,11 +205,14 @@ impl Reconciler {
         while let Some(event) = next.take() {
             let Some(member) = self.members.get_mut(index) else { return };
             tracing::debug!(unit = %member.id, ?event, state = ?member.machine.state(), "event");
-            let before = member.machine.status();
+            let (was, before) = (member.machine.state().clone(), member.machine.status());
             let action = member.machine.handle(now, event, kernel.random());
             let after = member.machine.status();
             if before != after {
                 tracing::info!(unit = %member.id, from = ?before, to = ?after, "state");
+            }
+            if let Some(event) = events::of_state(member, &was, now) {
+                kernel.record(event);
             }
             if let Some(Action::Terminate | Action::Kill) = action {
                 let why = match member.machine.state() {
@@ -227,6 +232,7 @@ impl Reconciler {
                     let instance = self.instances;
                     match kernel.spawn(&member.spec, member.port.as_ref(), instance) {
                         Ok((pid, started)) => {
+                            kernel.record(events::of_unit(Kind::Started, &member.id, Some(pid), ""));
                             member.handle_process(Live {
                                 instance,
                                 pid,
@@ -312,7 +318,11 @@ impl Reconciler {
             }
             What::NotReady(why) => member.not_ready = Some(why),
             What::Worker(worker) => {
+                let is_first = member.live.is_some_and(|live| live.adopted && live.serving.is_none());
                 let outlived = member.handle_worker(&worker, now);
+                if let Some(event) = events::of_worker(id, &worker, outlived, is_first) {
+                    kernel.record(event);
+                }
                 let Worker { pid, generation, cause, .. } = worker;
                 let cause = cause.unwrap_or_default();
                 match outlived {
@@ -335,7 +345,7 @@ impl Reconciler {
     fn handle_command(
         &mut self,
         client: Client,
-        by: Option<u32>,
+        by: Option<By>,
         command: Command,
         now: Instant,
         kernel: &mut impl Kernel,
@@ -347,7 +357,13 @@ impl Reconciler {
             Command::Upgrade(_) => Asked::Upgrade,
             Command::Down => Asked::Down,
         };
-        match (self.queue.handle(now, asked, by), command) {
+        let accepted = self.queue.handle(now, asked, by.map(|by| by.pid));
+        let name = events::name(&command).filter(|_| accepted.is_ok());
+        if let Some(name) = &name {
+            kernel.record(events::of_cluster(Kind::Asked, by, name.clone()));
+        }
+        let asked = name.map(|name| (name, now));
+        match (accepted, command) {
             (Err(refusal), _) => kernel.finish(Some(client), Err(refusal.into())),
             (Ok(_), Command::Status) => {
                 self.asked.push((client, now));
@@ -355,32 +371,41 @@ impl Reconciler {
                     kernel.refresh(&member.id);
                 }
             }
-            (Ok(_), Command::Apply(file)) => self.job = Some(Job::new(Some(client), [Step::Parse { file }])),
+            (Ok(_), Command::Apply(file)) => {
+                self.job = Some(Job { asked, ..Job::new(Some(client), [Step::Parse { file }]) });
+            }
             (Ok(_), Command::Restart(restart)) => {
                 let (steps, errors) = match self.restart(&restart) {
                     Ok(steps) => (steps, Vec::new()),
                     Err(why) => (Vec::new(), vec![why]),
                 };
-                self.job = Some(Job { errors, ..Job::new(Some(client), steps) });
+                self.job = Some(Job { asked, errors, ..Job::new(Some(client), steps) });
             }
             (Ok(_), Command::Upgrade(upgrade)) => {
-                self.job = Some(Job::new(Some(client), self.upgrade(&upgrade)));
+                self.job = Some(Job { asked, ..Job::new(Some(client), self.upgrade(&upgrade)) });
             }
-            (Ok(_), Command::Down) => self.begin_end(Some(client), true, now, kernel),
+            (Ok(_), Command::Down) => self.begin_end((Some(client), asked), true, now, kernel),
         }
     }
 
     fn handle_told(&mut self, asked: Asked, now: Instant, kernel: &mut impl Kernel) {
         let accepted: Result<Accepted, Refusal> = self.queue.handle(now, asked, None);
+        let name = if asked == Asked::Leave { "SIGQUIT" } else { "SIGTERM or SIGINT" };
+        if accepted.is_ok() {
+            kernel.record(events::of_cluster(Kind::Asked, None, name));
+        }
         match (accepted, asked) {
             (Ok(Accepted::End), Asked::Leave) => {
-                self.break_off(kernel);
+                self.break_off(now, kernel);
                 let left = self.members.iter().filter(|member| member.live.is_some()).count();
                 tracing::info!(processes = left, "left to the next supervisor");
                 self.end = Some(End::Left(left));
             }
             // A start that is interrupted leaves what was found running as it was.
-            (Ok(Accepted::End), _) => self.begin_end(None, self.is_started, now, kernel),
+            (Ok(Accepted::End), _) => {
+                let asked = Some((name.to_owned(), now));
+                self.begin_end((None, asked), self.is_started, now, kernel);
+            }
             (Ok(Accepted::Hurry), _) => {
                 for index in 0..self.members.len() {
                     let state = self.members.get(index).map(|member| member.machine.state());
@@ -394,9 +419,15 @@ impl Reconciler {
     }
 
     /// Breaks off what runs, and begins to stop all processes, or only those that this supervisor started.
-    fn begin_end(&mut self, client: Option<Client>, all: bool, now: Instant, kernel: &mut impl Kernel) {
+    fn begin_end(
+        &mut self,
+        (client, asked): (Option<Client>, Option<(String, Instant)>),
+        all: bool,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) {
         use cluster::Role::{Edge, Encoder, Origin};
-        self.break_off(kernel);
+        self.break_off(now, kernel);
         for index in 0..self.members.len() {
             let Some(member) = self.members.get(index).filter(|member| member.is_stopped(all)) else {
                 continue;
@@ -408,12 +439,17 @@ impl Reconciler {
         }
         let back = self.before.take().filter(|_| !all).map(Step::GoBack);
         let stops = [Encoder, Edge, Origin].map(|role| Step::Stop(StopRole { role, all, begun: None }));
-        self.job = Some(Job::new(client, back.into_iter().chain(stops).chain([Step::Clear { all }])));
+        let steps = back.into_iter().chain(stops).chain([Step::Clear { all }]);
+        self.job = Some(Job { asked, ..Job::new(client, steps) });
     }
 
-    fn break_off(&mut self, kernel: &mut impl Kernel) {
+    fn break_off(&mut self, now: Instant, kernel: &mut impl Kernel) {
         if let Some(job) = self.job.take() {
-            kernel.finish(job.client, Err(Error::new(Code::Interrupted, ENDING)));
+            let outcome = Err(Error::new(Code::Interrupted, ENDING));
+            if let Some(asked) = job.asked {
+                kernel.record(events::of_end(asked, &outcome, now));
+            }
+            kernel.finish(job.client, outcome);
         }
     }
 
@@ -437,6 +473,7 @@ impl Reconciler {
             self.next_housekeeping = now + HOUSEKEEPING;
             self.members.iter_mut().for_each(|member| member.machine.handle_time(now));
             self.look_for_missing_streams(now);
+            self.watch_health(now, kernel);
             for member in &mut self.members {
                 if !member.looked_for && matches!(member.machine.state(), State::Unknown { .. }) {
                     member.looked_for = true;
@@ -461,7 +498,7 @@ impl Reconciler {
         while let Some(mut job) = self.job.take() {
             job.due = None;
             let Some(step) = job.steps.pop_front() else {
-                self.finish(job, kernel);
+                self.finish(job, now, kernel);
                 continue;
             };
             match self.take_step(step, &mut job, now, kernel) {
@@ -481,8 +518,11 @@ impl Reconciler {
         }
     }
 
-    fn finish(&mut self, job: Job, kernel: &mut impl Kernel) {
+    fn finish(&mut self, job: Job, now: Instant, kernel: &mut impl Kernel) {
         let outcome = outcome(job.errors);
+        if let Some(asked) = job.asked {
+            kernel.record(events::of_end(asked, &outcome, now));
+        }
         match self.queue.runs() {
             Some(Runs::End) => self.end = Some(End::Stopped(outcome.clone())),
             Some(Runs::Start) => {

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use cluster::stats::StreamStats;
 use cluster::{ProcessSpec, Role, UnitId};
-use control::{Code, Error, api};
+use control::{Code, Error, api, cause};
 
 use super::job::{AwaitPlay, AwaitReady, Job, Renew, Restart, Restarted, Step, Turn};
 use super::kernel::{Answer, Kernel, Unplayed};
@@ -14,8 +14,6 @@ use super::steps::KEYFRAME_LIMIT;
 use super::upgrade::not_upgraded;
 use crate::machine::state::{Event, State, Wanted};
 
-/// What a keeper says of a worker that made place, when all went well.
-const RENEWED: &str = "restart";
 /// How long a keeper may take to start the worker after one that has made place.
 const RENEW_LIMIT: Duration = Duration::from_secs(10);
 /// Between two plays of a stream that is not there yet.
@@ -144,8 +142,8 @@ impl Reconciler {
                 return Turn::Failed(not_upgraded(&id, &how, &renew.restart.rest));
             }
             match how {
-                Some((_, how)) if how == RENEWED => {}
-                Some((_, how)) if how.starts_with(RENEWED) => {
+                Some((_, how)) if how == cause::RESTART => {}
+                Some((_, how)) if how.starts_with(cause::RESTART) => {
                     job.errors.push(Error::new(Code::Failed, format!("{id}: {how}")));
                 }
                 other => {

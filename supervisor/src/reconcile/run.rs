@@ -4,13 +4,15 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cluster::events::Kind as Happened;
 use cluster::{Cluster, ProcessSpec, UnitId};
 use control::api::StartupEvent;
 use tokio::signal::unix;
 use tokio::sync::mpsc;
 
 use super::config::{AgentConfig, AgentError, Parse};
-use super::kernel::{Command, InForce, Input, Look};
+use super::events::of_cluster;
+use super::kernel::{Command, InForce, Input, Kernel as _, Look};
 use super::plan::{Action, Kind, Plan};
 use super::reconciler::{End, Reconciler, specs};
 use super::surroundings::{self, Surroundings};
@@ -78,7 +80,10 @@ impl Inputs {
         loop {
             tokio::select! {
                 Some(message) = self.messages.recv() => return processes.take_in(message),
-                Some(asked) = self.commands.recv() => return take_up(asked, processes),
+                Some(api::Asked { by, request, reply }) = self.commands.recv() => match command(request) {
+                    Ok(command) => return Input::Asked { client: processes.enrol(reply), by, command },
+                    Err(after) => processes.tell_events(after, reply),
+                },
                 _ = self.terminate.recv() => return Input::Stop,
                 _ = self.interrupt.recv() => return Input::Stop,
                 _ = self.quit.recv() => return Input::Leave,
@@ -99,15 +104,16 @@ impl Inputs {
     }
 }
 
-fn take_up(api::Asked { by, request, reply }: api::Asked, processes: &mut Processes) -> Input {
-    let command = match request {
+/// What is to be decided; or the number behind which events are asked for, which takes no decision.
+fn command(request: api::Request) -> Result<Command, u64> {
+    Ok(match request {
+        api::Request::Events(after) => return Err(after),
         api::Request::Status => Command::Status,
         api::Request::Apply(file) => Command::Apply(file),
         api::Request::Restart(restart) => Command::Restart(restart),
         api::Request::Upgrade(upgrade) => Command::Upgrade(upgrade),
         api::Request::Down => Command::Down,
-    };
-    Input::Asked { client: processes.enrol(reply), by, command }
+    })
 }
 
 async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -> Result<(), AgentError> {
@@ -127,6 +133,12 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
     if let End::Left(_) = end {
         surroundings.dirs.remove_agent_socket();
     }
+    let last = match &end {
+        End::Left(left) => format!("{left} processes are left to the next one"),
+        End::Stopped(Ok(())) => String::new(),
+        End::Stopped(Err(why)) => why.to_string(),
+    };
+    processes.record(of_cluster(Happened::SupervisorEnded, None, last));
     // With the clients that are owed nothing any more; the tasks end, the processes do not.
     drop((inputs, processes));
     surroundings.end().await;
@@ -222,6 +234,11 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         own_log: detached.then(|| dirs.agent_log()),
     };
     let mut processes = Processes::new(dirs.clone(), parse, spawner, remembered, listeners, sender);
+    let mut first = format!("version {}, pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
+    if processes.follows_a_killed_one() {
+        first.push_str("; the one before ended without a word");
+    }
+    processes.record(of_cluster(Happened::SupervisorStarted, None, first));
     for (unit, found) in ended {
         // Told only now, that there is a log.
         processes.found(&unit, found);

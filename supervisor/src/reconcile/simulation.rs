@@ -5,7 +5,8 @@
 //! * a unit that is wanted has exactly one process, or a reason, and a moment when it is tried again;
 //! * no unit has two processes, and nothing is signalled that is not proved to be ours (in the fake);
 //! * siblings are not restarted together, on their own or on request, and stop in order;
-//! * a refusal changed nothing, and what is asked gets exactly one answer.
+//! * a refusal changed nothing, and what is asked gets exactly one answer;
+//! * the newest event of a unit tells its state, and what is asked begins and ends with an event.
 //!
 //! `SRSCTL_SEEDS=100000` runs more of them, `SRSCTL_SEED=N` begins at N; a single seed (`SRSCTL_SEEDS=1`) is told step by
 //! step.
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use cluster::events::{By, Kind};
 use cluster::{Role, UnitId};
 use control::Code;
 use control::api::{Apply, Restart, StartupEvent, Upgrade};
@@ -270,7 +272,7 @@ impl History {
             (members.collect::<Vec<_>>(), it.queue, format!("{:?}", it.cluster))
         };
         let (before, effects) = (picture(supervisor), self.fake.effects);
-        let by = Some(4711);
+        let by = Some(By { pid: 4711, uid: 0, login_uid: None });
         self.fake.answers.clear();
         self.step(Input::Asked { client, by, command });
         let answers = std::mem::take(&mut self.fake.answers);
@@ -317,6 +319,7 @@ impl History {
                 }
             };
             assert_eq!(held.is_some(), has_process, "{id} is {state:?}");
+            self.look_at_event(id, state);
             if let (Some((_, pid)), Some(holder)) = (held, self.fake.holder(id)) {
                 assert_eq!(pid, holder, "{id} has another process");
             }
@@ -353,6 +356,28 @@ impl History {
                 | StartupEvent::NotReady { .. } => {}
             }
         }
+    }
+
+    /// What was told last of a unit is how it is.
+    fn look_at_event(&self, id: &UnitId, state: &State) {
+        use Kind::{
+            Adopted, Critical, Died, Frozen, GaveUp, LeftAlone, NotStarted, Passing, Ready, Renewed, Resumed,
+            Started, Stopped, Warning,
+        };
+        let running = [Ready, Adopted, Renewed, Resumed, Passing, Warning, Critical];
+        let told = self.fake.told.get(id);
+        let fits = match state {
+            State::Starting => told.is_some_and(|told| [Started, Renewed].contains(told)),
+            State::Running { .. } => told.is_some_and(|told| running.contains(told)),
+            // That it is to stop was asked for.
+            State::Stopping { .. } => true,
+            State::Killing { .. } => told == Some(&Frozen),
+            State::Backoff { .. } => told.is_some_and(|told| [Died, NotStarted].contains(told)),
+            State::Failed { .. } => told == Some(&GaveUp),
+            State::Unknown { .. } => told == Some(&LeftAlone),
+            State::Stopped => told.is_none_or(|told| [Stopped, Kind::Added].contains(told)),
+        };
+        assert!(fits, "{id} is {state:?}, and what was told last is {told:?}");
     }
 
     /// Encoder, then edges, then origin: nobody is stopped before what hangs on it, unless that does not end.

@@ -54,6 +54,7 @@ impl Reconciler {
     pub(super) fn await_streams(
         &mut self,
         (end, mut ask): (Instant, Instant),
+        job: &mut Job,
         now: Instant,
         kernel: &mut impl Kernel,
     ) -> Turn {
@@ -78,6 +79,9 @@ impl Reconciler {
             self.startup.push_back(StartupEvent::NotReady { unit: member.id.clone(), why });
         }
         let ready = self.members.len() - waiting;
+        if let Some((name, _)) = &mut job.asked {
+            name.push_str(&format!(": {ready} ready, {waiting} not"));
+        }
         self.startup.push_back(StartupEvent::Complete { ready, waiting });
         Turn::Done
     }

@@ -26,7 +26,7 @@ impl Reconciler {
     ) -> Turn {
         match step {
             Step::AwaitStart(wait) => self.await_start(wait, job, now),
-            Step::AwaitStreams { end, ask } => self.await_streams((end, ask), now, kernel),
+            Step::AwaitStreams { end, ask } => self.await_streams((end, ask), job, now, kernel),
             Step::Parse { file } => self.parse(file, job, kernel),
             Step::Start { id } => self.start_added(&id, job, now, kernel),
             Step::AwaitReady(wait) => self.await_ready(wait, job, now, kernel),

@@ -91,7 +91,7 @@ impl Reconciler {
         }
     }
 
-    fn verdict(&self, unit: &Member, look: &Path, now: Instant) -> (Health, String) {
+    pub(super) fn verdict(&self, unit: &Member, look: &Path, now: Instant) -> (Health, String) {
         match unit.machine.state() {
             State::Running { .. } => {
                 let max_connections = match &unit.spec {

@@ -25,6 +25,7 @@ impl Processes {
         }
         self.fill_reserve();
         self.tend_logs();
+        self.journal.tend();
         match self.tend_files() {
             Ok(()) => self.missing = None,
             Err(error) => {

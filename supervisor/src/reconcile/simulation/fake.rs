@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cluster::events::{Happening, Kind};
 use cluster::stats::ProcessStats;
 use cluster::status::Status;
 use cluster::{Cluster, Host, Port, ProcessSpec, Role, UnitId, WorkerOptions, WorkerSpec};
@@ -118,6 +119,10 @@ pub(super) struct Fake {
     pub(super) owed: BTreeSet<Client>,
     /// What was answered since the step began.
     pub(super) answers: Vec<(Client, Result<(), Error>)>,
+    /// The newest event of each unit, as this supervisor told it.
+    pub(super) told: BTreeMap<UnitId, Kind>,
+    /// What was asked and has not ended, by what it is called.
+    asked: BTreeSet<String>,
     /// Whatever was done that is no answer, counted.
     pub(super) effects: u64,
     pub(super) in_force: String,
@@ -144,6 +149,8 @@ impl Fake {
             found: BTreeMap::new(),
             owed: BTreeSet::new(),
             answers: Vec::new(),
+            told: BTreeMap::new(),
+            asked: BTreeSet::new(),
             effects: 0,
             in_force: String::new(),
             stops: Vec::new(),
@@ -280,8 +287,14 @@ impl Fake {
         let Some(Process { unit, generation, .. }) = self.processes.get(&pid).cloned() else { return };
         if let Some((instance, _)) = self.held.get(&unit).filter(|(_, held)| *held == pid) {
             let cause = (generation > 0).then(|| "restart".to_owned());
-            let worker =
-                Worker { pid: pid + 100_000, generation, renewed: generation, cause, age: Duration::ZERO };
+            let worker = Worker {
+                pid: pid + 100_000,
+                generation,
+                renewed: generation,
+                cause,
+                is_cold: false,
+                age: Duration::ZERO,
+            };
             let (instance, what) = (*instance, What::Worker(worker));
             self.tell_after(Duration::ZERO, Input::Process { unit, instance, what });
         }
@@ -343,6 +356,8 @@ impl Fake {
         self.held.clear();
         self.found.clear();
         self.owed.clear();
+        self.told.clear();
+        self.asked.clear();
         for process in self.processes.values_mut() {
             process.child = false;
         }
@@ -632,6 +647,19 @@ impl Kernel for Fake {
         let is_full = self.random.percent(30);
         let unplayed = Unplayed { why: "no keyframe".into(), is_full };
         self.answer_after(wait, ticket, Answer::Played(if plays { Ok(()) } else { Err(unplayed) }));
+    }
+
+    fn record(&mut self, event: Happening) {
+        self.tell(|| format!("{:?} {:?}: {}", event.kind, event.unit, event.text));
+        match (event.unit, event.kind) {
+            (Some(unit), kind) => drop(self.told.insert(unit, kind)),
+            (None, Kind::Asked) => drop(self.asked.insert(event.text)),
+            (None, Kind::Done | Kind::Failed) => {
+                let name = event.text.split(": ").next().unwrap().to_owned();
+                assert!(name == "start" || self.asked.remove(&name), "{name} ends, and was not asked");
+            }
+            (None, _) => {}
+        }
     }
 
     fn say(&mut self, client: Option<Client>, line: String) {
