@@ -27,10 +27,11 @@ if [ "${1:-test}" = test ]; then
   wanted=(
     ffmpeg                     # publisher and player, libavformat
     rtmpdump                   # player, librtmp
+    mpv                        # player
     gstreamer1.0-tools         # gst-launch-1.0
     gstreamer1.0-plugins-base
     gstreamer1.0-plugins-good  # flvmux, flvdemux
-    gstreamer1.0-plugins-bad   # rtmp2src, rtmp2sink, rtmpsink
+    gstreamer1.0-plugins-bad   # rtmp2src, rtmp2sink, rtmpsink, openh264dec, checksumsink
     util-linux                 # unshare
   )
 fi

@@ -12,7 +12,7 @@ use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
 
 use super::flv::{self, Tag};
-use super::{SOON, card_file, wait_for};
+use super::{CARD_MS, SOON, card, card_file, wait_for};
 
 /// A running client program, in a process group of its own.
 pub struct Client {
@@ -90,7 +90,8 @@ pub struct Recorder {
 }
 
 impl Recorder {
-    fn start(dir: &Path, name: &str, command: impl FnOnce(&str) -> Command) -> Self {
+    /// Starts a program that records into the file that `command` is given.
+    pub fn start(dir: &Path, name: &str, command: impl FnOnce(&str) -> Command) -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let file = dir.join(format!("{name}-{}.flv", NEXT.fetch_add(1, Ordering::Relaxed)));
         let client = Client::start(dir, name, &mut command(file.to_str().unwrap()));
@@ -174,19 +175,31 @@ pub fn ffmpeg_encoder_loop(dir: &Path, url: &str) -> Client {
     Client::start(dir, "encoder-loop", &mut command)
 }
 
-/// GStreamer's own RTMP stack sends the test card once, in real time.
+/// GStreamer's own RTMP stack sends the test card [`ROUNDS`] times, in real time.
 pub fn gstreamer_publisher(dir: &Path, url: &str) -> Client {
     flv_pipeline(dir, "rtmp2sink", &format!("location={url}"))
 }
 
-/// librtmp sends the test card once, in real time.
+/// librtmp sends the test card [`ROUNDS`] times, in real time.
 pub fn librtmp_publisher(dir: &Path, url: &str) -> Client {
     flv_pipeline(dir, "rtmpsink", &format!("location={url} live=1"))
 }
 
+/// How often the publishers of GStreamer send the test card: 160 s, longer than any test needs.
+const ROUNDS: u32 = 10;
+
 /// `sync=true` makes the sink keep real time; the queues keep audio and video from waiting for each other.
 fn flv_pipeline(dir: &Path, sink: &str, location: &str) -> Client {
-    let source = format!("location={}", card_file().display());
+    let file = dir.join(format!("{sink}-source.flv"));
+    let card = card();
+    let rounds = (0..ROUNDS).flat_map(|round| {
+        let is_of_it = move |tag: &&Tag| round == 0 || tag.is_frame();
+        card.iter()
+            .filter(is_of_it)
+            .map(move |tag| Tag { timestamp: tag.timestamp + round * CARD_MS, ..tag.clone() })
+    });
+    fs::write(&file, flv::to_bytes(rounds)).unwrap();
+    let source = format!("location={}", file.display());
     let words = [
         "filesrc",
         &source,
@@ -233,13 +246,15 @@ pub fn nginx(dir: &Path, addr: SocketAddr, applications: &str) -> Client {
     client
 }
 
-fn ffmpeg() -> Command {
+/// ffmpeg that says what is wrong, and nothing else.
+pub fn ffmpeg() -> Command {
     let mut command = Command::new("ffmpeg");
     command.args(["-hide_banner", "-loglevel", "warning", "-nostdin"]);
     command
 }
 
-fn gstreamer(words: &[&str]) -> Command {
+/// A pipeline of GStreamer that says what is wrong, and nothing else.
+pub fn gstreamer(words: &[&str]) -> Command {
     let mut command = Command::new("gst-launch-1.0");
     command.arg("-q").args(words);
     command

@@ -4,8 +4,10 @@ pub mod clients;
 pub mod cluster;
 pub mod flv;
 pub mod net;
+pub mod pictures;
 pub mod raw;
 pub mod rml;
+pub mod viewers;
 
 use std::path::{Path, PathBuf};
 use std::thread;

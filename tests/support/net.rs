@@ -1,5 +1,6 @@
 //! A loopback network for each test: the guide's ports on addresses that no other test uses.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process;
@@ -66,6 +67,23 @@ impl Net {
     pub fn cluster_name(&self) -> String {
         format!("t{}-{}", self.a, self.b)
     }
+}
+
+/// Who is connected to `addr`, as the kernel tells.
+pub fn peers(addr: SocketAddr) -> BTreeSet<SocketAddr> {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    let is_established = |fields: &[&str]| fields[3] == "01";
+    let rows = table.lines().skip(1).map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+    let established = rows.filter(|fields| is_established(fields));
+    established.filter(|fields| parse(fields[1]) == addr).map(|fields| parse(fields[2])).collect()
+}
+
+/// An address as /proc/net/tcp writes it.
+fn parse(address: &str) -> SocketAddr {
+    let (host, port) = address.split_once(':').unwrap();
+    // The four bytes of the host, printed as the number that they are in the memory of this machine.
+    let host = u32::from_str_radix(host, 16).unwrap().to_ne_bytes();
+    (Ipv4Addr::from(host), u16::from_str_radix(port, 16).unwrap()).into()
 }
 
 /// `rtmp://host:port/app/stream`.
