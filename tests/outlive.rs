@@ -12,7 +12,7 @@ use crate::support::cluster::{TestCluster, signal};
 use crate::support::flv::{assert_same, seconds_of_video};
 use crate::support::net::{peers, url};
 use crate::support::viewers::{Viewer, card_pictures};
-use crate::support::{CARD_MS, SOON, STREAM, looped_card, pictures, rml, wait_until};
+use crate::support::{CARD_MS, SOON, STREAM, looped_card, pictures, rml};
 
 /// Lets the swarm run until nobody waits for anything.
 fn settle(swarm: &mut Swarm) {
@@ -28,14 +28,14 @@ fn run(swarm: &mut Swarm, ms: u64) {
 }
 
 /// Deaths of each port.
-const DEATHS: u32 = 10;
+const DEATHS: usize = 10;
 
 /// The worker of each of `ports` dies, all at once, in round `round` of [`DEATHS`]; the next one is there.
 ///
 /// A third death within a minute starts cold, on purpose: two are by the worker's own end, and the others are asked for. Those come the same
 /// way: the worker is killed.
 #[track_caller]
-fn kill(cluster: &TestCluster, ports: &[SocketAddr], round: u32) {
+fn kill(cluster: &TestCluster, ports: &[SocketAddr], round: usize) {
     let units: Vec<_> = ports.iter().map(|port| cluster.unit(*port)).collect();
     for unit in &units {
         match round {
@@ -62,19 +62,12 @@ fn assert_kept(before: &[BTreeSet<SocketAddr>], ports: &[SocketAddr]) {
     }
 }
 
-/// Waits until `player` has got `messages` more, and one.
-#[track_caller]
-fn await_more(player: &rml::Peer, messages: u32) {
-    let mark = player.mark();
-    wait_until("the player to get more", SOON, || player.mark() > mark + messages as usize);
-}
-
 /// Fails unless the worker of each port died [`DEATHS`] times, and the next one went on each time.
 #[track_caller]
 fn assert_deaths(cluster: &TestCluster, ports: &[SocketAddr]) {
     for port in ports {
         let unit = cluster.unit(*port);
-        assert_eq!((unit.resumed, unit.restarts), (DEATHS, 0), "{unit:#?}");
+        assert_eq!((unit.resumed as usize, unit.restarts), (DEATHS, 0), "{unit:#?}");
     }
 }
 
@@ -139,10 +132,10 @@ fn ffmpeg_rtmpdump_gstreamer_and_mpv_show_every_picture_once_and_say_nothing_whi
             kill(&cluster, &[edge, origin], round);
         } else {
             kill(&cluster, &[edge], round);
-            await_more(&clock, round * 7 % 23);
+            clock.await_more(round * 7 % 23);
             kill(&cluster, &[origin], round);
         }
-        await_more(&clock, round * 5 % 17);
+        clock.await_more(round * 5 % 17);
     }
 
     let wanted = viewers.each_ref().map(|viewer| viewer.seconds() + 1.0);
@@ -187,15 +180,17 @@ fn the_encoders_of_ffmpeg_gstreamer_and_librtmp_keep_their_connections_and_no_ed
     let before = connections(&ports);
 
     for round in 0..DEATHS {
-        let at = round as usize % edges.len();
+        let at = round % edges.len();
+        // Of the first stream at that edge.
+        let clock = &players[at * encoders.len()].2;
         if round % 2 == 1 {
             kill(&cluster, &[origin, edges[at]], round);
         } else {
             kill(&cluster, &[origin], round);
-            await_more(&players[at].2, round * 7 % 23);
+            clock.await_more(round * 7 % 23);
             kill(&cluster, &edges[at..=at], round);
         }
-        await_more(&players[at].2, round * 5 % 17);
+        clock.await_more(round * 5 % 17);
     }
 
     let marks: Vec<_> = players.iter().map(|(.., player)| player.mark()).collect();

@@ -114,6 +114,13 @@ impl Peer {
         })
     }
 
+    /// Waits until so many more messages have come, and one.
+    #[track_caller]
+    pub fn await_more(&self, messages: usize) {
+        let mark = self.mark();
+        self.wait("more messages", |p| (p.mark() > mark + messages).then_some(()));
+    }
+
     /// Waits for the connection to end; why it did.
     #[track_caller]
     pub fn await_end(&self) -> String {
