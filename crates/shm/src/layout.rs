@@ -24,5 +24,7 @@ pub(crate) const SCRATCH: usize = 32 * 1024;
 pub(crate) const OBJECTS: u64 = 1 << 20;
 /// Bytes of an entry of the table; each object has two.
 pub(crate) const ENTRY: u64 = 32;
+/// Extents begin and end at multiples of this, bytes: a cache line.
+pub(crate) const GRAIN: u64 = 64;
 /// Pages of this many bytes are given back to the system.
 pub(crate) const PAGE: u64 = 4096;

@@ -39,6 +39,7 @@ pub mod fuzz;
 mod layout;
 mod memory;
 mod recovery;
+mod slabs;
 mod store;
 #[cfg(test)]
 mod tests;

@@ -3,9 +3,9 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
-use crate::alloc::{Alloc, Extent, GRAIN, room};
+use crate::alloc::{Alloc, Extent, room};
 use crate::block::{Block, Place};
-use crate::layout::{EPOCH_AT, EPOCHS, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT, PLACES_AT};
+use crate::layout::{EPOCH_AT, EPOCHS, GRAIN, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT, PLACES_AT};
 use crate::memory::Memory;
 use crate::store::{Entry, Id, Known, Store, places};
 

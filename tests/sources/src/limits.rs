@@ -11,7 +11,7 @@ pub(crate) const LIST: &str = "docs/limits.md";
 const HEAD: [&str; 2] = ["| constant | value | file | why |", "| --- | --- | --- | --- |"];
 
 /// Constants that bound nothing, by file: sizes that a format fixes, versions, a second.
-pub(crate) const NO_BOUNDS: [(&str, &[&str]); 28] = [
+pub(crate) const NO_BOUNDS: [(&str, &[&str]); 29] = [
     ("crates/bench/src/engine.rs", &["SECOND"]),
     // What the players of `make survive` do, and when they complain.
     ("crates/bench/src/exact/client.rs", &["ACKNOWLEDGED", "CHUNK_SIZE", "MSID", "PART"]),
@@ -55,6 +55,7 @@ pub(crate) const NO_BOUNDS: [(&str, &[&str]); 28] = [
             "WORDS_AT",
         ],
     ),
+    ("crates/shm/src/slabs.rs", &["WORDS"]),
     ("crates/stream/src/blob.rs", &["KIND"]),
     ("crates/stream/src/clock.rs", &["FAR"]),
     ("crates/stream/src/framing.rs", &["HEADER"]),
