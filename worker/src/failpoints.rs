@@ -8,10 +8,11 @@
 //! `SRSCTL_TEST_MUTATE` makes the code wrong, so that it can be seen whether somebody notices:
 //!
 //! * `skip:N`: each Nth commit is left out;
-//! * `early`: what is put is in force at once, object by object, before all of it is there.
+//! * `apart`: what is put is in force at once, each object for itself, and not all of a commit together;
+//! * `early`: so it is, and before its bytes are there; the point `put` lies between.
 
 #[cfg(feature = "failpoints")]
-pub(crate) use on::{leaves_out_commit, order, pass, puts_early};
+pub(crate) use on::{leaves_out_commit, order, pass, puts_apart, puts_early};
 
 /// Dies here, if that is wanted.
 #[cfg(not(feature = "failpoints"))]
@@ -30,6 +31,7 @@ mod on {
     #[derive(Debug)]
     enum Mutation {
         Skip(u32),
+        Apart,
         Early,
     }
 
@@ -43,6 +45,7 @@ mod on {
     pub(crate) fn order() {
         let mutation = std::env::var(MUTATION).ok().and_then(|text| match text.split_once(':') {
             Some(("skip", nth)) => nth.parse().ok().map(Mutation::Skip),
+            _ if text == "apart" => Some(Mutation::Apart),
             _ => (text == "early").then_some(Mutation::Early),
         });
         MUTATE.set(mutation);
@@ -79,6 +82,10 @@ mod on {
         MUTATE.with_borrow(
             |it| matches!(it, Some(Mutation::Skip(nth)) if COMMITS.get().is_multiple_of((*nth).max(1))),
         )
+    }
+
+    pub(crate) fn puts_apart() -> bool {
+        MUTATE.with_borrow(|it| matches!(it, Some(Mutation::Apart)))
     }
 
     pub(crate) fn puts_early() -> bool {

@@ -120,10 +120,18 @@ impl Keeping {
         let mut record = std::mem::take(&mut *self.record.borrow_mut());
         record.clear();
         let record = write(record).unwrap_or_default();
-        self.store.put(id, kind, &record);
+        self.put_record(id, kind, &record);
         self.record.replace(record);
+    }
+
+    fn put_record(&self, id: Id, kind: u32, record: &[u8]) {
         #[cfg(feature = "failpoints")]
         if failpoints::puts_early() {
+            return self.store.put_early(id, kind, record, || failpoints::pass("put"));
+        }
+        self.store.put(id, kind, record);
+        #[cfg(feature = "failpoints")]
+        if failpoints::puts_apart() {
             self.store.commit();
         }
         failpoints::pass("put");

@@ -162,6 +162,19 @@ impl Store {
         true
     }
 
+    /// [`put`](Self::put) and [`commit`](Self::commit) in the wrong order: the object is in force, `meanwhile` is called, and then its bytes are
+    /// written. So it can be seen whether anybody notices.
+    #[cfg(any(test, feature = "failpoints"))]
+    pub fn put_early(&self, id: Id, kind: u32, bytes: &[u8], meanwhile: impl FnOnce()) {
+        let Some(extent) = self.0.alloc.borrow_mut().take(bytes.len() as u64) else { return };
+        let crc = crc32fast::hash(bytes);
+        let entry = Entry { epoch: 0, offset: extent.offset, len: bytes.len() as u32, crc, kind };
+        self.stage(id, entry, Some(extent));
+        self.commit();
+        meanwhile();
+        self.0.memory.write(extent.offset, bytes);
+    }
+
     /// The object is gone from the next commit on, and then its number is another's. What has been removed already stays as it is.
     pub fn remove(&self, id: Id) {
         self.stage(id, Entry::default(), None);

@@ -238,6 +238,42 @@ proptest! {
     }
 }
 
+/// At how many of the cuts of `write`, and of its end, an object is neither what it was nor what it is to be.
+fn faults(write: impl Fn(&Store, Id, &[u8])) -> usize {
+    let (before, after) = (vec![1; 500], vec![2; 500]);
+    let run = |cut| {
+        let store = store();
+        let id = store.add().unwrap();
+        assert!(store.put(id, 1, &before));
+        store.commit();
+        let begin = store.0.memory.steps.passed.get();
+        store.0.memory.steps.cut.set(begin + cut);
+        write(&store, id, &after);
+        (store.0.memory.steps.passed.get() - begin, store.0.memory.steps.kept.take(), image(&store))
+    };
+    let is_one_of = |image: &[u8], wanted: &[&Vec<u8>]| {
+        let (_, found) = Recovery::open(memory(image)).map_err(|(error, _)| error).unwrap();
+        found.broken == 0 && matches!(&found.objects[..], [it] if wanted.contains(&&it.bytes))
+    };
+    let (steps, _, end) = run(0);
+    let cut = (1..=steps).filter(|cut| !is_one_of(&run(*cut).1.unwrap(), &[&before, &after])).count();
+    cut + usize::from(!is_one_of(&end, &[&after]))
+}
+
+#[test]
+fn a_commit_that_is_left_out_and_a_flip_before_the_bytes_are_in_are_noticed() {
+    let put = |store: &Store, id, bytes: &[u8]| assert!(store.put(id, 1, bytes));
+    assert_eq!(
+        faults(|store, id, bytes| {
+            put(store, id, bytes);
+            store.commit();
+        }),
+        0
+    );
+    assert_eq!(faults(put), 1);
+    assert!(faults(|store, id, bytes| store.put_early(id, 1, bytes, || ())) > 0);
+}
+
 /// A history with a bit of everything, and its image: its second object was another before.
 fn an_image() -> Vec<u8> {
     let store = store();
