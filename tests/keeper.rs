@@ -3,12 +3,13 @@
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use cluster::status::{UnitState, UnitStatus};
 use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGSTOP, SIGTERM};
 
-use crate::support::cluster::{TestCluster, find, signal};
+use crate::support::cluster::{TestCluster, find, run, signal};
 use crate::support::flv::assert_same;
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
 
@@ -200,6 +201,32 @@ fn deaths_leave_no_descriptor_behind() {
         let now = open(keeper);
         if now <= before + 2 { Ok(()) } else { Err(format!("{before} → {now}")) }
     });
+}
+
+#[test]
+fn a_worker_that_dies_when_no_descriptor_is_left_is_followed_by_one_that_goes_on() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(edge, STREAM).unwrap();
+    player.record_after(0, 1.0);
+    let unit = cluster.unit(edge);
+    let keeper = unit.keeper_pid.unwrap();
+    // Up to the first number that is free.
+    let limit = (0..).find(|fd| !Path::new(&format!("/proc/{keeper}/fd/{fd}")).exists()).unwrap();
+    let limit = |pid: u32| {
+        let args = ["--pid".to_owned(), pid.to_string(), format!("--nofile={limit}:")];
+        run(Command::new("prlimit").args(args)).expect_code(0);
+    };
+    limit(keeper);
+    limit(unit.pid.unwrap());
+    signal(unit.pid.unwrap(), SIGKILL);
+    let after =
+        await_unit(&cluster, edge, |it| it.resumed == 1 && it.stats_age_ms.is_some_and(|age| age < 2_000));
+    assert_eq!((after.keeper_pid, after.restarts), (Some(keeper), 0));
+    assert_same("the player", &player.record_after(0, 4.0), &looped_card(), 4.0);
+    assert_eq!((player.ended(), encoder.ended()), (None, None));
 }
 
 #[test]

@@ -143,7 +143,7 @@ pub(crate) fn keep(lent: &mut Lent) -> Result<Kept, RunError> {
 /// # Errors
 /// When /proc is not mounted.
 pub(crate) fn inherit(kept: &dyn Fn(RawFd) -> bool) -> io::Result<Vec<OwnedFd>> {
-    let left = (3..table_size()?).filter(|number| !kept(*number));
+    let left = program::numbers()?.filter(|number| !kept(*number));
     Ok(left
         .filter_map(|number| {
             // SAFETY: only looked at. The one by which /proc was read is closed already.
@@ -152,14 +152,6 @@ pub(crate) fn inherit(kept: &dyn Fn(RawFd) -> bool) -> io::Result<Vec<OwnedFd>> 
             Some(unsafe { OwnedFd::from_raw_fd(number) })
         })
         .collect())
-}
-
-/// No descriptor has this number or a larger one (FDSize, proc_pid_status(5)). To try all below it costs a tenth of what a list of those
-/// that are open does: /proc makes a file of each.
-fn table_size() -> io::Result<RawFd> {
-    let status = std::fs::read_to_string("/proc/self/status")?;
-    let size = status.lines().find_map(|line| line.strip_prefix("FDSize:")?.trim().parse().ok());
-    size.ok_or_else(|| io::Error::other("/proc/self/status does not say FDSize"))
 }
 
 /// The file in memory, for the life of the port.

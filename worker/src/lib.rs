@@ -86,6 +86,12 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let Life { generation, renewed, cause, is_cold } = life;
     let open = keeper::inherit(&|number| lent.has(number))
         .map_err(RunError::system("looking for what the worker before had open"))?;
+    // First, so that it closes what it had for itself: there may be room for no descriptor more.
+    let (mut store, mut legacy) = recovery::open(lent.get(Name::State), is_cold);
+    match &mut legacy {
+        Some(legacy) => legacy.find_sockets(open, lent.get(Name::Listener)),
+        None => drop(open),
+    }
     let own = lent.try_clone().map_err(RunError::system("duplicating what is lent"))?;
     let Inherited { listener, control, lock, config: given, secret: kept, socket } = own.try_into()?;
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
@@ -93,21 +99,18 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let spec = WorkerSpec::from_file(&config)?;
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
-    let state = match proof::counters_are_exact() {
-        Ok(()) => {
-            lent.get(Name::State).ok_or_else(|| "the system gives no memory that outlives it".to_owned())
+    let unkept = match proof::counters_are_exact() {
+        Ok(()) if lent.get(Name::State).is_some() => None,
+        Ok(()) => Some("the system gives no memory that outlives it".to_owned()),
+        Err(inexact) => {
+            (store, legacy) = (recovery::private(), None);
+            Some(inexact.to_string())
         }
-        Err(inexact) => Err(inexact.to_string()),
     };
-    let unkept = state.as_ref().err().map(|why| format!("its death would cost its connections: {why}"));
+    let unkept = unkept.map(|why| format!("its death would cost its connections: {why}"));
     if let Some(why) = &unkept {
         warn!("{why}");
     }
-    let (store, mut legacy) = recovery::open(state.ok(), is_cold);
-    let rest = match &mut legacy {
-        Some(legacy) => legacy.find_sockets(open, &listener),
-        None => open,
-    };
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;
         let listener = Rc::new(listener);
@@ -129,8 +132,6 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         let lent = RefCell::new(lent);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener), lent });
         let next = flush::go_on(&hub, servings.len()).await;
-        // Among it is what the worker before waited on: to close that takes milliseconds, which the players would wait.
-        drop(rest);
         let kept = Rc::clone(&hub);
         let mut tasks = JoinSet::new();
         tasks.spawn_local(housekeeping::tick(Rc::clone(&hub)));

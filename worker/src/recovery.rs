@@ -2,7 +2,7 @@
 //!
 //! The worker before is dead for certain. Whatever it has left is looked at as a stranger's: a record that cannot be right costs its own
 //! connection, and is counted. First, before there is a runtime, all descriptors are found that go on ([`open`], [`Legacy::find_sockets`]); the
-//! others are closed later. Then streams, connections and players are made again ([`Legacy::take`]).
+//! others are closed. Then streams, connections and players are made again ([`Legacy::take`]).
 
 use std::collections::HashMap;
 use std::net::TcpStream as Socket;
@@ -42,7 +42,7 @@ pub(crate) struct Legacy {
     broken: usize,
 }
 
-/// The store of this worker, and what is there of another. `file` is the one that the keeper has made for its workers.
+/// The store of this worker, and what is there of another. `file` is the one that the keeper has made for its workers. Opens nothing.
 #[expect(unsafe_code, reason = "the memory is another process's too")]
 pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Option<Legacy>) {
     let map = |file| {
@@ -51,7 +51,7 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
         memory.inspect_err(|error| warn!(%error, "no memory that outlives this worker")).ok()
     };
     let Some(memory) = file.and_then(map) else {
-        return (Store::private(1 << 20), None);
+        return (private(), None);
     };
     if is_cold {
         return (create(memory), None);
@@ -61,7 +61,7 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
             warn!("what the worker before has left is of another version; its connections are lost");
             drop(recovery);
             let memory = file.and_then(map);
-            (memory.map_or_else(|| Store::private(1 << 20), create), None)
+            (memory.map_or_else(private, create), None)
         }
         Ok((recovery, found)) => {
             let legacy = Legacy {
@@ -83,6 +83,11 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
     }
 }
 
+/// An empty store that ends with this worker.
+pub(crate) fn private() -> Store {
+    Store::private(1 << 20)
+}
+
 /// An empty store for this worker and the next.
 fn create(memory: Memory) -> Store {
     let store = Store::create(memory);
@@ -91,12 +96,8 @@ fn create(memory: Memory) -> Store {
 }
 
 impl Legacy {
-    /// Finds the sockets that go on among all that the worker before had `open`; the rest is nobody's.
-    pub(crate) fn find_sockets(
-        &mut self,
-        open: Vec<OwnedFd>,
-        listener: &std::net::TcpListener,
-    ) -> Vec<OwnedFd> {
+    /// Finds the sockets that go on among all that the worker before had `open`, and closes the rest; `listener` is that of the port.
+    pub(crate) fn find_sockets(&mut self, open: Vec<OwnedFd>, listener: Option<BorrowedFd<'_>>) {
         let mut open: HashMap<RawFd, OwnedFd> = open.into_iter().map(|fd| (fd.as_raw_fd(), fd)).collect();
         let mut find = |number: RawFd, cookie: u64| {
             let is_its = |fd: &OwnedFd| socket_cookie(fd).is_ok_and(|other| other == cookie);
@@ -126,21 +127,9 @@ impl Legacy {
                 }
             }
         }
-        let port = listener.local_addr().ok();
-        let mut rest = Vec::new();
-        for fd in open.into_values() {
-            if socket_domain(&fd).is_err() {
-                rest.push(fd);
-                continue;
-            }
-            let socket = Socket::from(fd);
-            if is_fresh(&socket, port) {
-                self.fresh.push(socket);
-            } else {
-                rest.push(socket.into());
-            }
-        }
-        rest
+        let port = listener.and_then(|listener| rustix::net::getsockname(listener).ok()?.try_into().ok());
+        let fresh = open.into_values().filter(|fd| socket_domain(fd).is_ok()).map(Socket::from);
+        self.fresh = fresh.filter(|fresh| is_fresh(fresh, port)).collect();
     }
 
     fn give_up(&mut self, object: Id) {
