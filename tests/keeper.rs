@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 use cluster::status::{UnitState, UnitStatus};
 use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGSTOP, SIGTERM};
 
-use crate::support::cluster::{TestCluster, find, run, signal};
+use crate::support::cluster::{SRSCTL, TestCluster, find, run, signal};
 use crate::support::flv::assert_same;
+use crate::support::raw::{Raw, amf, command};
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
 
 fn lives(pid: u32) -> bool {
@@ -268,4 +269,46 @@ fn whoever_dies_in_whatever_order_every_port_serves_again_and_nothing_is_left() 
         if there.len() == 1 + 2 * 5 { Ok(()) } else { Err(format!("{there:#?}")) }
     });
     cluster.down();
+}
+
+#[test]
+fn a_connection_that_plays_no_more_outlives_the_worker_too() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let delete = [&amf::NULL[..], &amf::number(1.0)].concat();
+    let mut idle =
+        [("closeStream", &amf::NULL[..], 1), ("deleteStream", &delete, 0)].map(|(name, arguments, msid)| {
+            let mut raw = Raw::playing(edge, "livestream");
+            raw.send(&command(name, 0.0, arguments, msid));
+            raw
+        });
+    let before = await_unit(&cluster, edge, |unit| {
+        unit.stats.as_ref().is_some_and(|stats| stats.connections == 3 && stats.players == 0)
+    });
+    signal(before.pid.unwrap(), SIGKILL);
+    await_unit(&cluster, edge, |unit| unit.resumed == 1);
+    for raw in &mut idle {
+        raw.forget();
+        raw.send(&command("createStream", 8.0, &amf::NULL, 0));
+        raw.expect("_result");
+    }
+}
+
+#[test]
+fn a_port_whose_state_cannot_be_kept_says_so() {
+    let cluster = TestCluster::guide();
+    // The keeper has a file in memory, and the worker no room to map it.
+    let up = r#"ulimit -v 4000000 && exec "$0" up cluster.yaml"#;
+    let mut shell = Command::new("sh");
+    shell.args(["-c", up, SRSCTL]).current_dir(cluster.dir.path());
+    run(shell.env("SRSCTL_STATE_DIR", &cluster.state)).expect_code(0);
+    let edge = cluster.net.edges()[0];
+    wait_for("the port to warn", SOON, || {
+        let said = cluster.run(&["status"]).text();
+        let wanted = "its death would cost its connections: the memory that outlives it cannot be mapped";
+        let trouble = cluster.unit(edge).stats.and_then(|stats| stats.trouble).unwrap_or_default();
+        if trouble.starts_with(wanted) && said.contains("its death would cost") { Ok(()) } else { Err(said) }
+    });
 }

@@ -61,7 +61,7 @@ use crate::keeper::Kept;
 use crate::keeping::Keeping;
 use crate::port::Port;
 use crate::program::Life;
-use crate::recovery::Legacy;
+use crate::recovery::{Legacy, Opened};
 
 /// Serves the port of the config file `config` until told to stop; returns the exit code. To be called before a thread or a
 /// runtime exists.
@@ -87,8 +87,8 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let open = keeper::inherit(&|number| lent.has(number))
         .map_err(RunError::system("looking for what the worker before had open"))?;
     // First, so that it closes what it had for itself: there may be room for no descriptor more.
-    let (mut store, mut legacy) = recovery::open(lent.get(Name::State), is_cold);
-    match &mut legacy {
+    let mut opened = recovery::open(lent.get(Name::State), is_cold);
+    match &mut opened.legacy {
         Some(legacy) => legacy.find_sockets(open, lent.get(Name::Listener)),
         None => drop(open),
     }
@@ -99,14 +99,10 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let spec = WorkerSpec::from_file(&config)?;
     let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
-    let unkept = match proof::counters_are_exact() {
-        Ok(()) if lent.get(Name::State).is_some() => None,
-        Ok(()) => Some("the system gives no memory that outlives it".to_owned()),
-        Err(inexact) => {
-            (store, legacy) = (recovery::private(), None);
-            Some(inexact.to_string())
-        }
-    };
+    if let Err(inexact) = proof::counters_are_exact() {
+        opened = Opened::private(inexact.to_string());
+    }
+    let Opened { store, mut legacy, unkept } = opened;
     let unkept = unkept.map(|why| format!("its death would cost its connections: {why}"));
     if let Some(why) = &unkept {
         warn!("{why}");

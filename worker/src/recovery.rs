@@ -42,26 +42,47 @@ pub(crate) struct Legacy {
     broken: usize,
 }
 
+/// What [`open`] has found.
+pub(crate) struct Opened {
+    pub(crate) store: Store,
+    /// What another worker has left.
+    pub(crate) legacy: Option<Legacy>,
+    /// Why the store ends with this worker, if it does.
+    pub(crate) unkept: Option<String>,
+}
+
+impl Opened {
+    fn new(store: Store, legacy: Option<Legacy>) -> Self {
+        Self { store, legacy, unkept: None }
+    }
+
+    /// Nothing of this worker outlives it, because of `why`.
+    pub(crate) fn private(why: String) -> Self {
+        Self { unkept: Some(why), ..Self::new(Store::private(1 << 20), None) }
+    }
+}
+
 /// The store of this worker, and what is there of another. `file` is the one that the keeper has made for its workers. Opens nothing.
 #[expect(unsafe_code, reason = "the memory is another process's too")]
-pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Option<Legacy>) {
-    let map = |file| {
+pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> Opened {
+    let map = || {
+        let file = file.ok_or("the system gives no memory that outlives it")?;
         // SAFETY: the keeper never writes to it, and starts a worker when the one before is dead. Of this process nothing else knows it.
         let memory = unsafe { Memory::map(file) };
-        memory.inspect_err(|error| warn!(%error, "no memory that outlives this worker")).ok()
+        memory.map_err(|error| format!("the memory that outlives it cannot be mapped: {error}"))
     };
-    let Some(memory) = file.and_then(map) else {
-        return (private(), None);
+    let memory = match map() {
+        Ok(memory) => memory,
+        Err(why) => return Opened::private(why),
     };
     if is_cold {
-        return (create(memory), None);
+        return Opened::new(create(memory), None);
     }
     match Recovery::open(memory) {
         Ok((recovery, _)) if recovery.store().word(word::VERSION) != RECORDS => {
             warn!("what the worker before has left is of another version; its connections are lost");
             drop(recovery);
-            let memory = file.and_then(map);
-            (memory.map_or_else(private, create), None)
+            map().map_or_else(Opened::private, |memory| Opened::new(create(memory), None))
         }
         Ok((recovery, found)) => {
             let legacy = Legacy {
@@ -72,20 +93,15 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> (Store, Optio
                 fresh: Vec::new(),
                 broken: found.broken,
             };
-            (legacy.recovery.store().clone(), Some(legacy))
+            Opened::new(legacy.recovery.store().clone(), Some(legacy))
         }
         Err((error, memory)) => {
             if error != shm::RecoveryError::None {
                 warn!(%error, "what the worker before has left cannot be used; its connections are lost");
             }
-            (create(memory), None)
+            Opened::new(create(memory), None)
         }
     }
-}
-
-/// An empty store that ends with this worker.
-pub(crate) fn private() -> Store {
-    Store::private(1 << 20)
 }
 
 /// An empty store for this worker and the next.

@@ -464,6 +464,10 @@ impl Driver {
                 let owed = player.cursor.borrow().half_sent();
                 let rest = player.change(Cursor::take_rest);
                 self.machine.owe(rest, owed)?;
+                // Who wrote last is to be somebody who is there: from it the next worker counts.
+                if !self.conn.is_writer(None) {
+                    self.conn.set_writer(None, &self.hub.keeping);
+                }
             }
             Some(next) if player.cursor.borrow().is_half_sent() => {
                 next.owe(player.change(Cursor::take_rest));
