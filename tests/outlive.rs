@@ -1,31 +1,20 @@
 //! Workers die under players and encoders that check every byte and every picture, and none of these notices more than a pause.
 
 use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::fs;
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
 
 use bench::exact::{Plan, Swarm};
-use nix::sys::signal::Signal::{SIGKILL, SIGUSR2};
+use nix::sys::signal::Signal::{SIGABRT, SIGILL, SIGKILL, SIGSTOP, SIGUSR2};
 
 use crate::support::clients::{ffmpeg_publisher, gstreamer_publisher, librtmp_publisher};
-use crate::support::cluster::{TestCluster, signal};
+use crate::support::cluster::{TestCluster, find, signal};
 use crate::support::flv::{assert_same, seconds_of_video};
 use crate::support::net::{peers, url};
+use crate::support::swarm::{assert_whole, run, run_until, settle};
 use crate::support::viewers::{Viewer, card_pictures};
-use crate::support::{CARD_MS, SOON, STREAM, looped_card, pictures, rml};
-
-/// Lets the swarm run until nobody waits for anything.
-fn settle(swarm: &mut Swarm) {
-    let start = Instant::now();
-    while !swarm.is_settled() {
-        assert!(start.elapsed() < SOON, "{:?}", swarm.counts());
-        run(swarm, 50);
-    }
-}
-
-fn run(swarm: &mut Swarm, ms: u64) {
-    swarm.run(Instant::now() + Duration::from_millis(ms)).unwrap();
-}
+use crate::support::{CARD_MS, SOON, STREAM, looped_card, pictures, rml, wait_until};
 
 /// Deaths of each port.
 const DEATHS: usize = 10;
@@ -102,9 +91,8 @@ fn players_encoders_and_forwards_outlive_workers_and_get_every_frame_once() {
     settle(&mut swarm);
     run(&mut swarm, 1_000);
 
-    let counts = swarm.counts();
-    assert_eq!((counts.lost, counts.wrong), (0, 0), "{counts:#?}");
-    assert!(counts.frames > 60 * 100, "{counts:?}");
+    assert_whole(&swarm);
+    assert!(swarm.counts().frames > 60 * 100, "{:?}", swarm.counts());
     assert!(encoder.is_running(), "{}", encoder.said());
     for port in [origin, edge] {
         let unit = cluster.unit(port);
@@ -207,4 +195,67 @@ fn the_encoders_of_ffmpeg_gstreamer_and_librtmp_keep_their_connections_and_no_ed
     }
     assert_kept(&before, &ports);
     assert_deaths(&cluster, &[origin]);
+}
+
+/// A control group in which nothing more is to be had of memory; none where this machine, or this user, has no such thing.
+struct Starved(PathBuf);
+
+impl Starved {
+    fn new() -> Option<Self> {
+        let name = format!("srsctl-test-{}", std::process::id());
+        for (parent, limit) in [("memory", "memory.limit_in_bytes"), ("", "memory.max")] {
+            let this = Self(Path::new("/sys/fs/cgroup").join(parent).join(&name));
+            let file = this.0.join(limit);
+            let is_made = fs::create_dir(&this.0).is_ok();
+            if is_made && file.exists() && fs::write(file, "65536").is_ok() {
+                return Some(this);
+            }
+        }
+        None
+    }
+}
+
+impl Drop for Starved {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn whatever_a_worker_dies_of_its_players_get_every_frame_once_and_status_tells() {
+    let cluster = TestCluster::up_guide();
+    let (origin, edge) = (cluster.net.origin(), cluster.net.edges()[0]);
+    let mut swarm = Swarm::new(Plan { origin, edge, players: 60, seed: 2 }).unwrap();
+    swarm.ramp(60).unwrap();
+    settle(&mut swarm);
+
+    let mut dies = |port: SocketAddr, how: &str, kill: &mut dyn FnMut(u32)| {
+        let before = cluster.unit(port);
+        kill(before.pid.unwrap());
+        run_until(&mut swarm, how, |_| {
+            let unit = cluster.try_status().ok().and_then(|status| find(&status, port).ok());
+            let unit = unit.filter(|unit| unit.resumed == before.resumed + 1 && unit.restarts == 0);
+            unit.and_then(|unit| unit.last_exit).is_some_and(|exit| exit.how.contains(how))
+        });
+        settle(&mut swarm);
+    };
+    dies(edge, "SIGABRT", &mut |pid| signal(pid, SIGABRT));
+    dies(origin, "SIGILL", &mut |pid| signal(pid, SIGILL));
+    dies(edge, "frozen", &mut |pid| signal(pid, SIGSTOP));
+    let mut strangers = Vec::new();
+    match Starved::new() {
+        Some(group) => dies(edge, "out of memory", &mut |pid| {
+            fs::write(group.0.join("cgroup.procs"), pid.to_string()).unwrap();
+            strangers.extend((0..200).map(|_| TcpStream::connect(edge).unwrap()));
+        }),
+        None => dies(edge, "SIGKILL", &mut |pid| signal(pid, SIGKILL)),
+    }
+    // The supervisor dies with the worker.
+    dies(origin, "SIGKILL", &mut |pid| {
+        signal(cluster.status().supervisor_pid, SIGKILL);
+        signal(pid, SIGKILL);
+        wait_until("the supervisor to be gone", SOON, || cluster.run(&["status"]).code == 4);
+        cluster.up();
+    });
+    assert_whole(&swarm);
 }

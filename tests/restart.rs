@@ -5,6 +5,7 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use bench::exact::{Plan, Swarm};
 use cluster::status::UnitStatus;
 use nix::sys::signal::Signal::SIGKILL;
 
@@ -12,6 +13,7 @@ use crate::support::clients::Recorder;
 use crate::support::cluster::{SRSCTL, TestCluster, find, finish, run, signal, spawn};
 use crate::support::flv::assert_same;
 use crate::support::net::url;
+use crate::support::swarm::{assert_whole, run_until, settle};
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
 
 #[track_caller]
@@ -187,19 +189,23 @@ fn script(cluster: &TestCluster, name: &str, script: &str) -> PathBuf {
 }
 
 #[test]
-fn an_upgrade_gives_every_port_the_program_and_costs_nobody_anything() {
+fn an_upgrade_gives_every_port_the_program_and_costs_nobody_anything_who_is_there_or_comes() {
     let cluster = TestCluster::up_guide();
     let (origin, edge) = (cluster.net.origin(), cluster.net.edges()[0]);
     let encoder = rml::publish(origin, STREAM, card(), Some(CARD_MS));
     cluster.await_live(STREAM);
     let player = rml::play(edge, STREAM).unwrap();
     player.await_started();
+    let mut swarm = Swarm::new(Plan { origin, edge, players: 150, seed: 3 }).unwrap();
     let new = cluster.dir.path().join("new-srsctl");
     fs::copy(SRSCTL, &new).unwrap();
-    let _ = cluster
-        .run(&["upgrade", "--bin", new.to_str().unwrap()])
-        .expect_code(0)
-        .expect_words(&["is version", "waiting 11 s"]);
+    let mut upgrade = cluster.srsctl(&["upgrade", "--bin", new.to_str().unwrap()]);
+    let mut upgrade = spawn(&mut upgrade);
+    swarm.ramp(15).unwrap();
+    run_until(&mut swarm, "the upgrade ends", |_| upgrade.try_wait().unwrap().is_some());
+    settle(&mut swarm);
+    assert_whole(&swarm);
+    let _ = finish(upgrade, SOON).expect_code(0).expect_words(&["is version", "waiting 11 s"]);
     for unit in cluster.status().units {
         assert_renewed(&unit, 1);
         assert_eq!(program(unit.keeper_pid.unwrap()), new.canonicalize().unwrap());

@@ -7,6 +7,7 @@ pub mod net;
 pub mod pictures;
 pub mod raw;
 pub mod rml;
+pub mod swarm;
 pub mod viewers;
 
 use std::path::{Path, PathBuf};
