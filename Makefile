@@ -9,7 +9,7 @@ EXAMPLE := deploy/examples/test-card.yaml
 # Integration tests mostly wait for media to flow, so more of them run than there are cores.
 export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || echo 4)
 
-# `make survive`: kills workers under 3000 players that check every byte; PLAYERS=, KILLS=, SEED=, ROLE=, POINTS=all, MUTATE=.
+# `make survive`: kills workers under 3000 players that check every byte; PLAYERS=, KILLS=, SEED=, ROLE=, CAUSES=all, POINTS=all, MUTATE=.
 # `make soak`: the random histories of streams and of the supervisor, many more than `make test` runs; SRSCTL_SEEDS= and
 # SRSCTL_SEED= choose how many and from which on.
 

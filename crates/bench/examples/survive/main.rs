@@ -12,39 +12,42 @@
 //! - `PLAYERS` (3000), `KILLS` (60), `SEED` (1);
 //! - `ROLE`: whose workers are killed, `edge`, `origin` or `both` (the default);
 //! - `RAMP`: players that come in a second, first (500);
+//! - `CAUSES`: what workers die of besides, and beside what, each once: names with spaces, or `all`: `stop` (frozen), `abort`, `oom` (a control
+//!   group short of memory), `disk` (that of the state directory is full), `fds` (a stranger has all places and descriptors), `supervisor`
+//!   (dies with both workers), `upgrade` (while players come), `restarts` (50 in a row). Causes that this machine cannot have are told;
 //! - `SRSCTL`: the binary (target/release/srsctl);
 //! - `POINTS`: of a binary with the feature `failpoints`, where workers die, besides: names with spaces, or `all`;
 //! - `MUTATE`: of such a binary, what its workers do wrong: see worker/src/failpoints.rs.
 
+mod causes;
 mod cluster;
+mod places;
 mod points;
+mod report;
+mod stage;
+mod stranger;
 mod system;
-mod time;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use bench::exact::{Gaps, Plan, Random, Swarm};
+use bench::exact::{Plan, Random, Swarm};
 
-use crate::cluster::{Cluster, Role};
-use crate::system::{Held, held, respawn};
-use crate::time::{Result, run};
+use crate::causes::Cause;
+use crate::cluster::{Cluster, Result, Role};
+use crate::report::{Kill, ms};
+use crate::stage::Stage;
+use crate::system::{held, respawn};
 
-/// Before a kill: what gaps are usual.
-const USUAL: Duration = Duration::from_millis(1_000);
-/// Behind it at least, and by chance so much more.
-const BEHIND: Duration = Duration::from_millis(1_000);
-const MORE: u64 = 500;
-/// Two deaths that count are so far apart, so that three are not within a minute.
-const DEATHS_APART: Duration = Duration::from_secs(32);
+/// Behind a kill at least, and by chance so much more.
+const BEHIND: (Duration, Duration) = (Duration::from_millis(1_000), Duration::from_millis(500));
+/// From a kill to another in the middle of the recovery, at most.
+const TWICE: Duration = Duration::from_millis(60);
 /// Kills of a worker that nobody is connected to.
 const RESPAWNS: usize = 15;
 /// Until what the kills have cost is over.
 const SETTLE: Duration = Duration::from_secs(12);
-/// What may be held more than before: those that come and go make it differ.
-const DESCRIPTORS_MORE: usize = 150;
-const KIB_MORE: u64 = 24 * 1024;
 
 fn main() -> ExitCode {
     match survive() {
@@ -66,23 +69,9 @@ fn number(name: &str, usual: u64) -> Result<u64> {
     }
 }
 
-/// A kill, and what the players noticed of it.
-struct Kill {
-    role: Role,
-    usual: Gaps,
-    noticed: Gaps,
-}
-
-impl Kill {
-    /// The longest gap of a player beyond the usual one.
-    fn pause(&self) -> Duration {
-        self.noticed.quantile(1.0).saturating_sub(self.usual.quantile(0.5))
-    }
-}
-
 fn survive() -> Result<bool> {
     let (players, kills, seed) = (number("PLAYERS", 3_000)?, number("KILLS", 60)?, number("SEED", 1)?);
-    let ramp = number("RAMP", 500)?;
+    let ramp = u32::try_from(number("RAMP", 500)?)?;
     let players = u32::try_from(players)?;
     let roles = match std::env::var("ROLE").as_deref() {
         Ok("edge") => &[Role::Edge][..],
@@ -95,13 +84,16 @@ fn survive() -> Result<bool> {
         path if path.is_empty() => "target/release/srsctl".to_owned(),
         path => path,
     });
+    let causes = Cause::named(&variable("CAUSES"))?;
     raise_descriptors()?;
+    let directory = std::env::current_dir()?.join("target/survive");
+    let small = prepare(&directory, causes.iter().any(|(_, cause)| *cause == Cause::Disk))?;
     let (orders, mutate) = (points::file()?, variable("MUTATE"));
-    let mut env = vec![(points::VARIABLE, orders.as_str())];
+    let mut env = vec![(points::VARIABLE.to_owned(), orders)];
     if !mutate.is_empty() {
-        env.push((points::MUTATE, &mutate));
+        env.push((points::MUTATE.to_owned(), mutate));
     }
-    let cluster = Cluster::start(&srsctl, players, &env)?;
+    let cluster = Cluster::start(&srsctl, &directory, players, env)?;
     let mut bare = Vec::new();
     for _ in 0..RESPAWNS {
         std::thread::sleep(Duration::from_millis(150));
@@ -112,157 +104,67 @@ fn survive() -> Result<bool> {
     eprintln!("a worker without connections is followed by the next within {} ms", ms(bare));
 
     let plan = Plan { origin: Role::Origin.address(), edge: Role::Edge.address(), players, seed };
-    let mut swarm = Swarm::new(plan)?;
-    run(&mut swarm, Duration::from_secs(3))?;
+    let mut stage = Stage::new(cluster, Swarm::new(plan)?, Random::new(seed ^ 0x6b69_6c6c));
+    stage.run(Duration::from_secs(3))?;
     eprintln!("{players} players come ...");
-    swarm.ramp(u32::try_from(ramp)?)?;
-    run(&mut swarm, SETTLE / 2)?;
-    let before = Role::ALL.map(|role| held(&cluster, role));
-    let began = Instant::now();
+    stage.swarm.ramp(ramp)?;
+    stage.run(SETTLE / 2)?;
+    let (before, began) = (held(&stage.cluster)?, Instant::now());
 
-    let mut random = Random::new(seed ^ 0x6b69_6c6c);
     let mut done: Vec<Kill> = Vec::new();
-    let mut deaths = [None::<Instant>; 2];
-    for index in 0..kills {
-        let role = roles.get(random.below(roles.len() as u64) as usize).copied().unwrap_or(Role::Edge);
-        let died = deaths.get_mut(role as usize);
-        swarm.take_gaps();
-        run(&mut swarm, USUAL + Duration::from_micros(random.below(300_000)))?;
-        let usual = swarm.take_gaps();
-        let counts = died.filter(|died| died.is_none_or(|at| at.elapsed() > DEATHS_APART));
-        let (how, again) = match counts {
-            Some(died) => {
-                *died = Some(Instant::now());
-                cluster.kill(role)?;
-                ("kill -9", false)
-            }
-            None => {
-                cluster.replace(role)?;
-                ("replaced", random.below(6) == 0)
-            }
-        };
-        if again {
-            // The next one is in the middle of its recovery, or has just begun.
-            run(&mut swarm, Duration::from_micros(random.below(60_000)))?;
-            cluster.replace(role)?;
-        }
-        run(&mut swarm, BEHIND + Duration::from_millis(random.below(MORE)))?;
-        let kill = Kill { role, usual, noticed: swarm.take_gaps() };
+    for index in 1..=kills {
+        let role = roles.get(stage.random.below(roles.len() as u64) as usize).copied().unwrap_or(Role::Edge);
+        let mut how = "";
+        let noticed = stage.observe(BEHIND, |stage| {
+            how = kill(stage, role)?;
+            Ok(())
+        })?;
+        let counts = stage.swarm.counts();
         eprintln!(
-            "{:3} {:6} {how}{}: pause {} ms, usual gap {} ms; lost {}, wrong {}",
-            index + 1,
+            "{index:3} {:6} {how}: pause {} ms, usual gap {} ms; lost {}, wrong {}",
             role.name(),
-            if again { " twice" } else { "" },
-            ms(kill.pause()),
-            ms(kill.usual.quantile(0.5)),
-            swarm.counts().lost,
-            swarm.counts().wrong,
+            ms(noticed.pause()),
+            ms(noticed.usual.quantile(0.5)),
+            counts.lost,
+            counts.wrong,
         );
-        done.push(kill);
+        done.push(Kill { role, noticed });
     }
-    points::run(&cluster, &mut swarm, roles, &variable("POINTS"), &mut random)?;
-    run(&mut swarm, SETTLE)?;
-    let lasted = began.elapsed();
-    let after = Role::ALL.map(|role| held(&cluster, role));
-    report(&cluster, &swarm, &done, bare, (before, after), lasted)
+    let caused = causes::run(&mut stage, roles, &causes, &small)?;
+    points::run(&mut stage, roles, &variable("POINTS"))?;
+    stage.run(SETTLE)?;
+    let (lasted, after) = (began.elapsed(), held(&stage.cluster)?);
+    report::print(&stage, (&done, bare), &caused, (&before, &after), lasted)
 }
 
-type AllHeld = [Result<Held>; 2];
-
-fn report(
-    cluster: &Cluster,
-    swarm: &Swarm,
-    done: &[Kill],
-    bare: Duration,
-    (before, after): (AllHeld, AllHeld),
-    lasted: Duration,
-) -> Result<bool> {
-    let counts = swarm.counts();
-    let mut is_good = counts.lost == 0 && counts.wrong == 0;
-    println!(
-        "| worker | kills | pause of the player that waits longest, p50 / p99 / max ms | ÷ bare respawn | of all players |"
-    );
-    println!("| --- | ---: | ---: | ---: | ---: |");
-    for role in Role::ALL {
-        let mut pauses: Vec<_> = done.iter().filter(|kill| kill.role == role).map(Kill::pause).collect();
-        pauses.sort_unstable();
-        let Some(longest) = pauses.last() else { continue };
-        let at = |part: f64| {
-            pauses
-                .get((pauses.len().saturating_sub(1) as f64 * part).ceil() as usize)
-                .copied()
-                .unwrap_or_default()
-        };
-        let mut all = Vec::new();
-        for kill in done.iter().filter(|kill| kill.role == role) {
-            let usual = kill.usual.quantile(0.5);
-            all.extend(kill.noticed.all().iter().map(|gap| gap.saturating_sub(usual)));
-        }
-        all.sort_unstable();
-        let of_all = |part: f64| {
-            all.get((all.len().saturating_sub(1) as f64 * part) as usize).copied().unwrap_or_default()
-        };
-        println!(
-            "| {} | {} | {} / {} / {} | {:.1} / {:.1} | {} / {} / {} |",
-            role.name(),
-            pauses.len(),
-            ms(at(0.5)),
-            ms(at(0.99)),
-            ms(*longest),
-            at(0.5).as_secs_f64() / bare.as_secs_f64(),
-            at(0.99).as_secs_f64() / bare.as_secs_f64(),
-            ms(of_all(0.5)),
-            ms(of_all(0.99)),
-            ms(of_all(1.0)),
-        );
+/// Ends a worker at once, in one of three ways; which.
+fn kill(stage: &mut Stage, role: Role) -> Result<&'static str> {
+    if stage.may_die(role) {
+        stage.cluster.kill(role)?;
+        return Ok("kill -9");
     }
-    println!("\n| worker | RSS KiB | outliving KiB | descriptors | threads | CPU | resumed | restarts |");
-    println!("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |");
-    for ((role, before), after) in Role::ALL.into_iter().zip(before).zip(after) {
-        let (before, after) = (before?, after?);
-        let unit = cluster.status(role)?;
-        println!(
-            "| {} | {} → {} | {} → {} | {} → {} | {} → {} | {:.1} % | {} | {} |",
-            role.name(),
-            before.rss,
-            after.rss,
-            before.state,
-            after.state,
-            before.descriptors,
-            after.descriptors,
-            before.threads,
-            after.threads,
-            (after.cpu - before.cpu).as_secs_f64() * 100.0 / lasted.as_secs_f64(),
-            unit["resumed"],
-            unit["restarts"],
-        );
-        let holds_more = after.descriptors > before.descriptors + DESCRIPTORS_MORE
-            || after.threads > before.threads
-            || after.rss > before.rss * 3 / 2 + KIB_MORE
-            || after.state > before.state * 3 / 2 + KIB_MORE;
-        if holds_more {
-            println!("{}: holds more than before", role.name());
-        }
-        is_good &= !holds_more && unit["restarts"] == 0;
-        let complaints = cluster.complaints(role)?;
-        is_good &= complaints.is_empty();
-        complaints.iter().take(20).for_each(|line| println!("{}: {line}", role.name()));
+    stage.cluster.replace(role)?;
+    if stage.random.below(6) > 0 {
+        return Ok("replaced");
     }
-    println!(
-        "\n{} connections, {} frames checked ({:?} published), {} skips of slow ones, {} lost, {} wrong",
-        counts.connections,
-        counts.frames,
-        swarm.published(),
-        counts.skips,
-        counts.lost,
-        counts.wrong
-    );
-    counts.reasons.iter().for_each(|(reason, count)| println!("{count} × {reason}"));
-    Ok(is_good)
+    // The next one is in the middle of its recovery, or has just begun.
+    stage.run_about(Duration::ZERO, TWICE)?;
+    stage.cluster.replace(role)?;
+    Ok("replaced twice")
 }
 
-fn ms(time: Duration) -> String {
-    format!("{:.1}", time.as_secs_f64() * 1000.0)
+/// Empties `directory`, where the cluster is to be, and has its state on a small file system of its own if that `is_wanted`; the inner error
+/// says why that is none.
+fn prepare(directory: &Path, is_wanted: bool) -> Result<std::result::Result<(), String>> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error.into()),
+        Ok(()) | Err(_) => {}
+    }
+    std::fs::create_dir_all(directory)?;
+    if !is_wanted {
+        return Ok(Err("it was not wanted".to_owned()));
+    }
+    Ok(places::mount_small(&directory.join("state")).map_err(|error| error.to_string()))
 }
 
 /// As many descriptors as this process may have.

@@ -1,12 +1,10 @@
 //! Deaths at chosen points of the code, of a worker that was built with the feature `failpoints`.
 
 use std::fs;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use bench::exact::{Random, Swarm};
-
-use crate::cluster::{Cluster, Role};
-use crate::time::{Result, run as run_for};
+use crate::cluster::{Result, Role};
+use crate::stage::Stage;
 
 /// Names the file with a worker's orders; see worker/src/failpoints.rs.
 pub(crate) const VARIABLE: &str = "SRSCTL_TEST_DIE";
@@ -36,48 +34,42 @@ pub(crate) fn file() -> Result<String> {
 }
 
 /// Lets workers die at the points of `names`.
-pub(crate) fn run(
-    cluster: &Cluster,
-    swarm: &mut Swarm,
-    roles: &[Role],
-    names: &str,
-    random: &mut Random,
-) -> Result<()> {
+pub(crate) fn run(stage: &mut Stage, roles: &[Role], names: &str) -> Result<()> {
     if let Some(name) =
         names.split_whitespace().find(|name| *name != "all" && !POINTS.iter().any(|(it, _)| it == name))
     {
         return Err(format!("POINTS: there is no {name}").into());
     }
-    let orders = cluster.path("die");
-    let died = cluster.path("die.done");
+    let orders = stage.cluster.path("die");
+    let died = stage.cluster.path("die.done");
+    let (mut reached, mut missed) = (0, Vec::new());
     for (name, counts) in
         POINTS.iter().filter(|(name, _)| names.split_whitespace().any(|it| it == *name || it == "all"))
     {
         for (count, &role) in counts.iter().flat_map(|count| roles.iter().map(move |role| (count, role))) {
             let _ = fs::remove_file(&died);
             fs::write(&orders, format!("{name}:{count}"))?;
-            run_for(swarm, Duration::from_millis(300 + random.below(300)))?;
+            stage.run_about(Duration::from_millis(300), Duration::from_millis(300))?;
             // The next worker has the orders.
-            cluster.replace(role)?;
-            let mut waited = Duration::ZERO;
-            while !died.exists() && waited < REACHED {
-                run_for(swarm, Duration::from_millis(100))?;
-                waited += Duration::from_millis(100);
+            stage.cluster.replace(role)?;
+            let begun = Instant::now();
+            while !died.exists() && begun.elapsed() < REACHED {
+                stage.run(Duration::from_millis(100))?;
             }
             let is_reached = died.exists();
-            run_for(swarm, Duration::from_secs(1))?;
+            stage.run(Duration::from_secs(1))?;
             if orders.exists() {
                 return Err("the worker knows no points: build srsctl with --features failpoints".into());
             }
-            let counts = swarm.counts();
+            let point = format!("{name}:{count} of {}", role.name());
+            let counts = stage.swarm.counts();
             let how = if is_reached { "died" } else { "was not reached" };
-            eprintln!(
-                "{name}:{count} of {} {how}; lost {}, wrong {}",
-                role.name(),
-                counts.lost,
-                counts.wrong
-            );
+            eprintln!("{point} {how}; lost {}, wrong {}", counts.lost, counts.wrong);
+            if is_reached { reached += 1 } else { missed.push(point) }
         }
+    }
+    if reached + missed.len() > 0 {
+        println!("{reached} points were reached; not: {}", missed.join(", "));
     }
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! What a port holds, as the system tells.
+//! What the processes of the cluster hold, as the system tells.
 
 use std::fs;
 use std::io::{Read as _, Write as _};
@@ -8,46 +8,79 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
 
-use crate::cluster::{Cluster, Role};
-use crate::time::Result;
+use crate::cluster::{Cluster, Result, Role};
 
-/// What a port holds.
-#[derive(Clone, Copy, Debug, Default)]
+/// What a process may hold more than before, and of memory a quarter besides: those that come and go make it differ.
+const DESCRIPTORS_MORE: usize = 40;
+const KIB_MORE: u64 = 4 * 1024;
+
+/// What a process holds.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Held {
-    /// Memory of the worker that is in use, KiB, that which outlives it too.
+    /// What it is.
+    pub(crate) name: String,
+    /// Memory that is in use, KiB, of a worker that which outlives it too.
     pub(crate) rss: u64,
-    /// Of the memory that outlives it, KiB.
+    /// Of the memory that outlives a worker, KiB.
     pub(crate) state: u64,
     pub(crate) descriptors: usize,
     pub(crate) threads: usize,
-    /// CPU time of all its workers so far.
+    /// CPU time, of a keeper that of all its workers so far.
     pub(crate) cpu: Duration,
 }
 
-/// What the port of `role` holds now.
-pub(crate) fn held(cluster: &Cluster, role: Role) -> Result<Held> {
-    let worker = cluster.worker(role).ok_or("no worker lives")?;
-    let of = |pid: Pid, name: &str| format!("/proc/{}/{name}", pid.as_raw_nonzero());
-    let status = fs::read_to_string(of(worker, "status"))?;
+/// What all processes of the cluster hold now.
+pub(crate) fn held(cluster: &Cluster) -> Result<Vec<Held>> {
+    let mut all = Vec::new();
+    for role in Role::ALL {
+        let worker = cluster.worker(role).ok_or("no worker lives")?;
+        all.push(of(format!("{}: worker", role.name()), worker, [11, 12])?);
+        all.push(of(format!("{}: keeper", role.name()), cluster.keeper(role), [13, 14])?);
+    }
+    all.push(of("supervisor".to_owned(), cluster.supervisor(), [11, 12])?);
+    Ok(all)
+}
+
+/// Lines of what is held more now than before.
+pub(crate) fn grown(before: &[Held], now: &[Held]) -> Vec<String> {
+    let pairs = before.iter().zip(now);
+    let more = |before: u64, now: u64| now > before * 5 / 4 + KIB_MORE;
+    let grown = pairs.filter(|(before, now)| {
+        more(before.rss, now.rss)
+            || more(before.state, now.state)
+            || now.descriptors > before.descriptors + DESCRIPTORS_MORE
+            || now.threads > before.threads
+    });
+    grown.map(|(before, now)| format!("holds more than before: {before:?} → {now:?}")).collect()
+}
+
+/// `ticks` are the fields of CPU time in /proc/PID/stat, behind the name.
+fn of(name: String, pid: Pid, ticks: [usize; 2]) -> Result<Held> {
+    let path = |name: &str| format!("/proc/{}/{name}", pid.as_raw_nonzero());
+    let status = fs::read_to_string(path("status"))?;
     let rss = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     let rss = rss.and_then(|line| line.split_whitespace().next()).and_then(|kib| kib.parse().ok());
-    let mut state = 0;
-    let mut descriptors = 0;
-    for entry in fs::read_dir(of(worker, "fd"))?.flatten() {
-        descriptors += 1;
+    let mut held = Held {
+        name,
+        rss: rss.unwrap_or(0),
+        threads: fs::read_dir(path("task"))?.count(),
+        cpu: cpu(pid, ticks)?,
+        ..Held::default()
+    };
+    for entry in fs::read_dir(path("fd"))?.flatten() {
+        held.descriptors += 1;
         let is_state =
             fs::read_link(entry.path()).is_ok_and(|to| to.to_string_lossy().contains("srsctl-port"));
         if is_state {
-            state = fs::metadata(entry.path())?.st_blocks() / 2;
+            held.state = fs::metadata(entry.path())?.st_blocks() / 2;
         }
     }
-    Ok(Held {
-        rss: rss.unwrap_or(0),
-        state,
-        descriptors,
-        threads: fs::read_dir(of(worker, "task"))?.count(),
-        cpu: cpu(worker, [11, 12])? + cpu(cluster.keeper(role), [13, 14])?,
-    })
+    Ok(held)
+}
+
+/// How many descriptors a process has open.
+pub(crate) fn descriptors(pid: Pid) -> Result<usize> {
+    Ok(fs::read_dir(format!("/proc/{}/fd", pid.as_raw_nonzero()))?.count())
 }
 
 /// Two fields of /proc/PID/stat behind the name, clock ticks (proc(5)), together.

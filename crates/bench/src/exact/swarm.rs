@@ -123,8 +123,8 @@ pub struct Swarm {
     buffer: Vec<u8>,
     window: Instant,
     next_look: Instant,
-    /// Players that are still to come, and when the next one does.
-    coming: (u32, Instant),
+    /// When the next player comes, of those that are still to come.
+    coming: Instant,
 }
 
 impl Swarm {
@@ -144,7 +144,7 @@ impl Swarm {
             buffer: vec![0; READ],
             window: now,
             next_look: now,
-            coming: (0, now),
+            coming: now,
         };
         for (stream, chunk_size, part) in STREAMS {
             let url = format!("rtmp://{}/live/{stream}", plan.origin).parse::<Url>();
@@ -157,15 +157,15 @@ impl Swarm {
         Ok(this)
     }
 
-    /// Lets the players come, so many in a second, until all are there.
+    /// Lets players come, so many in a second, until all are there.
     ///
     /// # Errors
     /// See [`run`](Self::run).
     pub fn ramp(&mut self, per_second: u32) -> io::Result<()> {
         let pause = Duration::from_secs(1) / per_second.max(1);
-        for index in 0..self.plan.players {
-            let until = self.coming.1.max(Instant::now() - Duration::from_millis(50)) + pause;
-            self.coming = (index + 1, until);
+        while self.players() < self.plan.players {
+            let until = self.coming.max(Instant::now() - Duration::from_millis(50)) + pause;
+            self.coming = until;
             self.slots.push(None);
             self.begin_player(self.slots.len() - 1);
             if until > Instant::now() {
@@ -173,6 +173,20 @@ impl Swarm {
             }
         }
         Ok(())
+    }
+
+    /// Players that are there.
+    #[must_use]
+    pub fn players(&self) -> u32 {
+        (self.slots.len() - STREAMS.len()) as u32
+    }
+
+    /// So many players go, those that came last.
+    pub fn leave(&mut self, players: u32) {
+        for key in (STREAMS.len()..self.slots.len()).rev().take(players as usize) {
+            self.forget(key);
+            self.slots.pop();
+        }
     }
 
     /// What it has met so far.
