@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage or a wrong cluster file; 3 status: something wanted \
 is not ready; 4 status: cannot tell; 5 another srsctl supervises or is starting this cluster, or its \
-supervisor is busy or ending; 130 interrupted.";
+supervisor is busy or ending; 6 restart, upgrade: nothing was touched, since it would disconnect players: --yes; 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -36,7 +36,7 @@ pub(crate) enum Command {
     #[command(override_usage = restart::USAGE)]
     Restart(restart::Args),
     /// Run another program on all ports, one after the other; nobody who is connected notices. A port on which it fails goes back to the one
-    /// before, and the upgrade stops there. The supervisor goes on as it is: to replace it too, send it SIGQUIT, which leaves the ports
+    /// before, and so do those before it. The supervisor goes on as it is: to replace it too, send it SIGQUIT, which leaves the ports
     /// running, and have the new program take them over by srsctl up
     Upgrade(upgrade::Args),
     /// Stop the cluster; logs, generated configs and the secret stay
@@ -82,10 +82,10 @@ impl Command {
             Self::Status(args) => args.json,
             Self::Ls(args) => args.json,
             Self::Events(args) => args.json,
+            Self::Upgrade(args) => args.json,
             Self::Bench(command) => command.wants_json(),
             Self::Up(_)
             | Self::Restart(_)
-            | Self::Upgrade(_)
             | Self::SelfCheck
             | Self::Down(_)
             | Self::Logs(_)

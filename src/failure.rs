@@ -12,6 +12,7 @@ pub(crate) mod code {
     pub(crate) const NOT_READY: u8 = 3;
     pub(crate) const CANNOT_TELL: u8 = 4;
     pub(crate) const LOCKED: u8 = 5;
+    pub(crate) const CONSENT: u8 = 6;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
 
@@ -61,6 +62,7 @@ impl Failure {
             code::NOT_READY => "not-ready",
             code::CANNOT_TELL => "cannot-tell",
             code::LOCKED => "busy",
+            code::CONSENT => "needs-consent",
             code::INTERRUPTED => "interrupted",
             _ => "failed",
         }

@@ -136,6 +136,8 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &st
         restarts: 0,
         resumed: 0,
         renewed: 0,
+        lost: 0,
+        version: None,
         last_exit: None,
         stats: None,
         stats_age_ms: None,
@@ -218,6 +220,10 @@ fn units(status: &Status, paper: Paper) -> String {
         if unit.renewed > 0 {
             let times = if unit.renewed == 1 { "once".to_owned() } else { format!("{} times", unit.renewed) };
             let text = format!("{}: restarted {times}: all connections were kept", unit.id);
+            let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
+        }
+        if unit.lost > 0 {
+            let text = format!("{}: connections lost with what ended: {}", unit.id, unit.lost);
             let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
         }
         if let Some(exit) = &unit.last_exit {

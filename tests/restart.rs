@@ -10,7 +10,7 @@ use cluster::status::UnitStatus;
 use nix::sys::signal::Signal::SIGKILL;
 
 use crate::support::clients::Recorder;
-use crate::support::cluster::{SRSCTL, TestCluster, find, finish, run, signal, spawn};
+use crate::support::cluster::{Done, SRSCTL, TestCluster, find, finish, run, signal, spawn};
 use crate::support::flv::assert_same;
 use crate::support::net::url;
 use crate::support::swarm::{assert_whole, run_until, settle};
@@ -157,30 +157,52 @@ fn a_program_that_was_replaced_on_disk_is_the_one_that_runs_after_a_restart() {
 }
 
 #[test]
-fn a_program_that_cannot_be_started_leaves_the_one_that_runs_in_its_place_and_the_restart_says_so() {
+fn a_restart_into_a_program_that_cannot_be_started_or_reads_nothing_of_what_runs_touches_nothing() {
     let (cluster, own) = up_with_own_program();
-    let edge = cluster.net.edges()[0];
+    let (edge, host) = (cluster.net.edges()[0], cluster.net.edges()[0].ip().to_string());
     let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
     cluster.await_live(STREAM);
     let player = rml::play(edge, STREAM).unwrap();
     player.await_started();
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o600)).unwrap();
-    let _ = cluster
-        .run(&["restart", "edge", "1935", "--host", &edge.ip().to_string()])
-        .expect_code(1)
-        .expect_words(&["the program cannot be started, so the one that ran goes on", "is ready"]);
-    let unit = cluster.unit(edge);
-    assert_eq!((unit.renewed, unit.resumed, unit.restarts), (1, 0, 0), "{unit:#?}");
-    assert_eq!(program(unit.pid.unwrap()), own);
+    let before = cluster.pids();
+    let restart =
+        |more: &[&str]| cluster.run(&[&["restart", "edge", "1935", "--host", &host], more].concat());
+    let real = own.with_extension("real");
+    fs::rename(&own, &real).unwrap();
+    script(&cluster, "srsctl", "exit 3");
+    let _ = restart(&[]).expect_code(1).expect_words(&["nothing was touched", "exit status: 3"]);
+    // Another version, which is to read what its own workers leave.
+    let other = r#"{"schema":"srsctl/self-check/v1","version":"9","layout":9,"records":9}"#;
+    let as_other = format!(r#"[ "$1" = --self-check ] && exec echo '{other}'; exec {} "$@""#, real.display());
+    script(&cluster, "srsctl", &as_other);
+    let refused = restart(&[]).expect_code(6);
+    let _ = refused.expect_words(&[
+        "nothing was touched",
+        "version 9 reads nothing",
+        "1 players, 0 encoders",
+        "--yes",
+        "--cold",
+    ]);
+    assert_eq!(cluster.pids(), before);
+    assert_eq!(player.ended(), None);
+    // With leave it is done, and whatever it says of itself it reads what runs.
+    restart(&["--yes"]).expect_code(0);
+    assert_ne!(cluster.pids(), before);
     assert_same("the player", &player.record_after(0, 3.0), &looped_card(), 3.0);
     assert_eq!(player.ended(), None);
-    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).unwrap();
-    cluster.run(&["restart", "edge"]).expect_code(0);
     wait_until("it to be well", SOON, || cluster.run(&["status"]).code == 0);
-    assert!(Path::new(&own).exists());
 }
 
-/// A program of `script`, which knows where the real one is.
+/// What became of an upgrade.
+#[track_caller]
+fn report(done: &Done) -> serde_json::Value {
+    let report: serde_json::Value =
+        serde_json::from_str(&done.stdout).unwrap_or_else(|_| panic!("{done:#?}"));
+    assert_eq!(report["schema"], "srsctl/upgrade/v1", "{report:#}");
+    report
+}
+
+/// A program of `script`.
 fn script(cluster: &TestCluster, name: &str, script: &str) -> PathBuf {
     let path = cluster.dir.path().join(name);
     fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -199,13 +221,22 @@ fn an_upgrade_gives_every_port_the_program_and_costs_nobody_anything_who_is_ther
     let mut swarm = Swarm::new(Plan { origin, edge, players: 150, seed: 3 }).unwrap();
     let new = cluster.dir.path().join("new-srsctl");
     fs::copy(SRSCTL, &new).unwrap();
-    let mut upgrade = cluster.srsctl(&["upgrade", "--bin", new.to_str().unwrap()]);
+    let mut upgrade = cluster.srsctl(&["upgrade", "--json", "--bin", new.to_str().unwrap()]);
     let mut upgrade = spawn(&mut upgrade);
     swarm.ramp(15).unwrap();
     run_until(&mut swarm, "the upgrade ends", |_| upgrade.try_wait().unwrap().is_some());
     settle(&mut swarm);
     assert_whole(&swarm);
-    let _ = finish(upgrade, SOON).expect_code(0).expect_words(&["is version", "waiting 11 s"]);
+    let done = finish(upgrade, SOON).expect_code(0);
+    let report = report(&done);
+    let version = env!("CARGO_PKG_VERSION");
+    assert_eq!((&report["upgraded"], &report["version"]), (&true.into(), &version.into()), "{report:#}");
+    for port in report["ports"].as_array().unwrap() {
+        let told = ["result", "from", "to", "lost", "why"].map(|name| port[name].clone());
+        let expected = ["upgraded".into(), version.into(), version.into(), 0.into(), serde_json::Value::Null];
+        assert_eq!(told, expected, "{port:#}");
+    }
+    let _ = done.expect_words(&["is version", "waiting 11 s"]);
     for unit in cluster.status().units {
         assert_renewed(&unit, 1);
         assert_eq!(program(unit.keeper_pid.unwrap()), new.canonicalize().unwrap());
@@ -230,7 +261,7 @@ fn a_port_whose_workers_die_behind_an_upgrade_goes_back_and_the_upgrade_fails_th
     fs::copy(SRSCTL, &new).unwrap();
     let keeper = cluster.keeper(edge);
     let old = program(keeper);
-    let mut upgrade = cluster.srsctl(&["upgrade", "--bin", new.to_str().unwrap()]);
+    let mut upgrade = cluster.srsctl(&["upgrade", "--json", "--bin", new.to_str().unwrap()]);
     let upgrade = spawn(&mut upgrade);
     wait_until("the new program", SOON, || program(keeper) == new.canonicalize().unwrap());
     for death in 1..=2 {
@@ -240,11 +271,18 @@ fn a_port_whose_workers_die_behind_an_upgrade_goes_back_and_the_upgrade_fails_th
         });
         signal(renewed.pid.unwrap(), SIGKILL);
     }
-    let _ = finish(upgrade, SOON)
-        .expect_code(1)
-        .expect_words(&["the upgrade stops", "the program before goes on"]);
+    let done = finish(upgrade, SOON).expect_code(1);
+    let report = report(&done);
+    let results: Vec<&str> =
+        report["ports"].as_array().unwrap().iter().map(|it| it["result"].as_str().unwrap()).collect();
+    assert_eq!(results, ["went-back", "not-tried", "not-tried", "not-tried", "not-tried"], "{report:#}");
+    assert!(
+        report["ports"][0]["why"].as_str().unwrap().ends_with("the program before goes on"),
+        "{report:#}"
+    );
+    assert_eq!((&report["upgraded"], &report["ports"][0]["lost"]), (&false.into(), &0.into()), "{report:#}");
     let unit = cluster.unit(edge);
-    assert_eq!((unit.renewed, unit.resumed, unit.restarts), (1, 2, 0), "{unit:#?}");
+    assert_eq!((unit.renewed, unit.resumed, unit.restarts, unit.lost), (1, 2, 0, 0), "{unit:#?}");
     for unit in cluster.status().units {
         assert_eq!(program(unit.keeper_pid.unwrap()), old);
     }
@@ -258,14 +296,15 @@ fn a_program_that_is_none_is_refused_before_anything_is_touched() {
     let (cluster, _encoder, player) = with_a_player();
     let before = cluster.pids();
     let other = r#"echo '{"schema":"srsctl/self-check/v1","version":"9","layout":9,"records":9}'"#;
-    for (name, text, why) in [
-        ("exits", "exit 3", "its --self-check ends with exit status: 3"),
-        ("dies", "kill -9 $$", "its --self-check ends with signal: 9"),
-        ("says-nothing", "exit 0", "what its --self-check says is not understood"),
-        ("other-layout", other, "1 players, 0 encoders"),
+    for (name, text, why, code) in [
+        ("exits", "exit 3", "its --self-check ends with exit status: 3", 1),
+        ("dies", "kill -9 $$", "its --self-check ends with signal: 9", 1),
+        ("says-nothing", "exit 0", "what its --self-check says is not understood", 1),
+        ("other-layout", other, "1 players, 0 encoders", 6),
     ] {
         let bin = script(&cluster, name, text);
-        let done = cluster.run(&["upgrade", "--bin", bin.to_str().unwrap()]).expect_code(1);
+        let done = cluster.run(&["upgrade", "--json", "--bin", bin.to_str().unwrap()]).expect_code(code);
+        assert!(report(&done)["ports"].as_array().unwrap().iter().all(|port| port["result"] == "not-tried"));
         let _ = done.expect_words(&["nothing was touched", why]);
     }
     let missing = cluster.dir.path().join("missing");
@@ -273,4 +312,66 @@ fn a_program_that_is_none_is_refused_before_anything_is_touched() {
     assert_eq!(cluster.pids(), before);
     assert_same("the player", &player.record_after(0, 3.0), &looped_card(), 3.0);
     assert_eq!(player.ended(), None);
+}
+
+#[test]
+fn a_program_that_would_die_before_it_has_a_worker_is_found_out_and_costs_no_connection() {
+    let (cluster, encoder, player) = with_a_player();
+    let edge = cluster.net.edges()[0];
+    // It is what it says, until it is a keeper.
+    let text = format!(r#"[ "$1" = --self-check ] && exec {SRSCTL} "$@"; exit 70"#);
+    let new = script(&cluster, "new-srsctl", &text);
+    let keeper = cluster.keeper(edge);
+    let done = cluster.run(&["upgrade", "--json", "--bin", new.to_str().unwrap()]).expect_code(1);
+    let report = report(&done);
+    let first = &report["ports"][0];
+    assert_eq!((&first["result"], &first["lost"]), (&"went-back".into(), &0.into()), "{report:#}");
+    assert!(first["why"].as_str().unwrap().contains("on trial it ends with exit status: 70"), "{report:#}");
+    let unit = cluster.unit(edge);
+    assert_eq!(
+        (unit.keeper_pid, unit.renewed, unit.restarts, unit.lost),
+        (Some(keeper), 1, 0, 0),
+        "{unit:#?}"
+    );
+    assert_eq!(program(keeper), Path::new(SRSCTL));
+    assert_same("the player", &player.record_after(0, 3.0), &looped_card(), 3.0);
+    assert_eq!((player.ended(), encoder.ended()), (None, None));
+    cluster.down();
+}
+
+#[test]
+fn an_upgrade_that_fails_on_its_last_port_gives_the_others_back_what_they_ran() {
+    let (cluster, encoder, player) = with_a_player();
+    let (edge, origin) = (cluster.net.edges()[0], cluster.net.origin());
+    let new = cluster.dir.path().join("new-srsctl");
+    fs::copy(SRSCTL, &new).unwrap();
+    let mut upgrade = cluster.srsctl(&["upgrade", "--json", "--canary", "0", "--bin", new.to_str().unwrap()]);
+    let upgrade = spawn(&mut upgrade);
+    wait_until("the last port to run it", SOON, || {
+        program(cluster.keeper(origin)) == new.canonicalize().unwrap()
+    });
+    for death in 1..=2 {
+        let unit = wait_for("a worker to die", SOON, || {
+            let unit = find(&cluster.try_status()?, origin)?;
+            if unit.renewed == 1 && unit.resumed == death - 1 { Ok(unit) } else { Err(format!("{unit:#?}")) }
+        });
+        signal(unit.pid.unwrap(), SIGKILL);
+    }
+    let done = finish(upgrade, SOON).expect_code(1);
+    let report = report(&done);
+    let ports = report["ports"].as_array().unwrap();
+    for port in ports {
+        assert_eq!((&port["result"], &port["lost"]), (&"went-back".into(), &0.into()), "{report:#}");
+        assert_eq!(port["why"].is_null(), port["role"] == "edge", "{report:#}");
+    }
+    assert_eq!(ports.len(), 5);
+    let _ = done.expect_words(&["the upgrade stops", "are given back", "runs the program before again"]);
+    for unit in cluster.status().units {
+        assert_eq!(program(unit.keeper_pid.unwrap()), Path::new(SRSCTL), "{unit:#?}");
+    }
+    let unit = cluster.unit(edge);
+    assert_eq!((unit.renewed, unit.resumed, unit.restarts, unit.lost), (2, 0, 0, 0), "{unit:#?}");
+    assert_same("the player", &player.record_after(0, 5.0), &looped_card(), 5.0);
+    assert_eq!((player.ended(), encoder.ended()), (None, None));
+    cluster.down();
 }

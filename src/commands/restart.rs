@@ -25,6 +25,10 @@ pub(crate) struct Args {
     /// Close each port and open it anew: whoever is connected has to connect again
     #[arg(long)]
     cold: bool,
+    /// Also where connections cannot be kept, since a program that was replaced reads nothing of what runs: whoever is connected has to
+    /// connect again
+    #[arg(short, long)]
+    yes: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -45,12 +49,12 @@ impl From<RoleArg> for Role {
 }
 
 /// Restarts what is asked for and waits for it.
-pub(crate) async fn run(global: &Global, Args { words, host, cold }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { words, host, cold, yes }: Args) -> Result<ExitCode, Failure> {
     let Words { role, port, path } = Words::<RoleArg>::read(words)?;
     let role =
         role.ok_or_else(|| Failure::usage(format!("which processes? {}", Words::<RoleArg>::expected())))?;
     let subject = Subject::find(global, path.as_deref(), "restart ROLE")?;
-    let (client, request) = (subject.client(), Restart { role: role.into(), port, host, cold });
+    let (client, request) = (subject.client(), Restart { role: role.into(), port, host, cold, yes });
     tokio::select! {
         done = client.restart(&request, complain) => done?,
         _ = tokio::signal::ctrl_c() => return Err(Failure::new(

@@ -4,13 +4,15 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cluster::Role;
-use cluster::status::Status;
-use control::api::Upgrade;
+use control::api::{Upgrade, Upgraded, UpgradedPort};
+use serde::Serialize;
 
-use crate::commands::self_check::SelfCheck;
 use crate::failure::{Failure, code};
 use crate::subject::{Global, Subject};
-use crate::terminal::complain;
+use crate::terminal::{complain, print_json};
+
+/// The document's.
+const SCHEMA: &str = "srsctl/upgrade/v1";
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -26,51 +28,72 @@ pub(crate) struct Args {
     /// Also where connections cannot be kept: whoever is connected has to connect again
     #[arg(short, long)]
     yes: bool,
+    /// What became of each port as one JSON document, srsctl/upgrade/v1, also where it failed; progress stays on stderr
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
-/// Checks the program, then has the supervisor do it.
-pub(crate) async fn run(global: &Global, Args { path, bin, canary, yes }: Args) -> Result<ExitCode, Failure> {
+/// The document of `upgrade --json`; changes only add.
+#[derive(Serialize)]
+struct Document<'a> {
+    schema: &'static str,
+    cluster: &'a str,
+    program: &'a Path,
+    version: Option<String>,
+    /// Whether each port runs it.
+    upgraded: bool,
+    ports: Vec<Row>,
+    /// Why not.
+    error: Option<String>,
+}
+
+/// A port in it.
+#[derive(Serialize)]
+struct Row {
+    #[serde(flatten)]
+    port: UpgradedPort,
+    role: Role,
+    host: String,
+    #[serde(rename = "port")]
+    number: u16,
+}
+
+impl From<UpgradedPort> for Row {
+    fn from(port: UpgradedPort) -> Self {
+        let (role, host, number) = port.unit.parts();
+        let host = host.to_owned();
+        Self { port, role, host, number }
+    }
+}
+
+/// Has the supervisor do it.
+pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+    let Args { path, bin, canary, yes, json } = args;
     let subject = Subject::find(global, path.as_deref(), "upgrade")?;
     let program = bin.map_or_else(supervisor::own_binary, |bin| bin.canonicalize());
     let program =
         program.map_err(|error| Failure::failed(format!("nothing was touched: the program: {error}")))?;
-    let new = SelfCheck::of(&program).map_err(|why| {
-        Failure::failed(format!("nothing was touched: {} cannot be used: {why}", program.display()))
-    })?;
-    let client = subject.client();
-    let cost = cost(&client.status().await?, &new);
-    if !cost.is_empty() && !yes {
-        let cost = cost.join("\n  ");
-        return Err(Failure::failed(format!(
-            "nothing was touched: version {} reads nothing of what runs, so connections would be lost:\n  {cost}\n\
-             if that shall be: srsctl upgrade --yes",
-            new.version
-        )));
-    }
-    complain(&format!("{} is version {}", program.display(), new.version));
-    let request = Upgrade { program, canary };
-    tokio::select! {
-        done = client.upgrade(&request, complain) => done?,
+    let (client, request) = (subject.client(), Upgrade { program: program.clone(), canary, yes });
+    let (upgraded, done) = tokio::select! {
+        done = client.upgrade(&request, complain) => done,
         _ = tokio::signal::ctrl_c() => return Err(Failure::new(
             code::INTERRUPTED,
             "interrupted: the supervisor goes on with the upgrade; see srsctl status",
         )),
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-/// The ports whose connections a program of `new` could not take over, and what they are.
-fn cost(status: &Status, new: &SelfCheck) -> Vec<String> {
-    let ports = status.units.iter().filter_map(|unit| Some((unit, unit.keeper_pid?)));
-    let lost = ports.filter(|(_, keeper)| {
-        // What runs there, whatever became of its file.
-        let runs = SelfCheck::of(Path::new(&format!("/proc/{keeper}/exe")));
-        !runs.is_ok_and(|runs| new.fits(&runs))
-    });
-    lost.map(|(unit, _)| {
-        let (players, publishers) = unit.stats.as_ref().map_or((0, 0), |it| (it.players, it.publishers));
-        let encoders = if unit.role == Role::Origin { publishers } else { 0 };
-        format!("{}: {players} players, {encoders} encoders", unit.id)
+    };
+    let done = done.map_err(Failure::from);
+    let Some(Upgraded { version, ports }) = upgraded.filter(|_| json) else {
+        return done.map(|()| ExitCode::SUCCESS);
+    };
+    let error = done.as_ref().err().map(ToString::to_string);
+    let (upgraded, ports) = (done.is_ok(), ports.into_iter().map(Row::from).collect());
+    let (cluster, program) = (subject.name(), program.as_path());
+    print_json(&Document { schema: SCHEMA, cluster, program, version, upgraded, ports, error })?;
+    Ok(match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            complain(&failure.to_string());
+            failure.code()
+        }
     })
-    .collect()
 }

@@ -10,11 +10,14 @@ use crate::log;
 pub(crate) struct Args {
     #[arg(long)]
     config: PathBuf,
+    /// Show that it could, and end
+    #[arg(long)]
+    trial: bool,
 }
 
 /// Serves one port.
-pub(crate) fn run(Args { config }: &Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(Args { config, trial }: &Args) -> Result<ExitCode, Failure> {
     log::start();
-    let ended = worker::run(config);
+    let ended = worker::run(config, *trial);
     ended.map(ExitCode::from).map_err(|e| Failure::new(e.exit_code(), e))
 }

@@ -16,7 +16,7 @@ use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use cluster::events::{By, Events};
 use cluster::status::Status;
-use control::api::{self, Apply, Line, Restart, Upgrade};
+use control::api::{self, Apply, Line, Restart, Upgrade, Upgraded};
 use control::{Code, Error};
 use hyper::body::Frame;
 use serde::Deserialize;
@@ -73,9 +73,17 @@ impl Reply {
     /// Tells of progress.
     pub(crate) fn say(&self, progress: String) {
         if let Self::Lines(lines) = self
-            && lines.capacity() > 1
+            && lines.capacity() > 2
         {
             let _ = lines.try_send(Line::Progress(progress));
+        }
+    }
+
+    /// Tells what became of an upgrade.
+    pub(crate) fn report(&self, upgraded: Upgraded) {
+        if let Self::Lines(lines) = self {
+            // There is room for it, and for the last: `say` leaves two places.
+            let _ = lines.try_send(Line::Upgraded(upgraded));
         }
     }
 
@@ -83,7 +91,7 @@ impl Reply {
     pub(crate) fn finish(self, outcome: Result<(), Error>) {
         if let Self::Lines(lines) = self {
             let last = outcome.map_or_else(Line::Error, |()| Line::Done {});
-            // There is room for it: `say` leaves one place.
+            // There is room for it: `say` leaves two places.
             let _ = lines.try_send(last);
         }
     }
@@ -319,7 +327,7 @@ mod tests {
         while let Some(line) = receiver.recv().await {
             lines.push(line);
         }
-        assert_eq!(lines.len(), LINES);
+        assert_eq!(lines.len(), LINES - 1);
         assert_eq!(lines.last(), Some(&Line::Error(error)));
     }
 }

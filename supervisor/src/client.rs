@@ -7,7 +7,7 @@ use axum::body::Bytes;
 use cluster::events::Events;
 use cluster::status::Status;
 use control::Error;
-use control::api::{self, Apply, Line, Restart, Upgrade};
+use control::api::{self, Apply, Line, Restart, Upgrade, Upgraded};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -167,12 +167,18 @@ impl Client {
         self.lines(api::RESTART, restart, progress).await.map(drop)
     }
 
-    /// Has all ports run another program, one after the other.
+    /// Has all ports run another program, one after the other; tells what became of each, if it came to that.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] when one went back to the program before, or does not serve; it says which ports run what.
-    pub async fn upgrade(&self, upgrade: &Upgrade, progress: impl FnMut(&str)) -> Result<(), ClientError> {
-        self.lines(api::UPGRADE, upgrade, progress).await.map(drop)
+    /// [`ClientError::Refused`] when one went back to the program before, or does not serve: then all did that could.
+    pub async fn upgrade(
+        &self,
+        upgrade: &Upgrade,
+        progress: impl FnMut(&str),
+    ) -> (Option<Upgraded>, Result<(), ClientError>) {
+        let mut upgraded = None;
+        let done = self.lines_and_report(api::UPGRADE, upgrade, progress, &mut upgraded).await;
+        (upgraded, done.map(drop))
     }
 
     /// Stops all processes and the supervisor, and returns when it has ended.
@@ -195,7 +201,17 @@ impl Client {
         &self,
         path: &str,
         body: &impl Serialize,
+        progress: impl FnMut(&str),
+    ) -> Result<Option<Process>, ClientError> {
+        self.lines_and_report(path, body, progress, &mut None).await
+    }
+
+    async fn lines_and_report(
+        &self,
+        path: &str,
+        body: &impl Serialize,
         mut progress: impl FnMut(&str),
+        upgraded: &mut Option<Upgraded>,
     ) -> Result<Option<Process>, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
         let (response, supervisor) = self.send(Method::POST, path, body.into()).await?;
@@ -207,6 +223,7 @@ impl Client {
                 let line: Vec<u8> = text.drain(..=end).collect();
                 match serde_json::from_slice(&line).map_err(|error| self.broken(error))? {
                     Line::Progress(said) => progress(&said),
+                    Line::Upgraded(report) => *upgraded = Some(report),
                     Line::Done {} => return Ok(supervisor),
                     Line::Error(error) => return Err(ClientError::Refused(error)),
                 }

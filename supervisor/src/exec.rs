@@ -8,4 +8,5 @@ pub mod orphans;
 pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod record;
+pub(crate) mod self_check;
 pub(crate) mod strays;

@@ -137,6 +137,30 @@ pub(crate) fn keep(lent: &mut Lent) -> Result<Kept, RunError> {
     }
 }
 
+/// All that a keeper of this program does until it has a worker, and what a worker begins with, without any that serves: whoever is to
+/// become this program tries that out. `begin` is the worker's part.
+///
+/// # Errors
+/// When any of it fails.
+pub(crate) fn rehearse(
+    lent: &mut Lent,
+    begin: impl FnOnce(&Lent) -> Result<(), RunError>,
+) -> Result<(), RunError> {
+    let life = Life::begin();
+    program::prepare(lent);
+    let Some(worker) = clone().map_err(RunError::system("starting the worker"))? else {
+        return begin(lent);
+    };
+    let end = waitpid(Some(worker), WaitOptions::empty()).map_err(std::io::Error::from);
+    let end = end.map_err(RunError::system("waiting for the worker"))?;
+    let end = end.map(|(_, status)| End::of(status.exit_status(), status.terminating_signal()));
+    info!(generation = life.generation, ?end, "tried out");
+    match end {
+        Some(End::Exit(0)) | None => Ok(()),
+        Some(end) => Err(RunError::Dies(end.to_string())),
+    }
+}
+
 /// Makes this worker the owner of what one that has died had open: of every descriptor from 3 up that is not `kept` for all workers.
 /// Dropping one closes it. To be called once, before anything is opened.
 ///

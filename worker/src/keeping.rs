@@ -26,6 +26,13 @@ pub(crate) mod kind {
 /// The version of the records, of streams' too. Whoever changes what one of them is made of makes it another: a record of another version is
 /// not looked at.
 pub const RECORDS: u64 = 1;
+/// The oldest version that is read too: the one before, of which there is an image in worker/tests/images.
+pub const OLDEST_RECORDS: u64 = 1;
+
+/// Whether records of `version` are read.
+pub(crate) fn reads(version: u64) -> bool {
+    (OLDEST_RECORDS..=RECORDS).contains(&version)
+}
 
 /// Words of the store.
 pub(crate) mod word {
@@ -86,7 +93,7 @@ impl Keeping {
 
     /// Whether anything outlives this worker.
     pub(crate) fn outlives(&self) -> bool {
-        self.store.word(word::VERSION) == RECORDS
+        reads(self.store.word(word::VERSION))
     }
 
     /// Whether there is something to commit.

@@ -53,8 +53,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-pub use crate::keeping::RECORDS;
-pub use shm::LAYOUT;
+pub use crate::keeping::{OLDEST_RECORDS, RECORDS};
+pub use shm::{LAYOUT, OLDEST_LAYOUT};
 
 use crate::hub::Hub;
 use crate::keeper::Kept;
@@ -68,11 +68,16 @@ use crate::recovery::{Legacy, Opened};
 ///
 /// It returns in two processes: in the [keeper] of the port, and in each worker that the keeper starts.
 ///
+/// On `trial` it only shows that it could: see [`keeper::rehearse`].
+///
 /// # Errors
 /// See [`RunError`].
-pub fn run(config: &Path) -> Result<u8, RunError> {
+pub fn run(config: &Path, trial: bool) -> Result<u8, RunError> {
     // Never closed: what is lent is the next worker's too.
     let mut lent = ManuallyDrop::new(Lent::take()?);
+    if trial {
+        return keeper::rehearse(&mut lent, |lent| rehearse(config, lent)).map(|()| 0);
+    }
     match keeper::keep(&mut lent)? {
         Kept::Worker(life) => serve(config, lent, life).map(|()| 0),
         Kept::Ended(code) => Ok(code),
@@ -88,10 +93,18 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         .map_err(RunError::system("looking for what the worker before had open"))?;
     // First, so that it closes what it had for itself: there may be room for no descriptor more.
     let mut opened = recovery::open(lent.get(Name::State), is_cold);
-    match &mut opened.legacy {
-        Some(legacy) => legacy.find_sockets(open, lent.get(Name::Listener)),
-        None => drop(open),
-    }
+    // Without what was left nothing of them goes on.
+    let closed = match &mut opened.legacy {
+        Some(legacy) => {
+            legacy.find_sockets(open, lent.get(Name::Listener));
+            0
+        }
+        None => {
+            let closed = recovery::accepted(&open, lent.get(Name::Listener));
+            drop(open);
+            closed
+        }
+    };
     let own = lent.try_clone().map_err(RunError::system("duplicating what is lent"))?;
     let Inherited { listener, control, lock, config: given, secret: kept, socket } = own.try_into()?;
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
@@ -110,21 +123,13 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     control::block_on(async move {
         let listener = TcpListener::from_std(listener).map_err(RunError::system("preparing the listener"))?;
         let listener = Rc::new(listener);
-        let seat = Seat {
-            id: spec.id.clone(),
-            role: spec.role,
-            control,
-            socket,
-            lock,
-            generation,
-            renewed,
-            cause,
-            is_cold,
-        };
+        let (id, role) = (spec.id.clone(), spec.role);
         let keeping = Rc::new(Keeping::new(store, unkept));
         let port = legacy.as_mut().map(Legacy::port).unwrap_or_default();
         let hub = Hub::with(spec, secret, &keeping, port);
-        let servings = legacy.map(|legacy| legacy.take(&hub)).unwrap_or_default();
+        let (servings, lost) = legacy.map(|legacy| legacy.take(&hub)).unwrap_or((Vec::new(), closed));
+        let lost = u32::try_from(lost).unwrap_or(u32::MAX);
+        let seat = Seat { id, role, control, socket, lock, generation, renewed, cause, is_cold, lost };
         let lent = RefCell::new(lent);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener), lent });
         let next = flush::go_on(&hub, servings.len()).await;
@@ -144,6 +149,16 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
             Some(ended) = tasks.join_next() => Err(RunError::Stuck(ended.err().map(|e| e.to_string()).unwrap_or_default())),
         }
     })
+}
+
+/// What a worker begins with: its config, its secret, and a look at what the one before has left.
+fn rehearse(config: &Path, lent: &Lent) -> Result<(), RunError> {
+    let path = |name| lent.get(name).map(|fd| fds::path_of(&fd));
+    let spec = WorkerSpec::from_file(&path(Name::Config).unwrap_or_else(|| config.to_owned()))?;
+    read_secret(&path(Name::Secret).unwrap_or_else(|| spec.secret_file.clone()))?;
+    let is_read = lent.get(Name::State).is_some_and(recovery::is_readable);
+    info!(id = %spec.id, is_read, "on trial");
+    Ok(())
 }
 
 /// Ends, with all connections as they are: no task is at work, and what is dropped is closed.

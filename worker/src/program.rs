@@ -12,7 +12,8 @@ use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use control::cause;
 use control::fds::{self, Lent, Name};
@@ -26,6 +27,12 @@ use tracing::warn;
 const VARIABLE: &str = "SRSCTL_LIFE";
 /// The program that runs here, whatever became of its file.
 const OWN: &str = "/proc/self/exe";
+/// The word by which a program is tried out; an older one does not know it, and fails.
+const TRIAL: &str = "--trial";
+/// A program may take so long to show that it runs, while nobody serves.
+const TRIAL_MAX: Duration = Duration::from_secs(2);
+/// Between two looks at whether it has.
+const TRIAL_POLL: Duration = Duration::from_millis(1);
 
 /// What a worker is told of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -94,6 +101,26 @@ pub(crate) fn prepare(lent: &mut Lent) {
     }
 }
 
+/// Runs [`Name::Program`] as a child that goes no further than [`rehearse`](crate::keeper::rehearse): as a keeper that dies before it has a
+/// worker it would take the port with it.
+fn try_out(lent: &Lent, life: &Life) -> io::Result<()> {
+    let mut trial = command(lent, life)?.arg(TRIAL).stdin(Stdio::null()).spawn()?;
+    let end = Instant::now() + TRIAL_MAX;
+    loop {
+        match trial.try_wait()? {
+            Some(status) if status.success() => return Ok(()),
+            Some(status) => return Err(io::Error::other(format!("on trial it ends with {status}"))),
+            None if Instant::now() < end => std::thread::sleep(TRIAL_POLL),
+            None => {
+                trial.kill()?;
+                trial.wait()?;
+                let why = format!("on trial it does not end within {} s", TRIAL_MAX.as_secs());
+                return Err(io::Error::other(why));
+            }
+        }
+    }
+}
+
 /// Becomes [`Name::Program`]. Returns if that fails: then this one goes on.
 pub(crate) fn start_anew(lent: &mut Lent, life: &Life) -> io::Error {
     let start = |lent: &mut Lent| -> io::Result<()> {
@@ -101,7 +128,9 @@ pub(crate) fn start_anew(lent: &mut Lent, life: &Life) -> io::Error {
         let program = lent.get(Name::Program).ok_or(io::ErrorKind::NotFound)?;
         let is_other = identity(program)? != identity(own.as_fd())?;
         lent.remove(Name::Before);
+        lent.pass_on()?;
         if is_other {
+            try_out(lent, life)?;
             lent.add(Name::Before, own);
         }
         exec(lent, life)
@@ -132,19 +161,24 @@ fn give_up(lent: &mut Lent, failed: io::Result<()>) -> io::Error {
     }
 }
 
-/// As the program that runs here was started, with what is lent and every socket.
-fn exec(lent: &Lent, life: &Life) -> io::Result<()> {
+/// The program as this one was started, with what is lent.
+fn command(lent: &Lent, life: &Life) -> io::Result<Command> {
     let program = lent.get(Name::Program).ok_or(io::ErrorKind::NotFound)?;
+    let mut arguments = std::env::args_os();
+    let name: OsString = arguments.next().unwrap_or_default();
+    let mut command = Command::new(fds::path_of(&program));
+    command.arg0(name).args(arguments).env(fds::VARIABLE, lent.variable()).env(VARIABLE, life.to_text());
+    Ok(command)
+}
+
+/// Becomes it, with every socket.
+fn exec(lent: &Lent, life: &Life) -> io::Result<()> {
     lent.pass_on()?;
     for socket in sockets()? {
         // SAFETY: only borrowed for one fcntl. There is no other process of this table and one thread, so it is the socket that was found.
         rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(socket) }, FdFlags::empty())?;
     }
-    let mut arguments = std::env::args_os();
-    let name: OsString = arguments.next().unwrap_or_default();
-    let mut command = Command::new(fds::path_of(&program));
-    command.arg0(name).args(arguments).env(fds::VARIABLE, lent.variable()).env(VARIABLE, life.to_text());
-    let failed = command.exec();
+    let failed = command(lent, life)?.exec();
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: it is no handler that could run. It was so until the exec was tried, which changes it, as it unblocks all signals.
     let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };

@@ -6,13 +6,13 @@
 
 use std::collections::HashMap;
 use std::net::TcpStream as Socket;
-use std::os::fd::{AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use rtmp::client::Session;
 use rtmp_io::socket;
 use rustix::net::sockopt::{socket_cookie, socket_domain};
-use shm::{Id, Memory, Object, Recovery, Store};
+use shm::{Id, LAYOUT, Memory, OLDEST_LAYOUT, Object, Recovery, Store};
 use stream::{Blobs, State};
 use tokio::net::TcpStream;
 use tracing::{info, warn};
@@ -26,7 +26,7 @@ use crate::egress::player::PlayerRecord;
 use crate::egress::status::ForwardRecord;
 use crate::failpoints;
 use crate::hub::Hub;
-use crate::keeping::{Keeping, PortRecord, RECORDS, kind, word};
+use crate::keeping::{Keeping, PortRecord, RECORDS, kind, reads, word};
 
 /// See the [module](self).
 pub(crate) struct Legacy {
@@ -40,6 +40,8 @@ pub(crate) struct Legacy {
     fresh: Vec<Socket>,
     /// Records that cannot be right.
     broken: usize,
+    /// Connections among them.
+    lost: usize,
 }
 
 /// What [`open`] has found.
@@ -79,7 +81,7 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> Opened {
         return Opened::new(create(memory), None);
     }
     match Recovery::open(memory) {
-        Ok((recovery, _)) if recovery.store().word(word::VERSION) != RECORDS => {
+        Ok((recovery, _)) if !reads(recovery.store().word(word::VERSION)) => {
             warn!("what the worker before has left is of another version; its connections are lost");
             drop(recovery);
             map().map_or_else(Opened::private, |memory| Opened::new(create(memory), None))
@@ -92,6 +94,7 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> Opened {
                 links: HashMap::new(),
                 fresh: Vec::new(),
                 broken: found.broken,
+                lost: 0,
             };
             Opened::new(legacy.recovery.store().clone(), Some(legacy))
         }
@@ -102,6 +105,13 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> Opened {
             Opened::new(create(memory), None)
         }
     }
+}
+
+/// Whether a worker of this program would go on with what is in `file`, which another may write to meanwhile.
+pub(crate) fn is_readable(file: BorrowedFd<'_>) -> bool {
+    shm::peek(file).is_some_and(|(layout, words)| {
+        (OLDEST_LAYOUT..=LAYOUT).contains(&layout) && words.get(word::VERSION).is_some_and(|it| reads(*it))
+    })
 }
 
 /// An empty store for this worker and the next.
@@ -131,7 +141,7 @@ impl Legacy {
                         Some(socket) => self.sockets.push((id, record, socket)),
                         None => self.recovery.store().remove(id),
                     },
-                    Err(_) => self.give_up(id),
+                    Err(_) => self.lose(id),
                 }
             } else {
                 match postcard::from_bytes::<LinkRecord<Session, State>>(&bytes) {
@@ -143,7 +153,7 @@ impl Legacy {
                 }
             }
         }
-        let port = listener.and_then(|listener| rustix::net::getsockname(listener).ok()?.try_into().ok());
+        let port = listener.and_then(address);
         let fresh = open.into_values().filter(|fd| socket_domain(fd).is_ok()).map(Socket::from);
         self.fresh = fresh.filter(|fresh| is_fresh(fresh, port)).collect();
     }
@@ -151,6 +161,12 @@ impl Legacy {
     fn give_up(&mut self, object: Id) {
         self.broken += 1;
         self.recovery.store().remove(object);
+    }
+
+    /// The same of a connection's record.
+    fn lose(&mut self, object: Id) {
+        self.lost += 1;
+        self.give_up(object);
     }
 
     /// The record of the port as a whole.
@@ -162,8 +178,8 @@ impl Legacy {
         (id, record.unwrap_or_default())
     }
 
-    /// Makes it all again, in `hub`; the connections that are to be served.
-    pub(crate) fn take(mut self, hub: &Rc<Hub>) -> Vec<Serving> {
+    /// Makes it all again, in `hub`; the connections that are to be served, and how many are lost.
+    pub(crate) fn take(mut self, hub: &Rc<Hub>) -> (Vec<Serving>, usize) {
         let store = hub.keeping.store.clone();
         let mut blobs = Blobs::take(&store, &mut self.objects);
         // Nearly all that is left are players.
@@ -209,7 +225,7 @@ impl Legacy {
                 Ok(serving) => servings.push(serving),
                 Err(error) => {
                     warn!(%error, "a connection does not go on");
-                    self.give_up(id);
+                    self.lose(id);
                 }
             }
         }
@@ -218,7 +234,7 @@ impl Legacy {
             channel.touch();
         }
         drop((blobs, kept));
-        let Self { recovery, fresh, broken, mut links, .. } = self;
+        let Self { recovery, fresh, broken, mut lost, mut links, .. } = self;
         failpoints::pass("recovery.made");
         // The port has the same store.
         let _ = recovery.finish();
@@ -240,7 +256,7 @@ impl Legacy {
             }
         }
         links.into_values().for_each(|(id, ..)| store.remove(id));
-        suspect.handle(&hub.keeping, &mut servings);
+        lost += suspect.handle(&hub.keeping, &mut servings);
         let fresh = fresh.into_iter().filter_map(|socket| TcpStream::from_std(socket).ok());
         servings.extend(fresh.filter_map(|socket| {
             let peer = socket.peer_addr().ok()?;
@@ -258,9 +274,10 @@ impl Legacy {
             connections = servings.len(),
             streams = channels.len(),
             broken,
+            lost,
             "goes on where the worker before was"
         );
-        servings
+        (servings, lost)
     }
 }
 
@@ -312,14 +329,16 @@ impl Suspect {
     }
 
     /// What was read and not handled is handled before anything else is read. What one worker died of and the next one again is not: its
-    /// connection is ended.
-    fn handle(self, keeping: &Keeping, servings: &mut [Serving]) {
+    /// connection is ended. How many are.
+    fn handle(self, keeping: &Keeping, servings: &mut [Serving]) -> usize {
+        let mut ended = 0;
         // No other was being read from.
         for serving in servings.iter_mut().filter(|serving| self.is_busy(serving.object())) {
             let unhandled = serving.unhandled();
             if self.was_before {
                 warn!("two workers died of what this connection sent; it is ended");
                 serving.give_up();
+                ended += 1;
             } else if unhandled > 0 {
                 let bytes = usize::try_from(unhandled).unwrap_or(usize::MAX);
                 if bytes <= keeping.buffer.borrow().len() {
@@ -327,12 +346,14 @@ impl Suspect {
                 } else {
                     warn!(unhandled, "what a connection sent is lost; it is ended");
                     serving.give_up();
+                    ended += 1;
                 }
             }
         }
         keeping.end_read();
         // It has done no harm.
         keeping.store.set_word(word::SUSPECT, 0);
+        ended
     }
 }
 
@@ -344,6 +365,20 @@ fn end_orphans(hub: &Rc<Hub>) {
             crate::ingress::end_orphan(hub, &channel);
         }
     }
+}
+
+/// How many of the descriptors that the worker before had `open` are connections that `listener` has accepted.
+pub(crate) fn accepted(open: &[OwnedFd], listener: Option<BorrowedFd<'_>>) -> usize {
+    let Some(port) = listener.and_then(address).map(|at| at.port()) else { return 0 };
+    let is_accepted = |fd: &&OwnedFd| {
+        address(fd.as_fd()).is_some_and(|own| own.port() == port) && rustix::net::getpeername(fd).is_ok()
+    };
+    open.iter().filter(is_accepted).count()
+}
+
+/// Where a socket is bound.
+fn address(socket: BorrowedFd<'_>) -> Option<std::net::SocketAddr> {
+    rustix::net::getsockname(socket).ok()?.try_into().ok()
 }
 
 /// Whether nobody has read from or written to a connection that the port has accepted.

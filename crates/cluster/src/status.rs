@@ -66,6 +66,12 @@ pub struct UnitStatus {
     /// apart from it.
     #[serde(default)]
     pub renewed: u32,
+    /// Connections that were lost with a process or worker that ended, counted as `resumed` is.
+    #[serde(default)]
+    pub lost: u64,
+    /// The version of what serves, as it says itself.
+    #[serde(default)]
+    pub version: Option<String>,
     /// How the last process ended, or the last worker that the port has outlived, e.g. `killed by SIGKILL 12s ago`; `None` if none has ended.
     pub last_exit: Option<LastExit>,
     /// The newest report of the process; `None` before the first.

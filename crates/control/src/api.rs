@@ -6,7 +6,7 @@
 //! | GET [`EVENTS`]`?after=N` | | [`Events`](cluster::events::Events) behind number N, from 0 on all that are kept |
 //! | POST [`APPLY`] | [`Apply`] | lines |
 //! | POST [`RESTART`] | [`Restart`] | lines |
-//! | POST [`UPGRADE`] | [`Upgrade`] | lines |
+//! | POST [`UPGRADE`] | [`Upgrade`] | lines, with one [`Line::Upgraded`] |
 //! | POST [`DOWN`] | | lines |
 //!
 //! `lines` are JSON documents, one a line: [`Line::Progress`], as many as there is progress to tell, and at the end
@@ -60,15 +60,61 @@ pub struct Restart {
     /// Ports are closed and opened anew: whoever is connected has to connect again.
     #[serde(default)]
     pub cold: bool,
+    /// Also where that program reads nothing of what runs: whoever is connected has to connect again.
+    #[serde(default)]
+    pub yes: bool,
 }
 
 /// Body of POST [`UPGRADE`]: all ports run this program from now on, one after the other, and keep their connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Upgrade {
-    /// Absolute path of the program, which whoever asks has checked.
+    /// Absolute path of the program.
     pub program: PathBuf,
     /// So many ports have to have run it for the time of its trial before others do.
     pub canary: usize,
+    /// See [`Restart::yes`].
+    #[serde(default)]
+    pub yes: bool,
+}
+
+/// What became of an upgrade; part of `srsctl/upgrade/v1`.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Upgraded {
+    /// The version of the program; `None` where it did not say.
+    pub version: Option<String>,
+    /// Each port, in the order of the upgrade.
+    pub ports: Vec<UpgradedPort>,
+}
+
+/// What became of one port.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UpgradedPort {
+    /// The port.
+    pub unit: UnitId,
+    /// What became of it.
+    pub result: UpgradeResult,
+    /// The version that it ran before, as far as that is known.
+    pub from: Option<String>,
+    /// The version that it runs now, as far as that is known.
+    pub to: Option<String>,
+    /// Connections that were lost.
+    pub lost: u64,
+    /// Why it is not upgraded.
+    pub why: Option<String>,
+}
+
+/// See [`UpgradedPort::result`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum UpgradeResult {
+    /// It runs the new program.
+    Upgraded,
+    /// It has run the new program, and runs the one before again.
+    WentBack,
+    /// Its process has ended, or does not serve.
+    Failed,
+    /// It was not touched.
+    NotTried,
 }
 
 /// One line of an answer: `{"progress":"…"}`, `{"done":{}}` or `{"error":{"code":"busy","message":"…"}}`.
@@ -77,6 +123,8 @@ pub struct Upgrade {
 pub enum Line {
     /// Something was done; what, for a person.
     Progress(String),
+    /// What became of each port. Last but one line of an upgrade.
+    Upgraded(Upgraded),
     /// All was done. Last line.
     Done {},
     /// Not all was done. Last line.
@@ -157,6 +205,6 @@ mod tests {
     #[test]
     fn a_restart_may_leave_port_and_host_open() {
         let restart: Restart = serde_json::from_str(r#"{"role":"edge"}"#).unwrap();
-        assert_eq!(restart, Restart { role: Role::Edge, port: None, host: None, cold: false });
+        assert_eq!(restart, Restart { role: Role::Edge, port: None, host: None, cold: false, yes: false });
     }
 }

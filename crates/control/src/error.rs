@@ -48,6 +48,8 @@ pub enum Code {
     NotFound,
     /// It was begun and broken off, since whoever did it was told to end.
     Interrupted,
+    /// It would disconnect whoever is connected, and whoever asked has not said that it shall. Nothing was touched.
+    NeedsConsent,
     /// A process does not serve as it should: not ready in time, or left alone.
     NotReady,
     /// It was tried and failed; the system or another process is at fault.
@@ -65,6 +67,7 @@ impl Code {
         match self {
             Self::Invalid => 2,
             Self::Busy | Self::Ending | Self::Stale => 5,
+            Self::NeedsConsent => 6,
             Self::Malformed
             | Self::Unsupported
             | Self::TooLong
@@ -85,7 +88,7 @@ impl Code {
             Self::Malformed | Self::Invalid => 400,
             Self::NotFound => 404,
             Self::Stale => 408,
-            Self::Busy | Self::Refused | Self::NeedsRestart => 409,
+            Self::Busy | Self::Refused | Self::NeedsRestart | Self::NeedsConsent => 409,
             Self::TooLong => 413,
             Self::Unsupported => 501,
             Self::Ending | Self::Interrupted => 503,

@@ -115,6 +115,9 @@ pub struct Hello {
     /// So many died so soon that it uses nothing of what they have left.
     #[serde(default)]
     pub is_cold: bool,
+    /// Connections of the one before it that it could not go on with.
+    #[serde(default)]
+    pub lost: u32,
 }
 
 #[cfg(test)]
@@ -166,6 +169,7 @@ mod tests {
             renewed: 1,
             cause: Some("killed by SIGSEGV".into()),
             is_cold: true,
+            lost: 3,
         };
         let forward = ForwardStats {
             target: Target { id: edge(), host: "127.0.0.6".into(), port: 1935, address: None },
@@ -204,7 +208,7 @@ mod tests {
         ) else {
             panic!("no hello")
         };
-        assert_eq!((old.generation, old.renewed, old.cause, old.is_cold), (0, 0, None, false));
+        assert_eq!((old.generation, old.renewed, old.cause, old.is_cold, old.lost), (0, 0, None, false, 0));
         let old = ProcessStats { beats: 9, ..ProcessStats::default() };
         assert_eq!(reply(r#"{"type":"process","beats":9}"#), Reply::Process(old));
         let old = StreamStats { stream: "live/a".into(), ..StreamStats::default() };

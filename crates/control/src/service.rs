@@ -171,6 +171,8 @@ pub struct Seat {
     pub cause: Option<String>,
     /// See [`Hello::is_cold`].
     pub is_cold: bool,
+    /// See [`Hello::lost`].
+    pub lost: u32,
 }
 
 /// Runs `work` to its end on a runtime of one thread, which takes tasks that cannot leave it.
@@ -192,7 +194,7 @@ pub fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), 
 /// # Errors
 /// When the system does not let it wait for connections or signals.
 pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<Asked, RunError> {
-    let Seat { id, role, control, socket, lock, generation, renewed, cause, is_cold } = seat;
+    let Seat { id, role, control, socket, lock, generation, renewed, cause, is_cold, lost } = seat;
     let listen = |kind| signal(kind).map_err(RunError::system("waiting for signals"));
     let mut terminate = listen(SignalKind::terminate())?;
     let (mut hangup, mut user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
@@ -207,6 +209,7 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<Asked, RunErr
         renewed,
         cause,
         is_cold,
+        lost,
     };
     let log = RefCell::new(log_path());
     let held = RefCell::new((lock, socket));

@@ -38,6 +38,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
             renewed: 0,
             cause: None,
             is_cold: false,
+            lost: 0,
         };
         tokio::task::spawn_local(beat(Rc::clone(&encoder)));
         let mut log = |progress: PublishEvent<'_>| {

@@ -4,6 +4,8 @@
 pub(crate) const MAGIC: u64 = u64::from_le_bytes(*b"srsctl\0\x01");
 /// The layout of what follows.
 pub const LAYOUT: u64 = 1;
+/// The oldest layout that is read too: the one before, of which there is an image in worker/tests/images.
+pub const OLDEST_LAYOUT: u64 = 1;
 
 pub(crate) const MAGIC_AT: u64 = 0;
 pub(crate) const LAYOUT_AT: u64 = 8;

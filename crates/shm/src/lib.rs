@@ -45,7 +45,7 @@ mod store;
 mod tests;
 
 pub use block::{Block, Place};
-pub use layout::{LAYOUT, WORDS};
+pub use layout::{LAYOUT, OLDEST_LAYOUT, WORDS};
 pub use memory::Memory;
-pub use recovery::{Found, Object, Recovery, RecoveryError};
+pub use recovery::{Found, Object, Recovery, RecoveryError, peek};
 pub use store::{Id, Scratch, Store};

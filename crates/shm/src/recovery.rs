@@ -2,10 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::os::fd::BorrowedFd;
 
 use crate::alloc::{Alloc, Extent, room};
 use crate::block::{Block, Place};
-use crate::layout::{EPOCH_AT, EPOCHS, GRAIN, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT, PLACES_AT};
+use crate::layout::{
+    EPOCH_AT, EPOCHS, GRAIN, LAYOUT, LAYOUT_AT, MAGIC, MAGIC_AT, OLDEST_LAYOUT, PLACES_AT, WORDS, WORDS_AT,
+};
 use crate::memory::Memory;
 use crate::store::{Entry, Id, Known, Store, places};
 
@@ -16,11 +19,30 @@ pub enum RecoveryError {
     #[error("there is no state")]
     None,
     /// Another version of this program has.
-    #[error("its layout is {0}, and this program reads {LAYOUT}")]
+    #[error("its layout is {0}, and this program reads {OLDEST_LAYOUT} to {LAYOUT}")]
     Layout(u64),
     /// More objects than there is room for, or more commits than there can have been.
     #[error("its table cannot be right")]
     Table,
+}
+
+/// The layout and the words of what stands in `file`, which others may write to meanwhile: read from it, and not mapped. `None` where
+/// nobody has written, or something else.
+#[must_use]
+pub fn peek(file: BorrowedFd<'_>) -> Option<(u64, [u64; WORDS])> {
+    let number = |at: u64| {
+        let mut bytes = [0; 8];
+        let read = rustix::io::pread(file, &mut bytes, at).ok()?;
+        (read == bytes.len()).then(|| u64::from_le_bytes(bytes))
+    };
+    if number(MAGIC_AT)? != MAGIC {
+        return None;
+    }
+    let mut words = [0; WORDS];
+    for (at, word) in (WORDS_AT..).step_by(8).zip(&mut words) {
+        *word = number(at)?;
+    }
+    Some((number(LAYOUT_AT)?, words))
 }
 
 /// An object that is in force.
@@ -61,7 +83,7 @@ impl Recovery {
             return Err((RecoveryError::None, memory));
         }
         let layout = memory.load(LAYOUT_AT);
-        if layout != LAYOUT {
+        if !(OLDEST_LAYOUT..=LAYOUT).contains(&layout) {
             return Err((RecoveryError::Layout(layout), memory));
         }
         let (most, begin) = places(memory.len());

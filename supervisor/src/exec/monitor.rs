@@ -353,8 +353,9 @@ impl Serving {
         }
         (self.pid, self.generation, self.why_replaced) = (pid, Some(hello.generation), None);
         let age = procfs::start_ticks(pid).and_then(procfs::age).unwrap_or_default();
-        let Hello { generation, renewed, is_cold, .. } = *hello;
-        Some(Worker { pid, generation, renewed, cause, is_cold, age })
+        let Hello { generation, renewed, is_cold, lost, .. } = *hello;
+        let version = hello.build.clone();
+        Some(Worker { pid, generation, renewed, cause, is_cold, lost, version, age })
     }
 
     /// What the keeper says of the end of this one, and what is known beside that.
@@ -483,6 +484,7 @@ mod tests {
             renewed: 0,
             cause: Some(cause.to_owned()),
             is_cold: generation > 2,
+            lost: 0,
         }
     }
 

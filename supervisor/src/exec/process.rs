@@ -172,10 +172,18 @@ impl Spawner {
     /// # Errors
     /// When there is neither.
     pub(crate) fn program(&self) -> io::Result<OwnedFd> {
-        Self::open(&self.binary).or_else(|error| {
-            tracing::warn!(binary = %self.binary.display(), %error, "the program that runs here is started instead");
-            Self::open(Path::new(OWN_IMAGE))
-        })
+        Self::open(&self.program_path())
+    }
+
+    /// The path of it.
+    pub(crate) fn program_path(&self) -> PathBuf {
+        match Self::open(&self.binary) {
+            Ok(_) => self.binary.clone(),
+            Err(error) => {
+                tracing::warn!(binary = %self.binary.display(), %error, "the program that runs here is started instead");
+                PathBuf::from(OWN_IMAGE)
+            }
+        }
     }
 
     /// The program at `path`, to be run.
@@ -361,6 +369,14 @@ impl Process {
     /// Has a keeper replace its worker.
     pub(crate) fn replace_worker(&self) {
         self.signal(Signal::USR2);
+    }
+
+    /// The program that it runs, whatever became of its file.
+    ///
+    /// # Errors
+    /// As of open(2).
+    pub(crate) fn program(&self) -> io::Result<OwnedFd> {
+        Spawner::open(Path::new(&format!("/proc/{}/exe", self.identity.pid)))
     }
 
     /// Whether it runs the program that is at `path` now.

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant, SystemTime};
 use cluster::events::{self, Events, Happening, Kind};
 use cluster::status::Status;
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
-use control::api::Apply;
+use control::api::{Apply, Upgraded};
 use control::fds::{self, Lent, Name};
 use control::{Answer as Asked, AskError, Code, Error, Request, packet};
 use tokio::sync::{Notify, mpsc};
@@ -25,6 +25,7 @@ use crate::exec::monitor::{Message, Watched};
 use crate::exec::names::Names;
 use crate::exec::process::{Given, Process, Spawner};
 use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
+use crate::exec::self_check;
 use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::write_atomic;
@@ -34,7 +35,9 @@ use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
 use crate::reconcile::events::{of_cluster, of_unit};
-use crate::reconcile::kernel::{Answer, Client, Input, Instance, Kernel, Look, Ticket, Unplayed, What};
+use crate::reconcile::kernel::{
+    Answer, Client, Input, Instance, Kernel, Look, Program, Ticket, Unplayed, What,
+};
 
 /// Descriptors that the encoder uses at most.
 const ENCODER_FDS: u64 = 64;
@@ -89,6 +92,8 @@ struct Held {
     log_fails: Option<String>,
     /// Its config as it was written last.
     config: Option<String>,
+    /// What it ran before an upgrade.
+    before: Option<OwnedFd>,
 }
 
 impl Held {
@@ -515,10 +520,37 @@ impl Kernel for Processes {
         });
     }
 
-    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: Option<&Path>) {
+    fn examine(&mut self, ticket: Ticket, program: &Program, units: &[UnitId]) {
+        let path = match program {
+            Program::At(path) => path.clone(),
+            Program::OfStart | Program::Before => self.spawner.program_path(),
+        };
+        let keeper = |unit: &UnitId| Some((unit.clone(), self.live(unit)?.process.identity().pid));
+        let keepers: Vec<_> = units.iter().filter_map(keeper).collect();
+        let examined = tokio::task::spawn_blocking(move || {
+            self_check::examine(&path, keepers)
+                .map_err(|why| format!("{} cannot be used: {why}", path.display()))
+        });
+        self.answer(ticket, async move {
+            Answer::Examined(examined.await.unwrap_or_else(|error| Err(error.to_string())))
+        });
+    }
+
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: &Program) {
         let failed = |why: String| Error::new(Code::Failed, why);
         let process = self.live(&spec.id).map(|live| Arc::clone(&live.process));
-        let program = program.map_or_else(|| self.spawner.program(), Spawner::open);
+        let program = match program {
+            Program::OfStart => self.spawner.program(),
+            Program::At(path) => {
+                // Whatever becomes of its file.
+                self.held(&spec.id).before = process.as_ref().and_then(|process| process.program().ok());
+                Spawner::open(path)
+            }
+            Program::Before => {
+                let before = self.held(&spec.id).before.as_ref().map(OwnedFd::try_clone);
+                before.unwrap_or_else(|| Err(std::io::ErrorKind::NotFound.into()))
+            }
+        };
         let config = fds::in_memory(fds::CONFIG, spec.to_file_text().as_bytes());
         let (reach, needed) = (self.held(&spec.id).reach(), spec.fds_needed());
         self.answer(ticket, async move {
@@ -540,8 +572,17 @@ impl Kernel for Processes {
         });
     }
 
-    fn is_running(&mut self, unit: &UnitId, program: &Path) -> bool {
-        self.live(unit).is_some_and(|live| live.process.is_running(program))
+    fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool {
+        let Some(held) = self.held.get(unit) else { return false };
+        let path = match program {
+            Program::At(path) => path.clone(),
+            Program::OfStart => self.spawner.program_path(),
+            Program::Before => match &held.before {
+                Some(before) => fds::path_of(before),
+                None => return false,
+            },
+        };
+        held.live.as_ref().is_some_and(|live| live.process.is_running(&path))
     }
 
     fn install(&mut self, program: &Path) {
@@ -571,6 +612,12 @@ impl Kernel for Processes {
         tracing::info!("{line}");
         if let Some(reply) = client.and_then(|client| self.clients.get(&client)) {
             reply.say(line);
+        }
+    }
+
+    fn report(&mut self, client: Option<Client>, upgraded: Upgraded) {
+        if let Some(reply) = client.and_then(|client| self.clients.get(&client)) {
+            reply.report(upgraded);
         }
     }
 
@@ -608,6 +655,7 @@ fn held<'a>(all: &'a mut BTreeMap<UnitId, Held>, dirs: &ClusterDirs, unit: &Unit
         live: None,
         log_fails: None,
         config: None,
+        before: None,
     })
 }
 

@@ -39,14 +39,15 @@ pub(super) fn of_state(member: &Member, was: &State, now: Instant) -> Option<Hap
             tell(Kind::Frozen, why.clone())
         }
         State::Backoff { until } if !matches!(was, State::Backoff { .. }) => {
-            let kind = match member.machine.last_end() {
-                Some((_, Last::NotStarted { .. })) => Kind::NotStarted,
-                Some((_, Last::Ended(_))) | None => Kind::Died,
+            let (kind, lost) = match member.machine.last_end() {
+                Some((_, Last::NotStarted { .. })) => (Kind::NotStarted, 0),
+                Some((_, Last::Ended(_))) | None => (Kind::Died, member.lost_last),
             };
+            let lost = if lost > 0 { format!("; connections lost: {lost}") } else { String::new() };
             let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
             let how = how.strip_prefix("not started: ").unwrap_or(&how);
             let wait = until.saturating_duration_since(now).as_secs_f32();
-            tell(kind, format!("{how}; starts again in {wait:.1} s"))
+            tell(kind, format!("{how}{lost}; starts again in {wait:.1} s"))
         }
         State::Failed { why } if !matches!(was, State::Failed { .. }) => match &member.last_words {
             Some(words) => tell(Kind::GaveUp, format!("{why}: {words}")),
@@ -65,12 +66,12 @@ pub(super) fn of_state(member: &Member, was: &State, now: Instant) -> Option<Hap
 }
 
 /// What is told of a worker that serves after others: so many of them died, and so many made place. That `is_first` of which this
-/// supervisor hears is told of all that ended before.
+/// supervisor hears is told of all that ended before; `version` is what served until now.
 pub(super) fn of_worker(
     unit: &UnitId,
     worker: &Worker,
     (died, renewed): (u32, u32),
-    is_first: bool,
+    (is_first, version): (bool, Option<String>),
 ) -> Option<Happening> {
     let cause = worker.cause.as_deref().unwrap_or_default();
     let kind = match (died, renewed) {
@@ -85,7 +86,13 @@ pub(super) fn of_worker(
         // They ended faster than it was looked.
         ended => format!("{ended} workers ended, the last one so: {cause}"),
     };
-    let text = if is_first { format!("before it was taken over: {text}") } else { text };
+    let mut text = if is_first { format!("before it was taken over: {text}") } else { text };
+    if let Some(version) = version.filter(|version| *version != worker.version) {
+        text.push_str(&format!("; version {version} → {}", worker.version));
+    }
+    if worker.lost > 0 {
+        text.push_str(&format!("; connections lost: {}", worker.lost));
+    }
     Some(of_unit(kind, unit, Some(worker.pid), text))
 }
 
@@ -106,13 +113,13 @@ pub(super) fn name(command: &Command) -> Option<String> {
     match command {
         Command::Status => None,
         Command::Apply(apply) => Some(format!("up {}", apply.path.display())),
-        Command::Restart(Restart { role, port, host, cold }) => {
+        Command::Restart(Restart { role, port, host, cold, .. }) => {
             let port = port.map(|port| format!(" {port}")).unwrap_or_default();
             let host = host.as_ref().map(|host| format!(" --host {host}")).unwrap_or_default();
             let cold = if *cold && *role != Role::Encoder { " --cold" } else { "" };
             Some(format!("restart {role}{port}{host}{cold}"))
         }
-        Command::Upgrade(Upgrade { program, canary }) => {
+        Command::Upgrade(Upgrade { program, canary, .. }) => {
             Some(format!("upgrade --bin {} --canary {canary}", program.display()))
         }
         Command::Down => Some("down".to_owned()),
@@ -146,9 +153,12 @@ mod tests {
             renewed: 0,
             cause: Some(cause.to_owned()),
             is_cold,
+            lost: u32::from(is_cold) * 4,
+            version: if cause == "restart" { "2" } else { "0" }.to_owned(),
             age: Duration::ZERO,
         };
-        of_worker(&UnitId::encoder(), &worker, ended, false).map(|it| (it.kind, it.text))
+        of_worker(&UnitId::encoder(), &worker, ended, (false, Some("0".to_owned())))
+            .map(|it| (it.kind, it.text))
     }
 
     #[test]
@@ -156,9 +166,12 @@ mod tests {
         let killed = "killed by SIGKILL";
         assert_eq!(told(killed, false, (0, 0)), None, "the same one");
         assert_eq!(told(killed, false, (1, 0)), Some((Kind::Resumed, killed.to_owned())));
-        let several = "4 workers ended, the last one so: killed by SIGKILL".to_owned();
+        let several = "4 workers ended, the last one so: killed by SIGKILL; connections lost: 4".to_owned();
         assert_eq!(told(killed, true, (3, 1)), Some((Kind::ColdStart, several)));
-        assert_eq!(told("restart", false, (0, 1)), Some((Kind::Renewed, "restart".to_owned())));
+        assert_eq!(
+            told("restart", false, (0, 1)),
+            Some((Kind::Renewed, "restart; version 0 → 2".to_owned()))
+        );
         let back = format!("exit 70; {}", cause::WENT_BACK);
         assert_eq!(told(&back, false, (1, 0)), Some((Kind::WentBack, back)));
     }

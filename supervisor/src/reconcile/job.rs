@@ -6,9 +6,9 @@ use std::time::Instant;
 
 use cluster::{Cluster, Role, UnitId, WorkerSpec};
 use control::Error;
-use control::api::Apply;
+use control::api::{Apply, Upgraded};
 
-use super::kernel::{Answer, Client, InForce, Instance, Ticket};
+use super::kernel::{Answer, Client, InForce, Instance, Program, Ticket};
 
 /// A command at work.
 #[derive(Debug, Default)]
@@ -23,6 +23,8 @@ pub(crate) struct Job {
     pub(crate) undo: Vec<Step>,
     /// What failed.
     pub(crate) errors: Vec<Error>,
+    /// Of an upgrade: what becomes of each port, with the connections that it had lost before.
+    pub(crate) upgrade: Option<(Upgraded, Vec<u64>)>,
     /// The question that its first step waits for.
     pub(crate) question: Option<Ticket>,
     /// The answer to it.
@@ -103,6 +105,8 @@ pub(crate) enum Step {
         /// Until when they are waited for.
         end: Option<Instant>,
     },
+    /// Find out what a restart into a program costs.
+    Examine(Examine),
     /// Restart a unit, as a person asked.
     Restart(Restart),
     /// Have the worker of a port make place, and wait for the next one.
@@ -157,16 +161,37 @@ pub(crate) struct Restarted {
     pub(crate) rest: Vec<UnitId>,
 }
 
+/// See [`Step::Examine`].
+#[derive(Debug)]
+pub(crate) struct Examine {
+    /// Which ports.
+    pub(crate) ids: Vec<UnitId>,
+    pub(crate) program: Program,
+    pub(crate) cost: Cost,
+    /// What has to be said so that it is done at any cost.
+    pub(crate) consent: &'static str,
+}
+
 /// See [`Step::Restart`].
 #[derive(Debug)]
 pub(crate) struct Restart {
     pub(crate) id: UnitId,
     /// What is restarted after it.
     pub(crate) rest: Vec<UnitId>,
-    /// Its process ends, and whoever is connected has to connect again.
-    pub(crate) is_cold: bool,
-    /// Run this one; else what a start would run.
-    pub(crate) program: Option<PathBuf>,
+    /// Whoever is connected may have to connect again.
+    pub(crate) cost: Cost,
+    pub(crate) program: Program,
+}
+
+/// What a restart may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Cost {
+    /// No connection.
+    Nothing,
+    /// All connections, where they cannot be kept.
+    AsNeeded,
+    /// All connections: the process ends.
+    Cold,
 }
 
 /// See [`Step::Renew`].
@@ -176,8 +201,8 @@ pub(crate) struct Renew {
     pub(crate) restart: Restarted,
     /// The process, and the generation of the worker that makes place, if that is known.
     pub(crate) before: (Instance, Option<u32>),
-    /// See [`Restart::program`].
-    pub(crate) program: Option<PathBuf>,
+    pub(crate) cost: Cost,
+    pub(crate) program: Program,
     /// It makes place; until when the next one is waited for at most.
     pub(crate) end: Option<Instant>,
 }
@@ -187,9 +212,7 @@ pub(crate) struct Renew {
 pub(crate) struct Try {
     /// The ports.
     pub(crate) ids: Vec<UnitId>,
-    pub(crate) program: PathBuf,
-    /// Those that run the one before.
-    pub(crate) rest: Vec<UnitId>,
+    pub(crate) program: Program,
     /// When it is proven.
     pub(crate) end: Option<Instant>,
 }

@@ -3,6 +3,7 @@
 //! [`Kernel`] has two implementers: `exec::Processes`, and the simulation's. No call waits. What takes time is begun, and
 //! its answer comes back as an [`Input`].
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::{Health, Status};
 use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
 use control::Error;
-use control::api::{Apply, Restart, Upgrade};
+use control::api::{Apply, Restart, Upgrade, Upgraded};
 
 use crate::machine::state::Event;
 
@@ -99,6 +100,10 @@ pub(crate) struct Worker {
     pub(crate) cause: Option<String>,
     /// It uses nothing of what those before it left.
     pub(crate) is_cold: bool,
+    /// Connections of the one before it that it could not go on with.
+    pub(crate) lost: u32,
+    /// Its version.
+    pub(crate) version: String,
     /// For how long it has run.
     pub(crate) age: Duration,
 }
@@ -144,10 +149,36 @@ pub(crate) enum Answer {
     Parsed(Result<Cluster, Error>),
     /// To [`Kernel::configure`].
     Configured(Result<(), String>),
+    /// To [`Kernel::examine`]; why the program cannot be used, for a person.
+    Examined(Result<Examined, String>),
     /// To [`Kernel::renew`].
     Renewed(Result<(), Error>),
     /// To [`Kernel::play`].
     Played(Result<(), Unplayed>),
+}
+
+/// A program.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Program {
+    /// What a start would run now.
+    OfStart,
+    /// Another one.
+    At(PathBuf),
+    /// What a unit ran before it was given that.
+    Before,
+}
+
+/// What a program would make of ports that run others.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Examined {
+    /// Its version.
+    pub(crate) version: String,
+    /// The version that each port runs, as far as it says.
+    pub(crate) before: BTreeMap<UnitId, String>,
+    /// Ports of whose workers it reads nothing: it would not go on with their connections.
+    pub(crate) unread: Vec<UnitId>,
+    /// Ports whose programs read nothing of what its workers leave.
+    pub(crate) unreadable: Vec<UnitId>,
 }
 
 /// Why no keyframe came.
@@ -236,11 +267,12 @@ pub(crate) trait Kernel {
     fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String>;
     /// Has a running worker take a spec; [`Answer::Configured`] follows.
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec);
-    /// Has a running worker make place for one of `program`, or of the one that a start would run, with this spec; [`Answer::Renewed`]
-    /// follows, before the other one is there.
-    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: Option<&Path>);
+    /// Asks a program what it would make of those of these ports that run; [`Answer::Examined`] follows. Not of [`Program::Before`].
+    fn examine(&mut self, ticket: Ticket, program: &Program, units: &[UnitId]);
+    /// Has a running worker make place for one of `program` with this spec; [`Answer::Renewed`] follows, before the other one is there.
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: &Program);
     /// Whether a unit's process runs `program`.
-    fn is_running(&mut self, unit: &UnitId, program: &Path) -> bool;
+    fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool;
     /// Every start runs `program` from now on.
     fn install(&mut self, program: &Path);
     /// Plays a URL until its first keyframe, for `limit` at most; [`Answer::Played`] follows.
@@ -251,6 +283,8 @@ pub(crate) trait Kernel {
 
     /// Tells a client, if there is one, of progress.
     fn say(&mut self, client: Option<Client>, line: String);
+    /// Tells a client, if there is one, what became of an upgrade.
+    fn report(&mut self, client: Option<Client>, upgraded: Upgraded);
     /// Gives a client, if there is one, the answer to its command: the last it hears.
     fn finish(&mut self, client: Option<Client>, outcome: Result<(), Error>);
     /// Gives a client the status: the last it hears.

@@ -40,6 +40,12 @@ pub(crate) struct Member {
     pub(crate) resumed: u32,
     /// Workers that have made place for another, as they were asked to.
     pub(crate) renewed: u32,
+    /// Connections that were lost with a process or a worker.
+    pub(crate) lost: u64,
+    /// Those among them that the process had that ended last.
+    pub(crate) lost_last: u64,
+    /// The version of what serves.
+    pub(crate) version: Option<String>,
     /// When and how the last worker ended that the port has outlived.
     outlived: Option<(Instant, String)>,
     /// A stream that is live at the origin and not here, or comes here no more, since when.
@@ -87,6 +93,9 @@ impl Member {
             looked_for: false,
             resumed: 0,
             renewed: 0,
+            lost: 0,
+            lost_last: 0,
+            version: None,
             outlived: None,
             missing: None,
             health: Settled::default(),
@@ -111,13 +120,15 @@ impl Member {
     pub(crate) fn handle_worker(&mut self, worker: &Worker, now: Instant) -> (u32, u32) {
         let Some(live) = &mut self.live else { return (0, 0) };
         let started = now.checked_sub(worker.age).unwrap_or(now);
-        let Worker { pid, generation, renewed, .. } = *worker;
+        let Worker { pid, generation, renewed, lost, .. } = *worker;
+        self.version = Some(worker.version.clone());
         let before = live.serving.replace(Serving { pid, generation, renewed, started });
         let (of_before, renewed_before) = before.map_or((0, 0), |before| (before.generation, before.renewed));
         let ended = generation.saturating_sub(of_before);
         if ended == 0 {
             return (0, 0);
         }
+        self.lost = self.lost.saturating_add(lost.into());
         // It counts from 0 again.
         self.report = None;
         self.missing = None;
@@ -128,8 +139,12 @@ impl Member {
         (ended - renewed, renewed)
     }
 
-    /// Its process has ended.
+    /// Its process has ended, and with it all its connections.
     pub(crate) fn handle_exit(&mut self) {
+        // Of an encoder it is its own.
+        let report = self.report.as_ref().filter(|_| self.port.is_some());
+        self.lost_last = report.map_or(0, |report| report.process.connections.into());
+        self.lost = self.lost.saturating_add(self.lost_last);
         self.live = None;
         self.report = None;
         self.missing = None;
@@ -237,8 +252,8 @@ mod tests {
     }
 
     fn worker(pid: u32, generation: u32, cause: Option<&str>) -> Worker {
-        let cause = cause.map(str::to_owned);
-        Worker { pid, generation, renewed: 0, cause, is_cold: false, age: Duration::ZERO }
+        let (cause, version) = (cause.map(str::to_owned), "1".to_owned());
+        Worker { pid, generation, renewed: 0, cause, is_cold: false, lost: 0, version, age: Duration::ZERO }
     }
 
     #[test]

@@ -319,8 +319,9 @@ impl Reconciler {
             What::NotReady(why) => member.not_ready = Some(why),
             What::Worker(worker) => {
                 let is_first = member.live.is_some_and(|live| live.adopted && live.serving.is_none());
+                let version = member.version.clone();
                 let outlived = member.handle_worker(&worker, now);
-                if let Some(event) = events::of_worker(id, &worker, outlived, is_first) {
+                if let Some(event) = events::of_worker(id, &worker, outlived, (is_first, version)) {
                     kernel.record(event);
                 }
                 let Worker { pid, generation, cause, .. } = worker;
@@ -382,7 +383,9 @@ impl Reconciler {
                 self.job = Some(Job { asked, errors, ..Job::new(Some(client), steps) });
             }
             (Ok(_), Command::Upgrade(upgrade)) => {
-                self.job = Some(Job { asked, ..Job::new(Some(client), self.upgrade(&upgrade)) });
+                let mut job = Job { asked, ..Job::new(Some(client), []) };
+                self.upgrade(&upgrade, &mut job);
+                self.job = Some(job);
             }
             (Ok(_), Command::Down) => self.begin_end((Some(client), asked), true, now, kernel),
         }
@@ -532,6 +535,9 @@ impl Reconciler {
             Some(Runs::Apply | Runs::Restart | Runs::Upgrade) | None => {}
         }
         self.queue.handle_done();
+        if let Some(upgrade) = job.upgrade {
+            kernel.report(job.client, self.upgraded(upgrade));
+        }
         kernel.finish(job.client, outcome);
     }
 }

@@ -4,20 +4,24 @@ use std::time::{Duration, Instant};
 
 use cluster::stats::StreamStats;
 use cluster::{ProcessSpec, Role, UnitId};
+use control::api::UpgradeResult;
 use control::{Code, Error, api, cause};
 
-use super::job::{AwaitPlay, AwaitReady, Job, Renew, Restart, Restarted, Step, Turn};
-use super::kernel::{Answer, Kernel, Unplayed};
+use super::job::{AwaitPlay, AwaitReady, Cost, Examine, Job, Renew, Restart, Restarted, Step, Turn};
+use super::kernel::{Answer, Kernel, Program, Unplayed};
 use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
-use super::upgrade::not_upgraded;
+use super::upgrade::names;
 use crate::machine::state::{Event, State, Wanted};
 
 /// How long a keeper may take to start the worker after one that has made place.
 const RENEW_LIMIT: Duration = Duration::from_secs(10);
 /// Between two plays of a stream that is not there yet.
 const PLAY_RETRY: Duration = Duration::from_millis(100);
+/// How a person says that it is to be done at any cost.
+const CONSENT: &str =
+    "if that shall be: the same with --yes, or with --cold, which closes each port and opens it anew";
 
 impl Reconciler {
     /// The steps that restart all that fits.
@@ -32,11 +36,18 @@ impl Reconciler {
         };
         let ids: Vec<UnitId> = self.members.iter().filter(fits).map(|member| member.id.clone()).collect();
         if !ids.is_empty() {
+            let cost = match restart {
+                api::Restart { cold: true, .. } => Cost::Cold,
+                api::Restart { yes: true, .. } => Cost::AsNeeded,
+                api::Restart { .. } => Cost::Nothing,
+            };
             let step = |(place, id): (usize, &UnitId)| {
                 let rest = ids.iter().skip(place + 1).cloned().collect();
-                Step::Restart(Restart { id: id.clone(), rest, is_cold: restart.cold, program: None })
+                Step::Restart(Restart { id: id.clone(), rest, cost, program: Program::OfStart })
             };
-            return Ok(ids.iter().enumerate().map(step).collect());
+            let (program, consent) = (Program::OfStart, CONSENT);
+            let examine = Step::Examine(Examine { ids: ids.clone(), program, cost, consent });
+            return Ok(std::iter::once(examine).chain(ids.iter().enumerate().map(step)).collect());
         }
         let all: Vec<&str> = self.members.iter().map(|member| member.id.as_str()).collect();
         let port = restart.port.map(|port| format!(" on port {port}")).unwrap_or_default();
@@ -47,7 +58,7 @@ impl Reconciler {
 
     pub(super) fn restart_one(
         &mut self,
-        Restart { id, rest, is_cold, program }: Restart,
+        Restart { id, rest, cost, program }: Restart,
         job: &mut Job,
         now: Instant,
         kernel: &mut impl Kernel,
@@ -58,20 +69,30 @@ impl Reconciler {
         }
         let (role, has_port) = (member.role(), member.port.is_some());
         let before = member.live.map(|live| live.instance);
+        if program == Program::Before && kernel.is_running(&id, &program) {
+            // It came back by itself.
+            self.note_upgraded(&id, &program, job, kernel);
+            return Turn::Done;
+        }
         let live = self.live_streams(now).into_iter().filter(|stream| has_port && stream.has_keyframes);
         let restart = Restarted { begin: now, streams: live.map(|stream| stream.name).collect(), rest };
         let worker = member.live.map(|live| (live.instance, live.serving.map(|serving| serving.generation)));
         let runs = matches!(member.machine.state(), State::Running { .. });
-        if let (ProcessSpec::Worker(spec), Some(before), true, false) = (&member.spec, worker, runs, is_cold)
-        {
-            kernel.say(job.client, format!("restarting {id}"));
+        let is_kept = runs && cost != Cost::Cold;
+        if let (ProcessSpec::Worker(spec), Some(before), true) = (&member.spec, worker, is_kept) {
+            let doing = match program {
+                Program::OfStart | Program::At(_) => format!("restarting {id}"),
+                Program::Before => format!("giving {id} back what it ran"),
+            };
+            kernel.say(job.client, doing);
             let spec = spec.clone();
-            kernel.renew(self.ask(job), &spec, program.as_deref());
-            job.push_first([Step::Renew(Renew { id, restart, before, program, end: None })]);
+            kernel.renew(self.ask(job), &spec, &program);
+            job.push_first([Step::Renew(Renew { id, restart, before, cost, program, end: None })]);
             return Turn::Done;
         }
-        if program.is_some() {
-            return Turn::Failed(not_upgraded(&id, "it does not serve", &restart.rest));
+        if program != Program::OfStart {
+            let outcome = (UpgradeResult::Failed, "it does not serve");
+            return self.not_upgraded(&id, &program, outcome, job, kernel);
         }
         let cost = match role {
             Role::Origin => ": its encoders are disconnected and must reconnect",
@@ -99,17 +120,22 @@ impl Reconciler {
         let end = match (renew.end, job.answer.take()) {
             (Some(end), _) => end,
             (None, Some(Answer::Renewed(Ok(())))) => *renew.end.insert(now + RENEW_LIMIT),
-            (None, Some(Answer::Renewed(Err(error)))) if renew.program.is_some() => {
-                return Turn::Failed(not_upgraded(&id, &error.to_string(), &renew.restart.rest));
+            (None, Some(Answer::Renewed(Err(error)))) if renew.program != Program::OfStart => {
+                let outcome = (UpgradeResult::NotTried, &*error.to_string());
+                return self.not_upgraded(&id, &renew.program, outcome, job, kernel);
             }
             (None, Some(Answer::Renewed(Err(error)))) if error.code == Code::Unsupported => {
+                let (cost, rest) = (Cost::Cold, renew.restart.rest);
+                if renew.cost == Cost::Nothing {
+                    let left = names(&rest);
+                    let why = format!(
+                        "{id} is not restarted: it cannot keep its connections ({}): {error}; not restarted either: {left}\n{CONSENT}",
+                        self.connections(&id),
+                    );
+                    return Turn::Failed(Error::new(Code::NeedsConsent, why));
+                }
                 kernel.say(job.client, format!("{id} cannot keep its connections: {error}"));
-                job.push_first([Step::Restart(Restart {
-                    id,
-                    rest: renew.restart.rest,
-                    is_cold: true,
-                    program: None,
-                })]);
+                job.push_first([Step::Restart(Restart { id, rest, cost, program: Program::OfStart })]);
                 return Turn::Done;
             }
             (None, Some(Answer::Renewed(Err(error)))) => return failed(error.to_string()),
@@ -118,7 +144,12 @@ impl Reconciler {
         let Some(member) = self.member(&id) else { return Turn::Done };
         let serving = match member.live.filter(|live| live.instance == instance) {
             Some(live) if matches!(member.machine.state(), State::Running { .. }) => live.serving,
-            // The keeper too has ended, and the supervisor starts another.
+            // The keeper too has ended, and the supervisor starts another: of the program before, where this is an upgrade.
+            _ if renew.program != Program::OfStart => {
+                let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
+                let outcome = (UpgradeResult::Failed, &*format!("its process ended: {how}"));
+                return self.not_upgraded(&id, &renew.program, outcome, job, kernel);
+            }
             _ => {
                 let restart = Some(renew.restart);
                 let before = Some(instance);
@@ -135,11 +166,13 @@ impl Reconciler {
         let is_next = serving.map(|serving| serving.generation) > renew.before.1;
         if is_next && member.report.is_some() {
             let how = member.last_end();
-            if let Some(program) = &renew.program
-                && !kernel.is_running(&id, program)
-            {
-                let how = how.map(|(_, how)| how).unwrap_or_default();
-                return Turn::Failed(not_upgraded(&id, &how, &renew.restart.rest));
+            if renew.program != Program::OfStart {
+                if !kernel.is_running(&id, &renew.program) {
+                    let how = how.map(|(_, how)| how).unwrap_or_default();
+                    let outcome = (UpgradeResult::WentBack, &*how);
+                    return self.not_upgraded(&id, &renew.program, outcome, job, kernel);
+                }
+                self.note_upgraded(&id, &renew.program, job, kernel);
             }
             match how {
                 Some((_, how)) if how == cause::RESTART => {}
@@ -156,7 +189,11 @@ impl Reconciler {
         if now < end {
             return Turn::Wait(Step::Renew(renew), Some(end));
         }
-        failed(format!("no other worker serves within {} s", RENEW_LIMIT.as_secs()))
+        let why = format!("no other worker serves within {} s", RENEW_LIMIT.as_secs());
+        if renew.program != Program::OfStart {
+            return self.not_upgraded(&id, &renew.program, (UpgradeResult::Failed, &why), job, kernel);
+        }
+        failed(why)
     }
 
     /// Waits until a keyframe of a stream comes.
@@ -226,8 +263,7 @@ impl Reconciler {
             // The encoder decides when it comes back, and edges cannot be at fault.
             (Role::Origin | Role::Encoder, _) => format!("{id} does not play {stream} yet: {why}"),
             (Role::Edge, true) => {
-                let rest: Vec<&str> = rest.iter().map(UnitId::as_str).collect();
-                let rest = if rest.is_empty() { "none".to_owned() } else { rest.join(", ") };
+                let rest = names(rest);
                 let limit = KEYFRAME_LIMIT.as_secs();
                 let why = format!(
                     "{id} is restarted and does not play {stream} within {limit} s: {why}; not restarted: {rest}"

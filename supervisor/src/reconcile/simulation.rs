@@ -6,6 +6,7 @@
 //! * no unit has two processes, and nothing is signalled that is not proved to be ours (in the fake);
 //! * siblings are not restarted together, on their own or on request, and stop in order;
 //! * a refusal changed nothing, and what is asked gets exactly one answer;
+//! * an upgrade that fails leaves no port with the new program, or tells of it;
 //! * the newest event of a unit tells its state, and what is asked begins and ends with an event.
 //!
 //! `SRSCTL_SEEDS=100000` runs more of them, `SRSCTL_SEED=N` begins at N; a single seed (`SRSCTL_SEEDS=1`) is told step by
@@ -186,13 +187,14 @@ impl History {
             35..55 => self.apply(),
             55..60 => {
                 let canary = usize::try_from(self.fake.random.below(3)).unwrap();
-                self.ask(Command::Upgrade(Upgrade { program: "/new".into(), canary }));
+                let yes = self.fake.random.percent(50);
+                self.ask(Command::Upgrade(Upgrade { program: "/new".into(), canary, yes }));
             }
             60..78 => {
                 let role = self.fake.random.pick(&[Role::Edge, Role::Edge, Role::Origin, Role::Encoder]);
                 let port = self.fake.random.percent(30).then_some(1936);
-                let cold = self.fake.random.percent(30);
-                self.ask(Command::Restart(Restart { role, port, host: None, cold }));
+                let (cold, yes) = (self.fake.random.percent(30), self.fake.random.percent(50));
+                self.ask(Command::Restart(Restart { role, port, host: None, cold, yes }));
             }
             78..80 => self.ask(Command::Down),
             80..82 => self.step(Input::Stop),

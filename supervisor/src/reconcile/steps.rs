@@ -34,11 +34,13 @@ impl Reconciler {
             Step::Commit { file, new } => self.commit(&file, *new, job, kernel),
             Step::Retry { idle } => self.retry(idle, job, now, kernel),
             Step::TakeBack { ids, end } => self.take_back(ids, end, now, kernel),
+            Step::Examine(examine) => self.examine(examine, job, kernel),
             Step::Restart(restart) => self.restart_one(restart, job, now, kernel),
             Step::Renew(renew) => self.renew(renew, job, now, kernel),
             Step::Try(it) => self.try_program(it, job, now, kernel),
             Step::Install(program) => {
                 kernel.install(&program);
+                job.undo.clear();
                 Turn::Done
             }
             Step::AwaitPlay(wait) => self.await_play(wait, job, now, kernel),

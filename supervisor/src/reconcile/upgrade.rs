@@ -1,43 +1,122 @@
-//! The steps of `upgrade`: another program on all ports, one after the other, and first on some that have to prove it.
+//! The steps of `upgrade`: another program on all ports, one after the other, and first on some that have to prove it. Where it fails
+//! on one, those before it are given back what they ran: the supervisor starts that, and a cluster of two programs is nobody's wish.
 
 use std::time::{Duration, Instant};
 
-use cluster::{Role, UnitId};
-use control::api::Upgrade;
+use cluster::{ProcessSpec, Role, UnitId};
+use control::api::{Upgrade, UpgradeResult, Upgraded, UpgradedPort};
 use control::{Code, Error};
 
-use super::job::{Job, Restart, Step, Try, Turn};
-use super::kernel::Kernel;
+use super::job::{Cost, Examine, Job, Restart, Step, Try, Turn};
+use super::kernel::{Answer, Examined, Kernel, Program};
+use super::member::Member;
 use super::reconciler::Reconciler;
-use crate::machine::state::Wanted;
+use crate::machine::state::{State, Wanted};
 
 /// A keeper goes back to the program before within 10 s of trial, and then tells.
 const TRIAL_LIMIT: Duration = Duration::from_secs(11);
+/// How a person says that it is to be done at any cost.
+const CONSENT: &str = "if that shall be: the same with --yes";
 
 impl Reconciler {
-    /// The steps that have all ports run another program: edges first, since encoders are at the origin.
-    pub(super) fn upgrade(&self, Upgrade { program, canary }: &Upgrade) -> Vec<Step> {
+    /// Has all ports run another program: edges first, since encoders are at the origin.
+    pub(super) fn upgrade(&self, Upgrade { program, canary, yes }: &Upgrade, job: &mut Job) {
         let of = |role| {
             let members = self.members.iter().filter(move |member| member.role() == role);
-            members.filter(|member| member.machine.wanted() == Wanted::Up).map(|member| member.id.clone())
+            members.filter(|member| member.machine.wanted() == Wanted::Up)
         };
-        let ids: Vec<UnitId> = of(Role::Edge).chain(of(Role::Origin)).collect();
-        let after = |place: usize| ids.iter().skip(place).cloned().collect::<Vec<_>>();
+        let ports: Vec<&Member> = of(Role::Edge).chain(of(Role::Origin)).collect();
+        let ids: Vec<UnitId> = ports.iter().map(|member| member.id.clone()).collect();
+        let (program, path) = (Program::At(program.clone()), program);
+        let cost = if *yes { Cost::AsNeeded } else { Cost::Nothing };
         let restart = |(place, id): (usize, &UnitId)| {
-            let (rest, program) = (after(place + 1), Some(program.clone()));
-            Step::Restart(Restart { id: id.clone(), rest, is_cold: false, program })
+            let (rest, program) = (ids.iter().skip(place + 1).cloned().collect(), program.clone());
+            Step::Restart(Restart { id: id.clone(), rest, cost, program })
         };
         let trial = |count: usize| {
-            let (tried, rest) = (ids.iter().take(count).cloned().collect(), after(count));
-            Step::Try(Try { ids: tried, program: program.clone(), rest, end: None })
+            let ids = ids.iter().take(count).cloned().collect();
+            Step::Try(Try { ids, program: program.clone(), end: None })
         };
         let mut steps: Vec<Step> = ids.iter().enumerate().map(restart).collect();
         steps.push(trial(ids.len()));
         if (1..ids.len()).contains(canary) {
             steps.insert(*canary, trial(*canary));
         }
-        steps.push(Step::Install(program.clone()));
-        steps
+        steps.push(Step::Install(path.clone()));
+        let examine = Step::Examine(Examine { ids, program: program.clone(), cost, consent: CONSENT });
+        job.steps = std::iter::once(examine).chain(steps).collect();
+        let untouched = |member: &&Member| UpgradedPort {
+            unit: member.id.clone(),
+            result: UpgradeResult::NotTried,
+            from: member.version.clone(),
+            to: member.version.clone(),
+            lost: 0,
+            why: None,
+        };
+        let upgraded = Upgraded { version: None, ports: ports.iter().map(untouched).collect() };
+        job.upgrade = Some((upgraded, ports.iter().map(|member| member.lost).collect()));
+    }
+
+    /// Finds out whether a program can be used at all, and what it would cost, before anything is touched.
+    pub(super) fn examine(&mut self, it: Examine, job: &mut Job, kernel: &mut impl Kernel) -> Turn {
+        let has_port = |id: &&UnitId| {
+            let member = self.member(id);
+            member.is_some_and(|it| {
+                matches!((it.machine.state(), &it.spec), (State::Running { .. }, ProcessSpec::Worker(_)))
+            })
+        };
+        let ports: Vec<UnitId> = it.ids.iter().filter(has_port).cloned().collect();
+        let examined = match job.answer.take() {
+            Some(Answer::Examined(examined)) => examined,
+            // Its ports are closed in any case.
+            _ if it.cost == Cost::Cold || ports.is_empty() && it.program == Program::OfStart => {
+                return Turn::Done;
+            }
+            _ => {
+                if job.question.is_none() {
+                    kernel.examine(self.ask(job), &it.program, &ports);
+                }
+                return Turn::Wait(Step::Examine(it), None);
+            }
+        };
+        let Examined { version, before, unread, unreadable } = match examined {
+            Ok(examined) => examined,
+            Err(why) => return Turn::Failed(Error::new(Code::Failed, format!("nothing was touched: {why}"))),
+        };
+        if let Some((upgraded, _)) = &mut job.upgrade {
+            upgraded.version = Some(version.clone());
+            for port in &mut upgraded.ports {
+                port.from = before.get(&port.unit).cloned().or_else(|| port.from.take());
+                port.to.clone_from(&port.from);
+            }
+        }
+        if !unread.is_empty() && it.cost == Cost::Nothing {
+            let cost: String =
+                unread.iter().map(|id| format!("\n  {id}: {}", self.connections(id))).collect();
+            let why = format!(
+                "nothing was touched: version {version} reads nothing of what runs, so connections would be lost:{cost}\n{}",
+                it.consent
+            );
+            return Turn::Failed(Error::new(Code::NeedsConsent, why));
+        }
+        if job.upgrade.is_some() || before.values().any(|before| *before != version) {
+            kernel.say(job.client, format!("the program is version {version}"));
+        }
+        if !unreadable.is_empty() && unread.is_empty() && job.upgrade.is_some() {
+            let line = "what runs reads nothing of what that leaves: a port that has to go back to it loses its connections";
+            kernel.say(job.client, line.to_owned());
+        }
+        Turn::Done
+    }
+
+    /// Who is connected to a port, for a person.
+    pub(super) fn connections(&self, id: &UnitId) -> String {
+        let member = self.member(id);
+        let stats = member.and_then(|member| member.report.as_ref()).map(|report| &report.process);
+        let (players, publishers) = stats.map_or((0, 0), |it| (it.players, it.publishers));
+        // Those of an edge are the origin's.
+        let encoders = if member.is_some_and(|it| it.role() == Role::Origin) { publishers } else { 0 };
+        format!("{players} players, {encoders} encoders")
     }
 
     /// Waits until the trial of a program is over on some ports; fails when one runs another.
@@ -52,7 +131,10 @@ impl Reconciler {
             let Some(member) = self.member(id) else { continue };
             if !kernel.is_running(id, &it.program) {
                 let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
-                return Turn::Failed(not_upgraded(id, &how, &it.rest));
+                let serves = matches!(member.machine.state(), State::Running { .. });
+                let is_back = serves && kernel.is_running(id, &Program::Before);
+                let result = if is_back { UpgradeResult::WentBack } else { UpgradeResult::Failed };
+                return self.not_upgraded(id, &it.program, (result, &how), job, kernel);
             }
         }
         if it.end.is_none() {
@@ -65,14 +147,85 @@ impl Reconciler {
         }
         Turn::Done
     }
+
+    /// A port runs another program now: the new one or, where an upgrade is given up, the one before.
+    pub(super) fn note_upgraded(
+        &self,
+        id: &UnitId,
+        program: &Program,
+        job: &mut Job,
+        kernel: &mut impl Kernel,
+    ) {
+        match program {
+            Program::OfStart => {}
+            Program::At(_) => {
+                let restart = Restart {
+                    id: id.clone(),
+                    rest: Vec::new(),
+                    cost: Cost::AsNeeded,
+                    program: Program::Before,
+                };
+                job.undo.insert(0, Step::Restart(restart));
+                self.note(id, job, |port| port.result = UpgradeResult::Upgraded);
+            }
+            Program::Before => {
+                kernel.say(job.client, format!("{id} runs the program before again"));
+                self.note(id, job, |port| port.result = UpgradeResult::WentBack);
+            }
+        }
+    }
+
+    /// A port does not run a program that it was given. The upgrade fails there; one that is given up goes on with the others.
+    pub(super) fn not_upgraded(
+        &self,
+        id: &UnitId,
+        program: &Program,
+        (result, why): (UpgradeResult, &str),
+        job: &mut Job,
+        kernel: &mut impl Kernel,
+    ) -> Turn {
+        if *program == Program::Before {
+            let why = format!("it was not given the program before again: {why}");
+            job.errors.push(Error::new(Code::Failed, format!("{id}: {why}")));
+            let failed = result == UpgradeResult::Failed;
+            self.note(id, job, |port| {
+                port.result = if failed { result } else { port.result };
+                port.why = Some(why);
+            });
+            return Turn::Done;
+        }
+        job.undo.retain(|step| !matches!(step, Step::Restart(it) if it.id == *id));
+        self.note(id, job, |port| (port.result, port.why) = (result, Some(why.to_owned())));
+        if !job.undo.is_empty() {
+            kernel.say(job.client, "ports that run it are given back what they ran".to_owned());
+        }
+        Turn::Failed(Error::new(
+            Code::Failed,
+            format!("the upgrade stops: {id} does not run the new program: {why}"),
+        ))
+    }
+
+    fn note(&self, id: &UnitId, job: &mut Job, change: impl FnOnce(&mut UpgradedPort)) {
+        let Some((upgraded, _)) = &mut job.upgrade else { return };
+        if let Some(port) = upgraded.ports.iter_mut().find(|port| port.unit == *id) {
+            change(port);
+        }
+    }
+
+    /// What has become of an upgrade, by now.
+    pub(super) fn upgraded(&self, (mut upgraded, lost): (Upgraded, Vec<u64>)) -> Upgraded {
+        for (port, lost) in upgraded.ports.iter_mut().zip(lost) {
+            if let Some(member) = self.member(&port.unit) {
+                port.lost = member.lost.saturating_sub(lost);
+                port.to.clone_from(&member.version);
+            }
+        }
+        upgraded
+    }
 }
 
-/// An upgrade stops at a port; ports before it run the new program.
-pub(super) fn not_upgraded(id: &UnitId, why: &str, rest: &[UnitId]) -> Error {
-    let rest: Vec<&str> = rest.iter().map(UnitId::as_str).collect();
-    let rest = if rest.is_empty() { "none".to_owned() } else { rest.join(", ") };
-    let why = format!(
-        "the upgrade stops: {id} does not run the new program: {why}; those after it that run the one before: {rest}"
-    );
-    Error::new(Code::Failed, why)
+/// Units, for a person.
+pub(super) fn names(ids: &[UnitId]) -> String {
+    let ids: Vec<&str> = ids.iter().map(UnitId::as_str).collect();
+    if ids.is_empty() { "none".to_owned() } else { ids.join(", ") }
 }

@@ -81,6 +81,8 @@ impl Reconciler {
             restarts: unit.machine.restarts(),
             resumed: unit.resumed,
             renewed: unit.renewed,
+            lost: unit.lost,
+            version: unit.version.clone(),
             last_exit: unit
                 .last_end()
                 .map(|(at, how)| LastExit { how, ago_ms: millis(now.saturating_duration_since(at)) }),

@@ -26,7 +26,7 @@ async fn a_change_during_a_change_is_told_what_runs_since_when_and_for_whom() {
         assert!(Instant::now() < end);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true, yes: false };
     let error = bench.client().restart(&restart, |_| {}).await.unwrap_err();
     let ClientError::Refused(Error { code: Code::Busy, message: why }) = &error else { panic!("{error}") };
     assert!(why.contains("it applies a changed file (for 0 s"), "{why}");
@@ -108,7 +108,7 @@ async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("cannot write"), "{error}");
     std::fs::remove_dir(config.with_extension("yaml.tmp")).unwrap();
-    let restart = Restart { role: Role::Origin, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Origin, port: None, host: None, cold: true, yes: false };
     bench.client().restart(&restart, |_| {}).await.unwrap();
     assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
     supervisor.end(Signal::SIGTERM);

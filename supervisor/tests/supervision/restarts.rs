@@ -108,7 +108,7 @@ async fn a_restart_changes_the_processes_that_fit_one_after_the_other() {
     bench.until(&bench.origin(), |unit| unit.stats.is_some()).await;
     let before = bench.pids().await;
     let mut said = Vec::new();
-    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true, yes: false };
     bench.client().restart(&restart, |line| said.push(line.to_owned())).await.unwrap();
     let after = bench.pids().await;
     assert_eq!(before[&bench.origin()], after[&bench.origin()]);
@@ -122,7 +122,7 @@ async fn a_restart_changes_the_processes_that_fit_one_after_the_other() {
     assert!(played < position(next));
     assert_eq!(bench.unit(&bench.edge(1935)).await.restarts, 0, "asked for, so not counted");
 
-    let none = Restart { role: Role::Edge, port: Some(9), host: None, cold: true };
+    let none = Restart { role: Role::Edge, port: Some(9), host: None, cold: true, yes: false };
     let error = bench.client().restart(&none, |_| {}).await.unwrap_err().to_string();
     assert!(error.starts_with("there is no edge on port 9; there are: origin-"), "{error}");
     supervisor.end(Signal::SIGTERM);
@@ -136,7 +136,7 @@ async fn a_rolling_restart_stops_at_an_edge_that_does_not_play() {
     bench.fake(&bench.edge(1935), "blind");
     bench.until(&bench.origin(), |unit| unit.stats.is_some()).await;
     let before = bench.pids().await;
-    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true, yes: false };
     let error = bench.client().restart(&restart, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains(&format!("not restarted: {}", bench.edge(1936))), "{error}");
     assert_eq!(bench.pids().await[&bench.edge(1936)], before[&bench.edge(1936)]);
@@ -153,7 +153,7 @@ async fn a_full_edge_plays_only_what_it_has() {
     bench.fake(&bench.edge(1936), "full");
     let supervisor = bench.up();
     bench.until(&bench.origin(), |unit| unit.stats.is_some()).await;
-    let restart = |port| Restart { role: Role::Edge, port: Some(port), host: None, cold: true };
+    let restart = |port| Restart { role: Role::Edge, port: Some(port), host: None, cold: true, yes: false };
     bench.client().restart(&restart(1935), |_| {}).await.unwrap();
     let error = bench.client().restart(&restart(1936), |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("does not play live/a"), "{error}");
@@ -169,7 +169,7 @@ async fn a_stream_that_ends_during_a_rolling_restart_does_not_stop_it() {
     bench.fake(&bench.edge(1935), "blind");
     bench.until(&origin, |unit| unit.stats.is_some()).await;
     let before = bench.pids().await;
-    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true, yes: false };
     let ended = |line: &str| {
         if line.contains("is ready after") {
             bench.fake(&origin, "");
@@ -186,7 +186,7 @@ async fn restarts_leak_no_descriptor() {
     let edge = bench.edge(1935);
     let supervisor = bench.up();
     let open = || files(Path::new(&format!("/proc/{}/fd", supervisor.child.id()))).len();
-    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true, yes: false };
     bench.client().restart(&restart, |_| {}).await.unwrap();
     bench.until(&edge, |unit| unit.stats.is_some()).await;
     let before = open();

@@ -111,7 +111,7 @@ async fn a_supervisor_that_is_ending_refuses_commands_as_busy() {
     let supervisor = bench.up();
     send(supervisor.child.id(), Signal::SIGTERM);
     bench.until(&edge, |unit| unit.state == UnitState::Stopping).await;
-    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true, yes: false };
     let error = bench.client().restart(&restart, |_| {}).await.unwrap_err();
     assert!(
         matches!(&error, ClientError::Refused(why) if why.code == Code::Ending && why.message.contains("it is ending")),

@@ -88,7 +88,7 @@ async fn what_cannot_be_proved_is_left_alone_until_it_is_gone() {
     assert!(supervisor.events.iter().any(unknown), "{:#?}", supervisor.events);
     assert!(lives(pids[&edge]));
     assert_eq!(bench.unit(&edge).await.state, UnitState::Unknown);
-    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true };
+    let restart = Restart { role: Role::Edge, port: None, host: None, cold: true, yes: false };
     assert!(bench.client().restart(&restart, |_| {}).await.is_err());
     assert!(lives(pids[&edge]));
 

@@ -30,6 +30,10 @@ fn main() {
             let spec = EncoderSpec::from_file(Path::new(config)).unwrap();
             run(ProcessSpec::Encoder(spec), Path::new(config));
         }
+        ["--self-check"] => {
+            let check = supervisor::SelfCheck::new("0", (1, 1), (1, 1));
+            println!("{}", serde_json::to_string(&check).unwrap());
+        }
         ["supervise", state, file] => supervise(Path::new(state), Path::new(file)),
         _ => panic!("{arguments:?}"),
     }
@@ -193,6 +197,7 @@ impl Fake {
                     renewed: 0,
                     cause: None,
                     is_cold: false,
+                    lost: 0,
                 };
                 reply(connection, &Reply::Hello(hello)).await;
             }

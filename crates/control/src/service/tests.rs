@@ -72,6 +72,7 @@ async fn with<F: Future>(
         renewed: 0,
         cause: Some("exit 70".into()),
         is_cold: false,
+        lost: 0,
     };
     LocalSet::new()
         .run_until(async {

@@ -9,13 +9,13 @@ use cluster::events::{Happening, Kind};
 use cluster::stats::ProcessStats;
 use cluster::status::Status;
 use cluster::{Cluster, Host, Port, ProcessSpec, Role, UnitId, WorkerOptions, WorkerSpec};
-use control::api::Apply;
+use control::api::{Apply, UpgradeResult, Upgraded};
 use control::{Code, Error};
 
 use crate::machine::exit::Exit;
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{
-    Answer, Client, Input, Instance, Kernel, Look, Report, Ticket, Unplayed, What, Worker,
+    Answer, Client, Examined, Input, Instance, Kernel, Look, Program, Report, Ticket, Unplayed, What, Worker,
 };
 
 const MS: Duration = Duration::from_millis(1);
@@ -72,8 +72,8 @@ pub(super) struct Process {
     ready: bool,
     /// Workers of it that have made place.
     generation: u32,
-    /// It is the program again that it was before an upgrade.
-    is_back: bool,
+    /// It runs the program of an upgrade that is not over.
+    pub(super) is_new: bool,
     manners: Manners,
     /// A child of the supervisor that runs.
     child: bool,
@@ -206,7 +206,7 @@ impl Fake {
                 Due::GetsReady(pid) => self.get_ready(pid),
                 Due::Renews(pid) => self.renew_worker(pid),
                 Due::GoesBack(pid) => {
-                    self.processes.get_mut(&pid).into_iter().for_each(|process| process.is_back = true);
+                    self.processes.get_mut(&pid).into_iter().for_each(|process| process.is_new = false);
                     self.renew_worker(pid);
                 }
                 Due::IsLate(pid) if !self.processes[&pid].ready => {
@@ -293,6 +293,8 @@ impl Fake {
                 renewed: generation,
                 cause,
                 is_cold: false,
+                lost: 0,
+                version: "1".to_owned(),
                 age: Duration::ZERO,
             };
             let (instance, what) = (*instance, What::Worker(worker));
@@ -391,7 +393,7 @@ impl Fake {
             frozen: false,
             ready: false,
             generation: 0,
-            is_back: false,
+            is_new: false,
             manners,
             child: ours,
         };
@@ -603,7 +605,18 @@ impl Kernel for Fake {
         self.answer_after(wait, ticket, Answer::Configured(told));
     }
 
-    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, _: Option<&Path>) {
+    fn examine(&mut self, ticket: Ticket, program: &Program, units: &[UnitId]) {
+        assert_ne!(*program, Program::Before);
+        let examined = match if self.calm { 99 } else { self.random.below(100) } {
+            0..5 => Err("it cannot be started".to_owned()),
+            5..15 => Ok(Examined { unread: units.to_vec(), ..Examined::default() }),
+            _ => Ok(Examined::default()),
+        };
+        let wait = self.random.ms(1, 9000);
+        self.answer_after(wait, ticket, Answer::Examined(examined));
+    }
+
+    fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: &Program) {
         let (pid, process) = self.held_process(&spec.id, "a renewal");
         let hears = process.exit.is_none() && !process.frozen;
         let (soon, late, next) =
@@ -620,9 +633,10 @@ impl Kernel for Fake {
             // No other comes, and that is all.
             20..24 => Ok(()),
             _ => {
-                self.processes.get_mut(&pid).unwrap().is_back = false;
+                // What a start runs is the program before, as long as no other is installed.
+                self.processes.get_mut(&pid).unwrap().is_new = matches!(program, Program::At(_));
                 self.after(next, Due::Renews(pid));
-                if luck < 30 {
+                if luck < 30 && matches!(program, Program::At(_)) {
                     let later = next + self.random.ms(1, 10_000);
                     self.after(later, Due::GoesBack(pid));
                 }
@@ -632,12 +646,14 @@ impl Kernel for Fake {
         self.answer_after(if hears { soon } else { late }, ticket, Answer::Renewed(told));
     }
 
-    fn is_running(&mut self, unit: &UnitId, _: &Path) -> bool {
-        self.held.get(unit).is_some_and(|(_, pid)| !self.processes[pid].is_back)
+    fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool {
+        let is_new = matches!(program, Program::At(_));
+        self.held.get(unit).is_some_and(|(_, pid)| self.processes[pid].is_new == is_new)
     }
 
     fn install(&mut self, _: &Path) {
         self.effects += 1;
+        self.processes.values_mut().for_each(|process| process.is_new = false);
     }
 
     fn play(&mut self, ticket: Ticket, _: &str, limit: Duration) {
@@ -674,6 +690,17 @@ impl Kernel for Fake {
                 assert!(again, "{unit} is restarted before {earlier} is ready again");
             }
             before.push((unit, self.now));
+        }
+    }
+
+    fn report(&mut self, client: Option<Client>, upgraded: Upgraded) {
+        self.tell(|| format!("client {client:?} is told: {upgraded:?}"));
+        for port in &upgraded.ports {
+            let held = self.held.get(&port.unit).map(|(_, pid)| &self.processes[pid]);
+            let runs_new = held.is_some_and(|it| it.is_new && it.exit.is_none());
+            // Of one that is installed, none is new any more; one that was not tried may have it from a supervisor that was killed.
+            let is_told = port.why.is_some() || port.result == UpgradeResult::NotTried;
+            assert!(!runs_new || is_told, "{} runs the new program, and that is not told", port.unit);
         }
     }
 
