@@ -219,7 +219,10 @@ fn units(status: &Status, paper: Paper) -> String {
         }
         if unit.renewed > 0 {
             let times = if unit.renewed == 1 { "once".to_owned() } else { format!("{} times", unit.renewed) };
-            let text = format!("{}: restarted {times}: all connections were kept", unit.id);
+            // What a start anew has cost is not counted here.
+            let kept =
+                if unit.lost == 0 && unit.restarts == 0 { ", and its connections went on" } else { "" };
+            let text = format!("{}: restarted {times}{kept}", unit.id);
             let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
         }
         if unit.lost > 0 {
