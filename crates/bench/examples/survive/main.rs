@@ -42,6 +42,8 @@ use crate::system::{held, respawn};
 
 /// Behind a kill at least, and by chance so much more.
 const BEHIND: (Duration, Duration) = (Duration::from_millis(1_000), Duration::from_millis(500));
+/// How a worker died that was followed by one that died too.
+const DOUBLE: &str = "replaced twice";
 /// From a kill to another in the middle of the recovery, at most.
 const TWICE: Duration = Duration::from_millis(60);
 /// Kills of a worker that nobody is connected to.
@@ -128,7 +130,7 @@ fn survive() -> Result<bool> {
             counts.lost,
             counts.wrong,
         );
-        done.push(Kill { role, noticed });
+        done.push(Kill { role, is_double: how == DOUBLE, noticed });
     }
     let caused = causes::run(&mut stage, roles, &causes, &small)?;
     points::run(&mut stage, roles, &variable("POINTS"))?;
@@ -150,7 +152,7 @@ fn kill(stage: &mut Stage, role: Role) -> Result<&'static str> {
     // The next one is in the middle of its recovery, or has just begun.
     stage.run_about(Duration::ZERO, TWICE)?;
     stage.cluster.replace(role)?;
-    Ok("replaced twice")
+    Ok(DOUBLE)
 }
 
 /// Empties `directory`, where the cluster is to be, and has its state on a small file system of its own if that `is_wanted`; the inner error

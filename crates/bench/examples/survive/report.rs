@@ -12,6 +12,8 @@ const LINES: usize = 20;
 /// A kill at an instant by chance.
 pub(crate) struct Kill {
     pub(crate) role: Role,
+    /// The next worker was killed as well, in the middle of its recovery or just behind it.
+    pub(crate) is_double: bool,
     pub(crate) noticed: Noticed,
 }
 
@@ -84,9 +86,9 @@ fn print_pauses(kills: &[Kill], bare: Duration) {
         "| worker | kills | pause of the player that waits longest, p50 / p99 / max ms | ÷ bare respawn | of all players |"
     );
     println!("| --- | ---: | ---: | ---: | ---: |");
-    for role in Role::ALL {
-        let mut pauses: Vec<_> =
-            kills.iter().filter(|kill| kill.role == role).map(|kill| kill.noticed.pause()).collect();
+    for (role, is_double) in Role::ALL.into_iter().flat_map(|role| [(role, false), (role, true)]) {
+        let of_these = || kills.iter().filter(move |kill| (kill.role, kill.is_double) == (role, is_double));
+        let mut pauses: Vec<_> = of_these().map(|kill| kill.noticed.pause()).collect();
         pauses.sort_unstable();
         let Some(longest) = pauses.last() else { continue };
         let at = |part: f64| {
@@ -94,7 +96,7 @@ fn print_pauses(kills: &[Kill], bare: Duration) {
             pauses.get(index).copied().unwrap_or_default()
         };
         let mut all = Vec::new();
-        for Kill { noticed, .. } in kills.iter().filter(|kill| kill.role == role) {
+        for Kill { noticed, .. } in of_these() {
             let usual = noticed.usual.quantile(0.5);
             all.extend(noticed.gaps.all().iter().map(|gap| gap.saturating_sub(usual)));
         }
@@ -103,8 +105,9 @@ fn print_pauses(kills: &[Kill], bare: Duration) {
             all.get((all.len().saturating_sub(1) as f64 * part) as usize).copied().unwrap_or_default()
         };
         println!(
-            "| {} | {} | {} / {} / {} | {:.1} / {:.1} | {} / {} / {} |",
+            "| {}{} | {} | {} / {} / {} | {:.1} / {:.1} | {} / {} / {} |",
             role.name(),
+            if is_double { ", two in a row" } else { "" },
             pauses.len(),
             ms(at(0.5)),
             ms(at(0.99)),
