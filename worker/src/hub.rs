@@ -89,6 +89,9 @@ impl Hub {
     ) -> Rc<Self> {
         let counters = Counters::default();
         counters.restore(&port.counters);
+        let tally = Tally::default();
+        let of_tally = port.counters.get(counters.values().len()..).unwrap_or_default();
+        tally.restore(of_tally, u64::try_from(port.age().as_millis()).unwrap_or(u64::MAX));
         let books = Books::new(spec.options.memory);
         Rc::new(Self {
             spec: RefCell::new(spec),
@@ -101,7 +104,7 @@ impl Hub {
             object: object.or_else(|| keeping.store.add()),
             keeping: Rc::clone(keeping),
             counters,
-            tally: Tally::default(),
+            tally,
             books,
             lag: Lag::default(),
             conn_lines: Budget::of_lines(),
@@ -128,7 +131,8 @@ impl Hub {
 
     /// Writes down what the port as a whole is.
     pub(crate) fn save(&self) {
-        let port = PortRecord::new(self.before + self.epoch.elapsed(), self.counters.values());
+        let counters = [self.counters.values(), self.tally.values()].concat();
+        let port = PortRecord::new(self.before + self.epoch.elapsed(), counters);
         self.keeping.put(self.object, kind::PORT, |bytes| postcard::to_extend(&port, bytes).ok());
     }
 

@@ -160,7 +160,8 @@ impl Keeping {
 pub(crate) struct PortRecord {
     /// When the port's clock began, on the machine's monotonic clock; none of a port that is new.
     began: Option<Duration>,
-    /// Counters, in the order of [`Counters::values`](crate::counters::Counters::values).
+    /// Counters, in the order of [`Counters::values`](crate::counters::Counters::values), and behind them what limits have cost, in that of
+    /// [`Tally::values`](crate::tally::Tally::values); of another version fewer or more.
     pub(crate) counters: Vec<u64>,
 }
 

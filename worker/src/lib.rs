@@ -22,8 +22,12 @@ mod counters;
 mod egress;
 mod failpoints;
 mod flush;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod housekeeping;
 mod hub;
+#[cfg(test)]
+mod images;
 mod ingress;
 mod keeper;
 mod keeping;
@@ -37,7 +41,7 @@ mod proof;
 mod recovery;
 mod relief;
 mod tally;
-#[cfg(test)]
+#[cfg(any(test, feature = "fuzzing"))]
 mod testing;
 
 use std::cell::RefCell;

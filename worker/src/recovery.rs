@@ -4,7 +4,8 @@
 //! connection, and is counted. First, before there is a runtime, all descriptors are found that go on ([`open`], [`Legacy::find_sockets`]); the
 //! others are closed. Then streams, connections and players are made again ([`Legacy::take`]).
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
 use std::net::TcpStream as Socket;
 use std::os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::rc::Rc;
@@ -87,6 +88,8 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> Opened {
             map().map_or_else(Opened::private, |memory| Opened::new(create(memory), None))
         }
         Ok((recovery, found)) => {
+            // What is put from here on is of this version, and objects of both may stand beside each other.
+            recovery.store().set_word(word::VERSION, RECORDS);
             let legacy = Legacy {
                 recovery,
                 objects: found.objects,
@@ -132,30 +135,62 @@ impl Legacy {
         };
         let records = self.objects.extract_if(.., |object| matches!(object.kind, kind::CONN | kind::LINK));
         let records: Vec<_> = records.collect();
-        self.sockets.reserve(records.len());
+        let (mut conns, mut links) = (Vec::with_capacity(records.len()), Vec::new());
         // One that could not be written down is empty.
         for Object { id, kind, bytes } in records {
             if kind == kind::CONN {
                 match postcard::from_bytes::<ConnRecord<Machine>>(&bytes) {
-                    Ok(record) => match find(record.fd, record.cookie) {
-                        Some(socket) => self.sockets.push((id, record, socket)),
-                        None => self.recovery.store().remove(id),
-                    },
+                    Ok(record) => conns.push((id, record)),
                     Err(_) => self.lose(id),
                 }
             } else {
                 match postcard::from_bytes::<LinkRecord<Session, State>>(&bytes) {
-                    Ok(record) => match find(record.fd, record.cookie) {
-                        Some(socket) => drop(self.links.insert(record.forward, (id, record, socket))),
-                        None => self.recovery.store().remove(id),
-                    },
+                    Ok(record) => links.push((id, record)),
                     Err(_) => self.give_up(id),
                 }
+            }
+        }
+        // A socket is one connection's, and each has a number of its own. Nobody can tell whose it is that two records claim.
+        let of_conns = conns.iter().map(|(_, record)| record.cookie);
+        let cookies = doubles(of_conns.chain(links.iter().map(|(_, record)| record.cookie)));
+        let conns: Vec<_> = conns.into_iter().map(|(id, it)| (id, find(it.fd, it.cookie), it)).collect();
+        // Of one that was closed, the number may be another's since.
+        let open_ones = conns.iter().filter(|(_, socket, _)| socket.is_some());
+        let numbers = doubles(open_ones.map(|(.., record)| record.id));
+        let forwards = doubles(links.iter().map(|(_, record)| record.forward));
+        self.sockets.reserve(conns.len());
+        for (id, socket, record) in conns {
+            if cookies.contains(&record.cookie) || socket.is_some() && numbers.contains(&record.id) {
+                warn!(peer = %record.peer, "another connection claims its socket or its number; both are lost");
+                self.lose(id);
+                continue;
+            }
+            match socket {
+                Some(socket) => self.sockets.push((id, record, socket)),
+                None => self.recovery.store().remove(id),
+            }
+        }
+        for (id, record) in links {
+            let socket = find(record.fd, record.cookie);
+            if cookies.contains(&record.cookie) || forwards.contains(&record.forward) {
+                warn!("another connection claims the socket or the forward of one; both are lost");
+                self.give_up(id);
+                continue;
+            }
+            match socket {
+                Some(socket) => drop(self.links.insert(record.forward, (id, record, socket))),
+                None => self.recovery.store().remove(id),
             }
         }
         let port = listener.and_then(address);
         let fresh = open.into_values().filter(|fd| socket_domain(fd).is_ok()).map(Socket::from);
         self.fresh = fresh.filter(|fresh| is_fresh(fresh, port)).collect();
+    }
+
+    /// What was found, to be made another.
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(crate) fn objects(&mut self) -> &mut [Object] {
+        &mut self.objects
     }
 
     fn give_up(&mut self, object: Id) {
@@ -191,6 +226,8 @@ impl Legacy {
                 kind::CHANNEL => {
                     let with = (&self.recovery, &mut blobs, &hub.books.media);
                     match Channel::restore(id, &bytes, &hub.keeping, with) {
+                        // Of two streams of a name, the second is none.
+                        Some((channel, _)) if hub.find(&channel.key).is_some() => self.broken += 1,
                         Some((channel, left)) => {
                             hub.take_over_stream(&channel);
                             channels.insert(id, channel);
@@ -279,6 +316,13 @@ impl Legacy {
         );
         (servings, lost)
     }
+}
+
+/// Those of `keys` that are there more than once.
+fn doubles<K: Copy + Eq + Hash>(keys: impl Iterator<Item = K>) -> HashSet<K> {
+    let (mut seen, mut twice) = (HashSet::new(), HashSet::new());
+    twice.extend(keys.filter(|key| !seen.insert(*key)));
+    twice
 }
 
 /// Makes a forward again, and its connection, if there is one that can go on.

@@ -6,12 +6,13 @@ use cluster::WorkerOptions;
 use cluster::stats::LimitStats;
 use tracing::warn;
 
+use crate::keeping::FAR;
 use crate::limits::NAMES_MAX;
 
 /// What a limit has cost is told in the log at most this often, ms.
 const TOLD_EVERY: u64 = 10_000;
 
-/// A limit that peers meet.
+/// A limit that peers meet; a new one stands last in [`Limit::ALL`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Limit {
     /// All slots are taken.
@@ -98,6 +99,28 @@ impl Tally {
         self.met.borrow().iter().filter(|met| which(met.limit)).map(|met| met.count).sum()
     }
 
+    /// What was met, for a record: of each limit how often, and the last time.
+    pub(crate) fn values(&self) -> Vec<u64> {
+        let met = self.met.borrow();
+        let of = |limit: Limit| {
+            met.iter().find(|met| met.limit == limit).map_or([0, 0], |met| [met.count, met.last])
+        };
+        Limit::ALL.into_iter().flat_map(of).collect()
+    }
+
+    /// Goes on at `now` from the `values` of a process before, which has told the log of them.
+    pub(crate) fn restore(&self, values: &[u64], now: u64) {
+        let mut met = self.met.borrow_mut();
+        for (limit, values) in Limit::ALL.into_iter().zip(values.chunks_exact(2)) {
+            if let [count, last] = *values
+                && count > 0
+            {
+                let count = count.min(FAR);
+                met.push(Met { limit, count, last: last.min(now), told: count });
+            }
+        }
+    }
+
     /// All that was met, for a report.
     pub(crate) fn stats(&self, options: &WorkerOptions, now: u64) -> Vec<LimitStats> {
         let stats = |met: &Met| LimitStats {
@@ -125,6 +148,21 @@ impl Tally {
 }
 
 impl Limit {
+    /// In the order of records.
+    const ALL: [Self; 11] = [
+        Self::Connections,
+        Self::ConnectRate,
+        Self::Players,
+        Self::Names,
+        Self::Streams,
+        Self::StreamsRoom,
+        Self::Memory,
+        Self::MemoryMedia,
+        Self::PlayersRoom,
+        Self::PublishRate,
+        Self::Headers,
+    ];
+
     fn name(self) -> &'static str {
         match self {
             Self::Connections => "connections",
@@ -208,5 +246,28 @@ mod tests {
             [("max_connections".into(), 2, 2_000, players), ("max_streams".into(), 1, 3_000, streams)]
         );
         assert_eq!((tally.refused(), tally.refused_publishers()), (3, 1));
+    }
+
+    #[test]
+    fn what_limits_have_cost_goes_on_with_the_next_worker() {
+        let (tally, options) = (Tally::default(), WorkerOptions::default());
+        tally.add(Limit::Headers, 7, 1_000);
+        tally.add(Limit::Connections, 2, 3_000);
+        let next = Tally::default();
+        next.restore(&tally.values(), 4_000);
+        let sorted = |tally: &Tally| {
+            let mut stats = tally.stats(&options, 5_000);
+            stats.sort_by(|a, b| a.limit.cmp(&b.limit));
+            stats
+        };
+        assert_eq!(sorted(&next), sorted(&tally));
+        assert_eq!((next.refused(), next.values()), (2, tally.values()));
+        assert!(next.met.borrow().iter().all(|met| met.told == met.count), "the log has them");
+        // Of a program that knew fewer limits, and of one that counted what cannot be.
+        next.restore(&tally.values()[..2], 4_000);
+        let odd = Tally::default();
+        odd.restore(&[u64::MAX; 50], 9);
+        odd.count(Limit::Players, 10);
+        assert!(odd.stats(&options, 10).iter().all(|limit| limit.last_ago_ms <= 1));
     }
 }

@@ -9,7 +9,7 @@ pub(crate) fn spec(role: Role) -> WorkerSpec {
         cluster: "test".to_owned(),
         role,
         host: "127.0.0.1".to_owned(),
-        listen: "127.0.0.1:1935".parse().unwrap(),
+        listen: ([127, 0, 0, 1], 1935).into(),
         address: None,
         options: WorkerOptions::default(),
         sources: Vec::new(),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::spec::Target;
 
-/// What a whole process reports. Counters start at 0 with the process; those of connections and bytes of a worker
+/// What a whole process reports. Counters start at 0 with the process; those of connections, bytes and limits of a worker
 /// with the first one of its port.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -60,7 +60,7 @@ pub struct LimitStats {
     pub limit: String,
     /// What happened and why, fit to stand behind the count: `publishers refused: …`.
     pub what: String,
-    /// How often since the process started.
+    /// How often since the port's first process started.
     pub count: u64,
     /// Milliseconds since the last time.
     pub last_ago_ms: u64,

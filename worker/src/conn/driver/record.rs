@@ -29,8 +29,8 @@ pub(crate) struct ConnRecord<M> {
     pub(crate) fd: i32,
     pub(crate) cookie: u64,
     #[serde(deserialize_with = "near")]
-    id: u64,
-    peer: SocketAddr,
+    pub(crate) id: u64,
+    pub(crate) peer: SocketAddr,
     was_served: bool,
     /// Bytes written and read by then.
     #[serde(deserialize_with = "near")]
