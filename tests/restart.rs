@@ -1,7 +1,7 @@
 //! Ports are restarted under playing clients.
 
 use std::fs;
-use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -10,7 +10,9 @@ use cluster::status::UnitStatus;
 use nix::sys::signal::Signal::SIGKILL;
 
 use crate::support::clients::Recorder;
-use crate::support::cluster::{Done, SRSCTL, TestCluster, find, finish, run, signal, spawn};
+use crate::support::cluster::{
+    Done, SRSCTL, TestCluster, copy_of_srsctl, find, finish, run, signal, spawn, write_program,
+};
 use crate::support::flv::assert_same;
 use crate::support::net::url;
 use crate::support::swarm::{assert_whole, run_until, settle};
@@ -31,7 +33,7 @@ fn program(pid: u32) -> PathBuf {
 fn up_with_own_program() -> (TestCluster, PathBuf) {
     let cluster = TestCluster::guide();
     let own = cluster.dir.path().join("srsctl");
-    fs::copy(SRSCTL, &own).unwrap();
+    copy_of_srsctl(&own);
     let up = cluster.srsctl(&["up", "cluster.yaml"]);
     let mut command = Command::new(&own);
     command.args(up.get_args()).current_dir(cluster.dir.path());
@@ -142,7 +144,7 @@ fn a_program_that_was_replaced_on_disk_is_the_one_that_runs_after_a_restart() {
     let player = rml::play(edge, STREAM).unwrap();
     player.await_started();
     let new = own.with_extension("new");
-    fs::copy(SRSCTL, &new).unwrap();
+    copy_of_srsctl(&new);
     fs::rename(&new, &own).unwrap();
     assert!(program(cluster.keeper(edge)).to_string_lossy().ends_with("(deleted)"));
     cluster.run(&["restart", "edge", "1935"]).expect_code(0);
@@ -205,8 +207,7 @@ fn report(done: &Done) -> serde_json::Value {
 /// A program of `script`.
 fn script(cluster: &TestCluster, name: &str, script: &str) -> PathBuf {
     let path = cluster.dir.path().join(name);
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+    write_program(&path, &format!("#!/bin/sh\n{script}\n"));
     path
 }
 
@@ -220,7 +221,7 @@ fn an_upgrade_gives_every_port_the_program_and_costs_nobody_anything_who_is_ther
     player.await_started();
     let mut swarm = Swarm::new(Plan { origin, edge, players: 150, seed: 3 }).unwrap();
     let new = cluster.dir.path().join("new-srsctl");
-    fs::copy(SRSCTL, &new).unwrap();
+    copy_of_srsctl(&new);
     let mut upgrade = cluster.srsctl(&["upgrade", "--json", "--bin", new.to_str().unwrap()]);
     let mut upgrade = spawn(&mut upgrade);
     swarm.ramp(15).unwrap();
@@ -258,7 +259,7 @@ fn a_port_whose_workers_die_behind_an_upgrade_goes_back_and_the_upgrade_fails_th
     let (cluster, encoder, player) = with_a_player();
     let edge = cluster.net.edges()[0];
     let new = cluster.dir.path().join("new-srsctl");
-    fs::copy(SRSCTL, &new).unwrap();
+    copy_of_srsctl(&new);
     let keeper = cluster.keeper(edge);
     let old = program(keeper);
     let mut upgrade = cluster.srsctl(&["upgrade", "--json", "--bin", new.to_str().unwrap()]);
@@ -344,7 +345,7 @@ fn an_upgrade_that_fails_on_its_last_port_gives_the_others_back_what_they_ran() 
     let (cluster, encoder, player) = with_a_player();
     let (edge, origin) = (cluster.net.edges()[0], cluster.net.origin());
     let new = cluster.dir.path().join("new-srsctl");
-    fs::copy(SRSCTL, &new).unwrap();
+    copy_of_srsctl(&new);
     let mut upgrade = cluster.srsctl(&["upgrade", "--json", "--canary", "0", "--bin", new.to_str().unwrap()]);
     let upgrade = spawn(&mut upgrade);
     wait_until("the last port to run it", SOON, || {

@@ -239,7 +239,7 @@ fn a_worker_starts_without_its_config_directory_and_without_the_secrets_file() {
 fn a_worker_starts_while_the_binary_is_away() {
     let cluster = TestCluster::guide();
     let binary = cluster.dir.path().join("srsctl");
-    fs::copy(crate::support::cluster::SRSCTL, &binary).unwrap();
+    crate::support::cluster::copy_of_srsctl(&binary);
     let mut up = std::process::Command::new(&binary);
     up.args(["up", "cluster.yaml"]).current_dir(cluster.dir.path());
     run(up.env("SRSCTL_STATE_DIR", &cluster.state)).expect_code(0);

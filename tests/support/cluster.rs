@@ -24,6 +24,27 @@ use super::{SOON, wait_for, wait_until};
 /// The binary under test.
 pub const SRSCTL: &str = env!("CARGO_BIN_EXE_srsctl");
 
+/// Copies the binary under test to `path`.
+#[track_caller]
+pub fn copy_of_srsctl(path: &Path) {
+    made_by(Command::new("cp").arg(SRSCTL).arg(path));
+}
+
+/// Writes a script that can be run.
+#[track_caller]
+pub fn write_program(path: &Path, text: &str) {
+    made_by(
+        Command::new("sh").args(["-c", r#"printf %s "$1" > "$0" && chmod 700 "$0""#]).arg(path).arg(text),
+    );
+}
+
+/// A program is written by a process of its own: what tests have open for writing, a fork of another test has too, and no program can
+/// be run that somebody has open for writing.
+#[track_caller]
+fn made_by(command: &mut Command) {
+    assert!(command.status().unwrap().success(), "{command:?}");
+}
+
 /// What a command did.
 #[derive(Debug)]
 pub struct Done {

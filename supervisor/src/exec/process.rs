@@ -433,27 +433,22 @@ mod tests {
     use super::*;
 
     /// Runs `script` as a process would be run; its arguments are `worker --config FILE`.
-    fn spawn(dir: &Path, script: Option<(&str, u32)>) -> Result<Process, SpawnError> {
-        use std::os::unix::fs::PermissionsExt as _;
+    fn spawn(dir: &Path, script: Option<(&str, &str)>) -> Result<Process, SpawnError> {
         let binary = dir.join("binary");
         if let Some((script, mode)) = script {
-            std::fs::write(&binary, script).unwrap();
-            std::fs::set_permissions(&binary, std::fs::Permissions::from_mode(mode)).unwrap();
+            // Another process writes it: what this one has open for writing, another test's fork has too, and it cannot be run then.
+            let write = r#"printf %s "$1" > "$0" && chmod "$2" "$0""#;
+            let written =
+                Command::new("sh").args(["-c", write]).arg(&binary).args([script, mode]).status().unwrap();
+            assert!(written.success());
         }
-        loop {
-            let spawned = Spawner::new(binary.clone()).unwrap().spawn(Given {
-                subcommand: "worker",
-                config: Path::new("/nowhere"),
-                log: File::create(dir.join("log")).unwrap(),
-                lent: Lent::default(),
-                descriptors: 16,
-            });
-            match spawned {
-                // Another test forked while the script was open for writing here.
-                Err(error) if error.source.kind() == io::ErrorKind::ExecutableFileBusy => {}
-                other => return other,
-            }
-        }
+        Spawner::new(binary).unwrap().spawn(Given {
+            subcommand: "worker",
+            config: Path::new("/nowhere"),
+            log: File::create(dir.join("log")).unwrap(),
+            lent: Lent::default(),
+            descriptors: 16,
+        })
     }
 
     #[tokio::test]
@@ -461,7 +456,7 @@ mod tests {
         let temporary = tempfile::tempdir().unwrap();
         // A subshell is a fork as a worker is: what it was started with is the same.
         let script = "#!/bin/sh\n(while sleep 0.1; do :; done) &\nwait\n";
-        let keeper = spawn(temporary.path(), Some((script, 0o700))).unwrap();
+        let keeper = spawn(temporary.path(), Some((script, "700"))).unwrap();
         let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
         while keeper.workers().is_empty() {
             assert!(std::time::Instant::now() < end);
@@ -477,13 +472,13 @@ mod tests {
     #[tokio::test]
     async fn an_exit_code_and_a_signal_are_told_apart() {
         let temporary = tempfile::tempdir().unwrap();
-        let process = spawn(temporary.path(), Some(("#!/bin/sh\necho $1 $2 $3; exit 7\n", 0o700))).unwrap();
+        let process = spawn(temporary.path(), Some(("#!/bin/sh\necho $1 $2 $3; exit 7\n", "700"))).unwrap();
         assert_eq!(process.wait().await, Exit::Code(7));
         assert_eq!(
             std::fs::read_to_string(temporary.path().join("log")).unwrap(),
             "worker --config /nowhere\n"
         );
-        let process = spawn(temporary.path(), Some(("#!/bin/sh\nexec sleep 60\n", 0o700))).unwrap();
+        let process = spawn(temporary.path(), Some(("#!/bin/sh\nexec sleep 60\n", "700"))).unwrap();
         process.kill();
         assert_eq!(process.wait().await, Exit::Signal(9));
     }
@@ -491,7 +486,7 @@ mod tests {
     #[tokio::test]
     async fn a_binary_that_is_away_or_cannot_be_run_is_stood_in_for_by_the_one_that_runs() {
         let temporary = tempfile::tempdir().unwrap();
-        for script in [None, Some(("#!/bin/sh\n", 0o600))] {
+        for script in [None, Some(("#!/bin/sh\n", "600"))] {
             // This program is the tests', which understand no `--config`.
             spawn(temporary.path(), script).unwrap().wait().await;
             let said = std::fs::read_to_string(temporary.path().join("log")).unwrap();
@@ -502,7 +497,7 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_a_process_that_is_no_child_is_seen_too() {
         let temporary = tempfile::tempdir().unwrap();
-        let child = spawn(temporary.path(), Some(("#!/bin/sh\nexec sleep 60\n", 0o700))).unwrap();
+        let child = spawn(temporary.path(), Some(("#!/bin/sh\nexec sleep 60\n", "700"))).unwrap();
         let adopted = Process::adopt(child.identity().pid).unwrap();
         assert_eq!(adopted.identity(), child.identity());
         adopted.kill();

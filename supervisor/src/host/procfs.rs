@@ -192,13 +192,27 @@ mod tests {
     }
 
     #[test]
-    fn a_process_that_runs_is_seen_to() {
-        let before = Cpu::of(std::process::id()).unwrap();
-        let end = std::time::Instant::now() + Duration::from_millis(200);
-        while std::time::Instant::now() < end {}
-        // This thread is not the first one, which waits for it.
-        let now = Cpu::of(std::process::id()).unwrap();
-        assert!(now.ran >= before.ran && now.state == State::Idle, "{before:?} {now:?}");
+    fn a_process_that_runs_is_seen_to_and_one_that_sleeps_not_to() {
+        // Processes of their own: the first thread of this one wakes for each test that ends.
+        for (script, is_busy) in [("while :; do :; done", true), ("exec sleep 60", false)] {
+            let mut child = std::process::Command::new("sh").args(["-c", script]).spawn().unwrap();
+            let end = std::time::Instant::now() + Duration::from_secs(20);
+            let mut before = None;
+            let is_seen = loop {
+                let now = Cpu::of(child.id()).unwrap();
+                let first = *before.get_or_insert(now);
+                let ran = now.ran.saturating_sub(first.ran) >= Duration::from_millis(50);
+                match now.state {
+                    State::Runnable if is_busy && ran => break true,
+                    State::Idle if !is_busy => break true,
+                    _ if std::time::Instant::now() > end => break false,
+                    _ => std::thread::yield_now(),
+                }
+            };
+            child.kill().unwrap();
+            child.wait().unwrap();
+            assert!(is_seen, "{script}");
+        }
     }
 
     #[test]
