@@ -41,6 +41,8 @@ fn deaths_of_workers_a_cold_start_and_the_end_of_their_keeper_are_told_with_thei
     let cluster = TestCluster::up_guide();
     let edge = cluster.net.edges()[0];
     let (unit, host) = (cluster.unit(edge).id, edge.ip().to_string());
+    let _guest = std::net::TcpStream::connect(edge).unwrap();
+    wait_until("it to be taken in", SOON, || cluster.unit(edge).stats.is_some_and(|it| it.connections > 0));
     for death in 1..=4 {
         let resumed = wait_for("the port to serve", SOON, || {
             let unit = find(&cluster.try_status()?, edge)?;
@@ -57,7 +59,13 @@ fn deaths_of_workers_a_cold_start_and_the_end_of_their_keeper_are_told_with_thei
     for event in &told[2..=4] {
         assert!(event.what.text.starts_with("killed by SIGKILL that somebody sent"), "{event:?}");
     }
-    assert!(told[4].what.text.contains("forgot all connections"), "{told:#?}");
+    for (event, is_cold) in told[2..=4].iter().zip([false, false, true]) {
+        assert_eq!(
+            event.what.text.contains("forgot all connections; connections lost: "),
+            is_cold,
+            "{told:#?}"
+        );
+    }
     assert!(told[5].what.text.contains("die again and again"), "{told:#?}");
     assert_eq!(told[7].what.pid, cluster.unit(edge).keeper_pid);
     let shown = cluster.run(&["events", "edge", "1935", "--host", &host, "-n", "4"]).expect_code(0).stdout;

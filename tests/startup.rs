@@ -13,6 +13,16 @@ use crate::support::net::Net;
 use crate::support::{CARD_MS, SOON, STREAM, card, card_file, looped_card, rml, wait_until};
 
 #[test]
+fn up_tells_of_the_processes_that_status_shows() {
+    let cluster = TestCluster::guide();
+    let told = cluster.up().text();
+    for unit in cluster.status().units {
+        let line = format!("{}: started, pid {}", unit.id, unit.pid.unwrap());
+        assert!(told.lines().any(|told| told == line), "{line} is missing in:\n{told}");
+    }
+}
+
+#[test]
 fn up_prints_the_table_and_returns_with_every_worker_ready() {
     let cluster = TestCluster::guide();
     let hosts = [5, 6, 7].map(|n| cluster.net.host(n).to_string());

@@ -131,9 +131,9 @@ pub enum Line {
     Error(Error),
 }
 
-/// What a supervisor tells while it starts, in this order: any number of [`Adopted`](Self::Adopted),
-/// [`Unknown`](Self::Unknown) and [`Started`](Self::Started), then [`Ready`](Self::Ready) for each process that gets
-/// ready and [`NotReady`](Self::NotReady) for each that is not at the end, then [`Complete`](Self::Complete).
+/// What a supervisor tells while it starts, in this order: any number of [`Adopted`](Self::Adopted) and
+/// [`Unknown`](Self::Unknown), then [`Started`](Self::Started) for each process that says who it is, and [`Ready`](Self::Ready) for each that gets
+/// ready, and [`NotReady`](Self::NotReady) for each that is not at the end, then [`Complete`](Self::Complete).
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "kebab-case")]
 pub enum StartupEvent {
@@ -153,11 +153,11 @@ pub enum StartupEvent {
         /// What could not be proved.
         why: String,
     },
-    /// A process was started.
+    /// A process was started, and has said who it is.
     Started {
         /// The unit.
         unit: UnitId,
-        /// Its process.
+        /// What serves: of a port the worker.
         pid: u32,
     },
     /// A process is ready.

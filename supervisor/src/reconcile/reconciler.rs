@@ -58,6 +58,8 @@ pub(crate) struct Reconciler {
     pub(super) warnings: Vec<String>,
     is_started: bool,
     pub(super) startup: VecDeque<StartupEvent>,
+    /// Units that were started with it, of which what serves is not known yet.
+    fresh: Vec<UnitId>,
     end: Option<End>,
 }
 
@@ -90,6 +92,7 @@ impl Reconciler {
             warnings: Vec::new(),
             is_started: false,
             startup: VecDeque::new(),
+            fresh: Vec::new(),
             end: None,
         };
         let mut fresh = Vec::new();
@@ -114,11 +117,8 @@ impl Reconciler {
         }
         for index in 0..new.members.len() {
             new.feed(index, Event::Want(Wanted::Up), now, kernel);
-            let Some(member) = new.members.get(index) else { continue };
-            if let (true, Some(Live { pid, .. })) = (fresh.contains(&member.id), member.live) {
-                new.startup.push_back(StartupEvent::Started { unit: member.id.clone(), pid });
-            }
         }
+        new.fresh = fresh;
         // An origin that was found may know fewer edges than the file has now, whatever its config says: the supervisor
         // before may have ended between writing it and telling.
         let secret = new.dirs.secret();
@@ -323,6 +323,10 @@ impl Reconciler {
                 let outlived = member.handle_worker(&worker, now);
                 if let Some(event) = events::of_worker(id, &worker, outlived, (is_first, version)) {
                     kernel.record(event);
+                }
+                if let Some(place) = self.fresh.iter().position(|fresh| fresh == id) {
+                    let unit = self.fresh.swap_remove(place);
+                    self.startup.push_back(StartupEvent::Started { unit, pid: worker.pid });
                 }
                 let Worker { pid, generation, cause, .. } = worker;
                 let cause = cause.unwrap_or_default();
