@@ -175,8 +175,9 @@ fn command(lent: &Lent, life: &Life) -> io::Result<Command> {
 fn exec(lent: &Lent, life: &Life) -> io::Result<()> {
     lent.pass_on()?;
     for socket in sockets()? {
-        // SAFETY: only borrowed for one fcntl. There is no other process of this table and one thread, so it is the socket that was found.
-        rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(socket) }, FdFlags::empty())?;
+        // SAFETY: only borrowed for one fcntl. A keeper has one thread and nobody shares its table then, so it is the socket that was found;
+        // were it closed, that gives EBADF, and it need not go on.
+        let _ = rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(socket) }, FdFlags::empty());
     }
     let failed = command(lent, life)?.exec();
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
