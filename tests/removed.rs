@@ -56,7 +56,9 @@ const DAMAGES: [Damage; 12] = [
         let run = run_of(state, name);
         let aside = state.with_extension("aside");
         fs::rename(&run, &aside).unwrap();
-        let copied = Command::new("cp").arg("-a").arg(&aside).arg(&run).status().unwrap();
+        // In the place of what may have been put back meanwhile.
+        let mut copy = Command::new("cp");
+        let copied = copy.args(["-aT", "--remove-destination"]).args([&aside, &run]).status().unwrap();
         assert!(copied.success());
     }),
 ];
