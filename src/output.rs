@@ -136,6 +136,7 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &st
         restarts: 0,
         resumed: 0,
         renewed: 0,
+        cold_starts: 0,
         lost: 0,
         version: None,
         last_exit: None,
@@ -223,6 +224,14 @@ fn units(status: &Status, paper: Paper) -> String {
             let kept =
                 if unit.lost == 0 && unit.restarts == 0 { ", and its connections went on" } else { "" };
             let text = format!("{}: restarted {times}{kept}", unit.id);
+            let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
+        }
+        if unit.cold_starts > 0 {
+            let times = match unit.cold_starts {
+                1 => "once".to_owned(),
+                times => format!("{times} times"),
+            };
+            let text = format!("{}: started cold {times}: all had to connect again", unit.id);
             let _ = writeln!(notes, "{}", paper.paint(&sentence(&text), Look::Plain));
         }
         if unit.lost > 0 {

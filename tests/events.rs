@@ -46,7 +46,7 @@ fn deaths_of_workers_a_cold_start_and_the_end_of_their_keeper_are_told_with_thei
     for death in 1..=4 {
         let resumed = wait_for("the port to serve", SOON, || {
             let unit = find(&cluster.try_status()?, edge)?;
-            if unit.resumed + 1 == death { Ok(unit) } else { Err(format!("{unit:#?}")) }
+            if unit.resumed + unit.cold_starts + 1 == death { Ok(unit) } else { Err(format!("{unit:#?}")) }
         });
         signal(resumed.pid.unwrap(), SIGKILL);
     }

@@ -6,10 +6,12 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use cluster::events::Kind;
 use cluster::status::{UnitState, UnitStatus};
-use nix::sys::signal::Signal::{SIGHUP, SIGKILL, SIGSTOP, SIGTERM};
+use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2};
 
 use crate::support::cluster::{SRSCTL, TestCluster, find, run, signal};
+use crate::support::debugger::Debugger;
 use crate::support::flv::assert_same;
 use crate::support::raw::{Raw, amf, command};
 use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wait_until};
@@ -110,17 +112,21 @@ fn workers_that_die_one_after_the_other_start_cold_and_then_the_supervisor_start
     let mut old = cluster.pid(edge);
     for death in 1..=3 {
         signal(old, SIGKILL);
-        let unit = await_unit(&cluster, edge, |unit| unit.resumed == death);
+        let unit = await_unit(&cluster, edge, |unit| unit.resumed + unit.cold_starts == death);
         assert_eq!((unit.keeper_pid, unit.restarts), (Some(keeper), 0), "{unit:#?}");
+        assert_eq!(unit.cold_starts, u32::from(death == 3), "only what went on is resumed: {unit:#?}");
         assert_eq!(how(&unit).contains("forgot all connections"), death == 3, "{unit:#?}");
         old = unit.pid.unwrap();
     }
     let log = cluster.run(&["logs", "edge", "1935"]).expect_code(0).text();
     assert!(log.lines().any(|line| line.contains("starting") && line.contains("is_cold=true")), "{log}");
+    assert_eq!(log.matches("the worker died; the next one goes on").count(), 2, "{log}");
+    assert_eq!(log.matches("the worker died; the next one uses nothing of what it left").count(), 1, "{log}");
+    let _ = cluster.run(&["status"]).expect_code(0).expect_words(&["resumed 2 times", "started cold once"]);
     signal(old, SIGKILL);
     let unit = await_unit(&cluster, edge, |unit| unit.restarts == 1 && unit.keeper_pid.is_some());
     assert_ne!(unit.keeper_pid, Some(keeper));
-    assert_eq!(unit.resumed, 3);
+    assert_eq!((unit.resumed, unit.cold_starts), (2, 1));
     assert!(how(&unit).contains("die again and again, the last one so: killed by SIGKILL"), "{unit:#?}");
 }
 
@@ -134,7 +140,7 @@ fn a_killed_keeper_takes_its_worker_with_it_and_the_port_is_started_anew() {
     assert!(!lives(before.pid.unwrap()), "its worker is left");
     assert_ne!((after.pid, after.keeper_pid), (before.pid, before.keeper_pid));
     assert_eq!(after.resumed, 0);
-    assert!(how(&after).contains("SIGKILL"), "{after:#?}");
+    assert!(how(&after).starts_with("its keeper was killed by SIGKILL"), "{after:#?}");
     // One that is told to end does so with its worker.
     signal(after.keeper_pid.unwrap(), SIGTERM);
     let last = await_unit(&cluster, edge, |unit| unit.restarts == 2 && unit.keeper_pid.is_some());
@@ -168,7 +174,7 @@ fn a_worker_without_its_keeper_is_ended_by_the_next_supervisor_and_by_down() {
 }
 
 #[test]
-fn a_frozen_worker_is_replaced_by_its_keeper_and_a_keeper_that_is_frozen_too_by_the_supervisor() {
+fn a_frozen_worker_is_replaced_by_its_keeper_and_one_whose_keeper_does_nothing_by_the_supervisor() {
     let cluster = TestCluster::up_guide();
     let edge = cluster.net.edges()[0];
     let before = cluster.unit(edge);
@@ -176,11 +182,66 @@ fn a_frozen_worker_is_replaced_by_its_keeper_and_a_keeper_that_is_frozen_too_by_
     let after = await_unit(&cluster, edge, |unit| unit.pid != before.pid);
     assert_eq!((after.keeper_pid, after.resumed, after.restarts), (before.keeper_pid, 1, 0));
     assert_eq!(how(&after), "killed by SIGKILL: frozen: no heartbeat for 3 s");
-    signal(after.pid.unwrap(), SIGSTOP);
-    signal(after.keeper_pid.unwrap(), SIGSTOP);
+    signal(after.keeper_pid.unwrap(), SIGUSR2);
+    let replaced = await_unit(&cluster, edge, |unit| unit.resumed == 2);
+    assert_eq!(how(&replaced), "killed by its keeper, which was sent SIGUSR2");
+    let Some(debugger) = Debugger::of(replaced.keeper_pid.unwrap()) else { return };
+    signal(replaced.pid.unwrap(), SIGSTOP);
+    debugger.await_end();
+    let after = replaced;
     let last = await_unit(&cluster, edge, |unit| unit.restarts == 1 && unit.keeper_pid.is_some());
     assert!(!lives(after.pid.unwrap()) && !lives(after.keeper_pid.unwrap()));
     assert!(how(&last).starts_with("killed by SIGKILL: frozen: no heartbeat for 5 s"), "{last:#?}");
+}
+
+#[test]
+fn a_keeper_that_somebody_stops_is_woken_and_one_that_a_debugger_has_is_warned_of_and_not_restarted() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(edge, STREAM).unwrap();
+    player.record_after(0, 1.0);
+    let before = cluster.unit(edge);
+    let (keeper, host) = (before.keeper_pid.unwrap(), edge.ip().to_string());
+    // The worker's death is what a keeper that sleeps would not see.
+    signal(keeper, SIGSTOP);
+    signal(before.pid.unwrap(), SIGKILL);
+    await_unit(&cluster, edge, |unit| unit.resumed == 1);
+    let told = cluster.run(&["events", "edge", "1935", "--host", &host, "--json"]).expect_code(0).stdout;
+    let told: cluster::events::Events = serde_json::from_str(&told).unwrap();
+    let woken: Vec<_> = told.events.iter().filter(|event| event.what.kind == Kind::Woken).collect();
+    assert!(woken.len() == 1 && woken[0].what.pid == Some(keeper), "{told:#?}");
+
+    let restart = || cluster.run(&["restart", "edge", "1935", "--host", &host]);
+    signal(keeper, SIGSTOP);
+    restart().expect_code(0);
+    let renewed = cluster.unit(edge);
+    assert_eq!((renewed.keeper_pid, renewed.renewed, renewed.restarts), (Some(keeper), 1, 0), "{renewed:#?}");
+
+    if let Some(debugger) = Debugger::of(keeper) {
+        let pid = format!("(pid {keeper})");
+        wait_until("status to warn", SOON, || {
+            let said = cluster.run(&["status"]);
+            said.code == 0
+                && said.stdout.contains("a debugger holds its keeper")
+                && said.stdout.contains(&pid)
+        });
+        let _ = restart().expect_code(6).expect_words(&[
+            "it cannot keep its connections",
+            "a debugger holds",
+            "--yes",
+        ]);
+        debugger.let_go();
+        wait_until("status to warn no more", SOON, || {
+            !cluster.run(&["status"]).stdout.contains("a debugger")
+        });
+        restart().expect_code(0);
+        assert_eq!(cluster.unit(edge).renewed, 2);
+    }
+    signal(keeper, SIGCONT);
+    assert_same("the player", &player.record_after(0, 4.0), &looped_card(), 4.0);
+    assert_eq!((player.ended(), encoder.ended(), cluster.unit(edge).lost), (None, None, 0));
 }
 
 #[test]

@@ -195,6 +195,38 @@ fn a_restart_into_a_program_that_cannot_be_started_or_reads_nothing_of_what_runs
     wait_until("it to be well", SOON, || cluster.run(&["status"]).code == 0);
 }
 
+#[test]
+fn a_restart_that_has_cost_the_connections_says_so_and_fails_and_touches_no_other_port() {
+    let (cluster, own) = up_with_own_program();
+    let (edge, other) = (cluster.net.edges()[0], cluster.net.edges()[1]);
+    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let player = rml::play(edge, STREAM).unwrap();
+    player.await_started();
+    let before = cluster.unit(other);
+    let real = own.with_extension("real");
+    fs::rename(&own, &real).unwrap();
+    // On trial it is as it should be, and as a keeper that goes on it dies.
+    let dies = format!(
+        r#"case "$*" in *--trial*) ;; worker*) [ -n "$SRSCTL_LIFE" ] && kill -KILL $$ ;; esac; exec {} "$@""#,
+        real.display()
+    );
+    script(&cluster, "srsctl", &dies);
+    let done = cluster.run(&["restart", "edge", "--host", &edge.ip().to_string()]).expect_code(1);
+    let _ = done.expect_words(&[
+        &format!("edge-{}-1935 is started anew", edge.ip()),
+        "has to connect again",
+        "its keeper was killed by SIGKILL",
+        &format!("not restarted: {}", before.id),
+    ]);
+    let other = cluster.unit(other);
+    assert_eq!((other.pid, other.keeper_pid), (before.pid, before.keeper_pid));
+    wait_until("the player to be told", SOON, || player.ended().is_some());
+    wait_until("it to serve", SOON, || cluster.run(&["status"]).code == 0);
+    let unit = cluster.unit(edge);
+    assert!(unit.restarts >= 1 && unit.lost >= 1 && unit.renewed == 0, "{unit:#?}");
+}
+
 /// What became of an upgrade.
 #[track_caller]
 fn report(done: &Done) -> serde_json::Value {

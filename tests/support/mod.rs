@@ -2,6 +2,7 @@
 
 pub mod clients;
 pub mod cluster;
+pub mod debugger;
 pub mod flv;
 pub mod net;
 pub mod pictures;

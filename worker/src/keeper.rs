@@ -20,6 +20,7 @@
 //! | SIGTERM, SIGINT | hands it on, and ends with the worker |
 //! | SIGHUP, SIGUSR1 | hands it on: the worker opens the log of both anew |
 //! | SIGUSR2 | kills the worker; the next one goes on, and that counts as no death |
+//! | any other | as it does to any process of the cluster (docs/operations.md) |
 #![expect(
     unsafe_code,
     reason = "a clone that shares its descriptors, and closing those of the dead, have no safe form"
@@ -112,8 +113,17 @@ pub(crate) fn keep(lent: &mut Lent) -> Result<Kept, RunError> {
                 return Err(RunError::Dies(end.to_string()));
             }
             Next::Worker { is_cold } => {
-                warn!(generation, cause = %end, ?lived, is_cold, "the worker died; the next one goes on");
-                life.handle_end(end.to_string(), is_cold);
+                let follows = if is_cold {
+                    "the next one uses nothing of what it left"
+                } else {
+                    "the next one goes on"
+                };
+                let cause = match (asked, end) {
+                    (Some(Asked::Replacement), End::Signal(libc::SIGKILL)) => cause::REPLACED.to_owned(),
+                    _ => end.to_string(),
+                };
+                warn!(generation, %cause, ?lived, "the worker died; {follows}");
+                life.handle_end(cause, is_cold);
             }
             Next::Program => {
                 info!(generation, ?lived, "the worker makes place; the keeper is started anew");

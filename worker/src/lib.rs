@@ -119,7 +119,8 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     if let Err(inexact) = proof::counters_are_exact() {
         opened = Opened::private(inexact.to_string());
     }
-    let Opened { store, mut legacy, unkept } = opened;
+    let Opened { store, mut legacy, unkept, forgot } = opened;
+    let forgot = forgot.filter(|_| generation > 0);
     let unkept = unkept.map(|why| format!("its death would cost its connections: {why}"));
     if let Some(why) = &unkept {
         warn!("{why}");
@@ -133,7 +134,7 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         let hub = Hub::with(spec, secret, &keeping, port);
         let (servings, lost) = legacy.map(|legacy| legacy.take(&hub)).unwrap_or((Vec::new(), closed));
         let lost = u32::try_from(lost).unwrap_or(u32::MAX);
-        let seat = Seat { id, role, control, socket, lock, generation, renewed, cause, is_cold, lost };
+        let seat = Seat { id, role, control, socket, lock, generation, renewed, cause, forgot, lost };
         let lent = RefCell::new(lent);
         let port = Rc::new(Port { hub: Rc::clone(&hub), listener: Rc::clone(&listener), lent });
         let next = flush::go_on(&hub, servings.len()).await;

@@ -29,6 +29,9 @@ use crate::failpoints;
 use crate::hub::Hub;
 use crate::keeping::{Keeping, PortRecord, RECORDS, kind, reads, word};
 
+/// What it means for those who were connected.
+const FORGOT: &str = "the next one forgot all connections";
+
 /// See the [module](self).
 pub(crate) struct Legacy {
     recovery: Recovery,
@@ -52,16 +55,24 @@ pub(crate) struct Opened {
     pub(crate) legacy: Option<Legacy>,
     /// Why the store ends with this worker, if it does.
     pub(crate) unkept: Option<String>,
+    /// Why nothing of another worker is used, if there was one.
+    pub(crate) forgot: Option<String>,
 }
 
 impl Opened {
     fn new(store: Store, legacy: Option<Legacy>) -> Self {
-        Self { store, legacy, unkept: None }
+        Self { store, legacy, unkept: None, forgot: None }
+    }
+
+    /// Uses nothing of what is there, because of `why`.
+    fn cold(memory: Memory, why: String) -> Self {
+        Self { forgot: Some(why), ..Self::new(create(memory), None) }
     }
 
     /// Nothing of this worker outlives it, because of `why`.
     pub(crate) fn private(why: String) -> Self {
-        Self { unkept: Some(why), ..Self::new(Store::private(1 << 20), None) }
+        let forgot = Some(format!("{FORGOT}: {why}"));
+        Self { unkept: Some(why), forgot, ..Self::new(Store::private(1 << 20), None) }
     }
 }
 
@@ -79,13 +90,14 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> Opened {
         Err(why) => return Opened::private(why),
     };
     if is_cold {
-        return Opened::new(create(memory), None);
+        return Opened::cold(memory, format!("so soon after others that {FORGOT}"));
     }
     match Recovery::open(memory) {
         Ok((recovery, _)) if !reads(recovery.store().word(word::VERSION)) => {
             warn!("what the worker before has left is of another version; its connections are lost");
             drop(recovery);
-            map().map_or_else(Opened::private, |memory| Opened::new(create(memory), None))
+            let why = format!("{FORGOT}: what was left is of another version");
+            map().map_or_else(Opened::private, |memory| Opened::cold(memory, why))
         }
         Ok((recovery, found)) => {
             // What is put from here on is of this version, and objects of both may stand beside each other.
@@ -101,11 +113,10 @@ pub(crate) fn open(file: Option<BorrowedFd<'_>>, is_cold: bool) -> Opened {
             };
             Opened::new(legacy.recovery.store().clone(), Some(legacy))
         }
+        Err((shm::RecoveryError::None, memory)) => Opened::new(create(memory), None),
         Err((error, memory)) => {
-            if error != shm::RecoveryError::None {
-                warn!(%error, "what the worker before has left cannot be used; its connections are lost");
-            }
-            Opened::new(create(memory), None)
+            warn!(%error, "what the worker before has left cannot be used; its connections are lost");
+            Opened::cold(memory, format!("{FORGOT}: what was left cannot be used: {error}"))
         }
     }
 }

@@ -98,6 +98,8 @@ pub enum Kind {
     Renewed,
     /// A port went back to the program that it ran before, with all its connections.
     WentBack,
+    /// A keeper that somebody had stopped was sent SIGCONT.
+    Woken,
     /// A process that showed no sign of life was killed.
     Frozen,
     /// A process ended by itself, of a port with its keeper and all connections; it is started again.
@@ -140,6 +142,7 @@ impl Kind {
             Self::ColdStart => "cold-start",
             Self::Renewed => "renewed",
             Self::WentBack => "went-back",
+            Self::Woken => "woken",
             Self::Frozen => "frozen",
             Self::Died => "died",
             Self::NotStarted => "not-started",

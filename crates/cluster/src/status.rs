@@ -58,14 +58,19 @@ pub struct UnitStatus {
     pub uptime_ms: Option<u64>,
     /// Starts after the first that were not asked for, since this supervisor started.
     pub restarts: u32,
-    /// Workers that have died and that their port has outlived, since this supervisor started; of a port that it took over, since
-    /// the port was started. Apart from `restarts`.
+    /// Workers that have died and whose connections went on with the next one, since this supervisor started; of a port that it took over,
+    /// since the port was started. Apart from `restarts`.
     #[serde(default)]
     pub resumed: u32,
     /// Workers that have made place for another one, which went on with their connections, as a restart asks for. Counted as `resumed` is, and
     /// apart from it.
     #[serde(default)]
     pub renewed: u32,
+    /// Times that a worker was followed by one that used nothing of what it left, or that its port was restarted so (`--cold`): whoever was connected had to
+    /// connect again, to a port that never closed. Since this supervisor started; of a port that it took over, beside that whether the
+    /// worker of then is such a one. Apart from the counts before.
+    #[serde(default)]
+    pub cold_starts: u32,
     /// Connections that were lost with a process or worker that ended, counted as `resumed` is.
     #[serde(default)]
     pub lost: u64,

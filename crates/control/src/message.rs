@@ -84,6 +84,8 @@ impl Reply {
 pub mod cause {
     /// The worker made place, and the program that it made place for runs.
     pub const RESTART: &str = "restart";
+    /// Somebody other than the supervisor had the keeper replace the worker; or the supervisor, which says why.
+    pub const REPLACED: &str = "killed by its keeper, which was sent SIGUSR2";
     /// At the end: the keeper went back to the program that it was before.
     pub const WENT_BACK: &str = "the program before goes on";
 }
@@ -112,9 +114,9 @@ pub struct Hello {
     /// How the one before it died, or why it made place; with the words of [`cause`].
     #[serde(default)]
     pub cause: Option<String>,
-    /// So many died so soon that it uses nothing of what they have left.
+    /// Why it uses nothing of what those before it have left: it starts cold.
     #[serde(default)]
-    pub is_cold: bool,
+    pub forgot: Option<String>,
     /// Connections of the one before it that it could not go on with.
     #[serde(default)]
     pub lost: u32,
@@ -168,7 +170,7 @@ mod tests {
             generation: 2,
             renewed: 1,
             cause: Some("killed by SIGSEGV".into()),
-            is_cold: true,
+            forgot: Some("it is of another version".into()),
             lost: 3,
         };
         let forward = ForwardStats {
@@ -208,7 +210,7 @@ mod tests {
         ) else {
             panic!("no hello")
         };
-        assert_eq!((old.generation, old.renewed, old.cause, old.is_cold, old.lost), (0, 0, None, false, 0));
+        assert_eq!((old.generation, old.renewed, old.cause, old.forgot, old.lost), (0, 0, None, None, 0));
         let old = ProcessStats { beats: 9, ..ProcessStats::default() };
         assert_eq!(reply(r#"{"type":"process","beats":9}"#), Reply::Process(old));
         let old = StreamStats { stream: "live/a".into(), ..StreamStats::default() };

@@ -169,8 +169,8 @@ pub struct Seat {
     pub renewed: u32,
     /// See [`Hello::cause`].
     pub cause: Option<String>,
-    /// See [`Hello::is_cold`].
-    pub is_cold: bool,
+    /// See [`Hello::forgot`].
+    pub forgot: Option<String>,
     /// See [`Hello::lost`].
     pub lost: u32,
 }
@@ -194,7 +194,7 @@ pub fn block_on(work: impl Future<Output = Result<(), RunError>>) -> Result<(), 
 /// # Errors
 /// When the system does not let it wait for connections or signals.
 pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<Asked, RunError> {
-    let Seat { id, role, control, socket, lock, generation, renewed, cause, is_cold, lost } = seat;
+    let Seat { id, role, control, socket, lock, generation, renewed, cause, forgot, lost } = seat;
     let listen = |kind| signal(kind).map_err(RunError::system("waiting for signals"));
     let mut terminate = listen(SignalKind::terminate())?;
     let (mut hangup, mut user) = (listen(SignalKind::hangup())?, listen(SignalKind::user_defined1())?);
@@ -208,7 +208,7 @@ pub async fn serve(seat: Seat, service: Rc<dyn Service>) -> Result<Asked, RunErr
         generation,
         renewed,
         cause,
-        is_cold,
+        forgot,
         lost,
     };
     let log = RefCell::new(log_path());

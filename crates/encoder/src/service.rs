@@ -37,7 +37,7 @@ pub fn run(config: &Path) -> Result<(), RunError> {
             generation: 0,
             renewed: 0,
             cause: None,
-            is_cold: false,
+            forgot: None,
             lost: 0,
         };
         tokio::task::spawn_local(beat(Rc::clone(&encoder)));

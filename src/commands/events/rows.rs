@@ -99,7 +99,7 @@ fn look(kind: Kind) -> Look {
         | Kind::LeftAlone
         | Kind::Critical
         | Kind::Failed => Look::Wrong,
-        Kind::Resumed | Kind::WentBack | Kind::Warning | Kind::TakenBack => Look::Warning,
+        Kind::Resumed | Kind::WentBack | Kind::Woken | Kind::Warning | Kind::TakenBack => Look::Warning,
         Kind::SupervisorStarted
         | Kind::SupervisorEnded
         | Kind::Asked

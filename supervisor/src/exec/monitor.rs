@@ -11,7 +11,7 @@ use cluster::status::Health;
 use cluster::{Port, UnitId};
 use control::packet::{Listener, Packet};
 use control::service::EX_SOFTWARE;
-use control::{Answer, AskError, Connection, Hello, Reply, Request, VERSION};
+use control::{Answer, AskError, Connection, Hello, Reply, Request, VERSION, cause};
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -26,7 +26,7 @@ use crate::host::last_words::last_words;
 use crate::host::oom::OomKills;
 use crate::host::procfs::{self, Cpu};
 use crate::machine::exit::{Doing, Exit, judge};
-use crate::machine::health::{Ladder, judge_name};
+use crate::machine::health::{Keeper, Ladder, judge_name};
 use crate::machine::heartbeat::{Heartbeat, Remedy};
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{Input, Instance, Report, What, Worker};
@@ -157,7 +157,7 @@ impl Watched {
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut serving = Serving::of(self.process.identity().pid);
         let (mut last, mut cpu) = (Instant::now(), serving.cpu());
-        let (mut talk, mut loss) = (Talk::default(), Loss::default());
+        let (mut talk, mut loss, mut keeper) = (Talk::default(), Loss::default(), Keeper::default());
         loop {
             tokio::select! {
                 // What came in time counts, however late this task gets to see it.
@@ -198,6 +198,7 @@ impl Watched {
                     }
                 },
                 _ = tick.tick() => {
+                    self.look_after_keeper(&serving, &mut keeper).await;
                     let (elapsed, now) = (last.elapsed(), serving.cpu());
                     last = Instant::now();
                     match heart.handle_sample(elapsed, procfs::own_time(cpu, now, elapsed)) {
@@ -219,6 +220,18 @@ impl Watched {
                 }
                 () = self.refresh.notified(), if talk.is_greeted => talk.ask(&Request::Stats).await,
             }
+        }
+    }
+
+    /// Wakes a keeper that somebody has stopped, and tells how it was found. A process that serves itself is judged by its heartbeat.
+    async fn look_after_keeper(&self, serving: &Serving, keeper: &mut Keeper) {
+        let leader = self.process.identity().pid;
+        let is_keeper = || serving.pid != leader || !self.process.workers().is_empty();
+        let halt = procfs::halt(leader).filter(|_| is_keeper());
+        let found = keeper.next(halt.and_then(|_| self.process.wake()));
+        if found != *keeper {
+            *keeper = found;
+            self.tell(What::Keeper(found)).await;
         }
     }
 
@@ -348,20 +361,25 @@ impl Serving {
             return None;
         }
         let mut cause = hello.cause.clone().map(|cause| self.explain(cause));
-        if let (Some(cause), true) = (&mut cause, hello.is_cold) {
-            cause.push_str("; so soon after others that the next one forgot all connections");
+        if let (Some(cause), Some(forgot)) = (&mut cause, &hello.forgot) {
+            cause.push_str("; ");
+            cause.push_str(forgot);
         }
         (self.pid, self.generation, self.why_replaced) = (pid, Some(hello.generation), None);
         let age = procfs::start_ticks(pid).and_then(procfs::age).unwrap_or_default();
-        let Hello { generation, renewed, is_cold, lost, .. } = *hello;
-        let version = hello.build.clone();
+        let Hello { generation, renewed, lost, .. } = *hello;
+        let (version, is_cold) = (hello.build.clone(), hello.forgot.is_some());
         Some(Worker { pid, generation, renewed, cause, is_cold, lost, version, age })
     }
 
     /// What the keeper says of the end of this one, and what is known beside that.
     fn explain(&self, cause: String) -> String {
-        let exit = match (&self.why_replaced, cause == Exit::Signal(9).to_string()) {
-            (Some(why), true) => return format!("{cause}: {why}"),
+        let killed = Exit::Signal(9).to_string();
+        let exit = match (&self.why_replaced, cause == killed) {
+            // It has died of the signal, or before that came.
+            (Some(why), is_killed) if is_killed || cause == cause::REPLACED => {
+                return format!("{killed}: {why}");
+            }
             // One of which nothing was known yet may have ended long ago.
             (None, true) if self.generation.is_some() => exit_by_kill(&self.kills, self.pid, Exit::Signal(9)),
             (_, _) => return cause,
@@ -483,7 +501,7 @@ mod tests {
             generation,
             renewed: 0,
             cause: Some(cause.to_owned()),
-            is_cold: generation > 2,
+            forgot: (generation > 2).then(|| "so soon that the next one forgot all".to_owned()),
             lost: 0,
         }
     }
@@ -505,12 +523,19 @@ mod tests {
         );
         assert_eq!(cause(2, "exit 101").unwrap(), "exit 101");
         assert!(cause(3, "exit 101").unwrap().starts_with("exit 101; so soon"));
-        for (said, told) in [("killed by SIGKILL", "killed by SIGKILL: frozen"), ("exit 70", "exit 70")] {
+        for (said, told) in [
+            ("killed by SIGKILL", "killed by SIGKILL: frozen"),
+            (cause::REPLACED, "killed by SIGKILL: frozen"),
+            ("exit 70", "exit 70"),
+        ] {
             serving.why_replaced = Some("frozen".into());
             let generation = serving.generation.unwrap();
-            let hello = Hello { is_cold: false, ..hello(generation + 1, said) };
+            let hello = Hello { forgot: None, ..hello(generation + 1, said) };
             assert_eq!(serving.handle_hello(7, &hello).unwrap().cause.unwrap(), told);
             assert_eq!(serving.why_replaced, None);
         }
+        let hello = Hello { forgot: None, ..hello(9, cause::REPLACED) };
+        let told = serving.handle_hello(7, &hello).unwrap().cause.unwrap();
+        assert_eq!(told, cause::REPLACED, "somebody else had it done");
     }
 }

@@ -25,6 +25,7 @@ use tokio::io::unix::AsyncFd;
 use crate::exec::record::Identity;
 use crate::host::procfs;
 use crate::machine::exit::Exit;
+use crate::machine::health::Halt;
 
 /// The path of this program, to start others of the same build.
 ///
@@ -364,6 +365,15 @@ impl Process {
                 }
             }
         }
+    }
+
+    /// Why it does nothing, if it is so. One that is stopped goes on from here.
+    pub(crate) fn wake(&self) -> Option<Halt> {
+        let halt = procfs::halt(self.identity.pid);
+        if halt == Some(Halt::Stopped) {
+            self.signal(Signal::CONT);
+        }
+        halt
     }
 
     /// Has a keeper replace its worker.

@@ -31,10 +31,11 @@ use crate::host::dirs::ClusterDirs;
 use crate::host::files::write_atomic;
 use crate::host::journal::Journal;
 use crate::host::{logs, preflight, procfs};
+use crate::machine::health::Halt;
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
-use crate::reconcile::events::{of_cluster, of_unit};
+use crate::reconcile::events::{WOKEN, of_cluster, of_unit};
 use crate::reconcile::kernel::{
     Answer, Client, Input, Instance, Kernel, Look, Program, Ticket, Unplayed, What,
 };
@@ -553,9 +554,19 @@ impl Kernel for Processes {
         };
         let config = fds::in_memory(fds::CONFIG, spec.to_file_text().as_bytes());
         let (reach, needed) = (self.held(&spec.id).reach(), spec.fds_needed());
+        // Nobody else can start the next worker.
+        let keeper = process.as_ref().map(|process| process.identity().pid);
+        let halt = process.as_ref().and_then(|process| process.wake());
+        if halt == Some(Halt::Stopped) {
+            self.record(of_unit(Kind::Woken, &spec.id, keeper, WOKEN));
+        }
         self.answer(ticket, async move {
             let told = async {
                 let process = process.ok_or_else(|| failed("it has just ended".to_owned()))?;
+                if halt == Some(Halt::Traced) {
+                    let why = format!("a debugger holds its keeper (pid {})", process.identity().pid);
+                    return Err(Error::new(Code::Unsupported, why));
+                }
                 let (program, config) = (
                     program.map_err(|error| failed(format!("the program cannot be opened: {error}")))?,
                     config.map_err(|error| failed(format!("no memory: {error}")))?,

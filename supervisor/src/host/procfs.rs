@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::machine::health::Halt;
+
 /// Of the kernel's boot: differs after a reboot.
 ///
 /// # Errors
@@ -78,6 +80,12 @@ pub(crate) fn uptime_ms() -> Option<u64> {
     u64::try_from(Duration::try_from_secs_f64(seconds).ok()?.as_millis()).ok()
 }
 
+/// Why a living process does nothing, if it is so.
+#[must_use]
+pub(crate) fn halt(pid: u32) -> Option<Halt> {
+    parse_halt(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)
+}
+
 /// What a process has had of a core so far, and what it does now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Cpu {
@@ -136,6 +144,15 @@ pub(crate) fn age(ticks: u64) -> Option<Duration> {
     Duration::try_from_secs_f64(now - ticks as f64 / per_second as f64).ok()
 }
 
+/// Field 3 of proc_pid_stat(5).
+fn parse_halt(stat: &str) -> Option<Halt> {
+    match stat.rsplit_once(')')?.1.split_ascii_whitespace().next()? {
+        "T" => Some(Halt::Stopped),
+        "t" => Some(Halt::Traced),
+        _ => None,
+    }
+}
+
 /// Field 22 of proc_pid_stat(5); field 3 is the state. The name, field 2, may hold spaces and parentheses.
 fn parse_stat(stat: &str) -> Option<u64> {
     let mut fields = stat.rsplit_once(')')?.1.split_ascii_whitespace();
@@ -169,6 +186,13 @@ mod tests {
         for broken in ["", "7", "7 (a", "7 (a) S 1 7", "7 (a) S 1 7 x"] {
             assert_eq!(parse_session(broken), None);
         }
+    }
+
+    #[test]
+    fn a_process_that_is_stopped_and_one_that_a_debugger_has_are_told_apart_from_those_that_go_on() {
+        let halts =
+            ["T", "t", "S", "R", "D", "Z", ""].map(|state| parse_halt(&format!("7 (T (t)) {state} 1 7 8")));
+        assert_eq!(halts, [Some(Halt::Stopped), Some(Halt::Traced), None, None, None, None, None]);
     }
 
     #[test]

@@ -84,6 +84,41 @@ pub(crate) fn judge_name(
     Some((Health::Critical, why))
 }
 
+/// How a keeper is found, which does nothing but to wait for its worker's end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Keeper {
+    /// As it should be.
+    #[default]
+    Waits,
+    /// It was stopped, and was sent SIGCONT.
+    Woken,
+    /// It was, and is again.
+    Stopped,
+    /// A debugger holds it.
+    Traced,
+}
+
+impl Keeper {
+    /// Takes one look in; each that finds it stopped wakes it.
+    pub(crate) fn next(self, found: Option<Halt>) -> Self {
+        match (found, self) {
+            (None, _) => Self::Waits,
+            (Some(Halt::Stopped), Self::Waits | Self::Traced) => Self::Woken,
+            (Some(Halt::Stopped), Self::Woken | Self::Stopped) => Self::Stopped,
+            (Some(Halt::Traced), _) => Self::Traced,
+        }
+    }
+}
+
+/// Why a process that lives does nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Halt {
+    /// By SIGSTOP.
+    Stopped,
+    /// By a debugger.
+    Traced,
+}
+
 /// A published stream without a frame for longer than this is stale.
 pub(crate) const STALE: Duration = Duration::from_secs(5);
 /// An edge may lack a stream of the origin for this long: forwarders connect.
@@ -123,6 +158,8 @@ pub(crate) struct Facts<'a> {
     pub(crate) probe: Option<(Health, &'a str)>,
     /// What is wrong with the name of its host.
     pub(crate) name: Option<(Health, &'a str)>,
+    /// The process that holds the port, and how it was found.
+    pub(crate) keeper: Option<(u32, Keeper)>,
     /// A stream that is live at the origin and does not come here.
     pub(crate) missing: Option<Missing<'a>>,
 }
@@ -180,6 +217,16 @@ fn outside(facts: &Facts<'_>) -> Vec<(Health, String)> {
         found.push((health, note));
     }
     found.extend(facts.name.map(|(health, why)| (health, why.to_owned())));
+    let keeper = match facts.keeper {
+        Some((_, Keeper::Waits | Keeper::Woken)) | None => None,
+        Some((pid, Keeper::Stopped)) => Some(format!(
+            "its keeper (pid {pid}) is stopped again and again: while it is, nobody follows its worker when that dies; find out who sends it SIGSTOP"
+        )),
+        Some((pid, Keeper::Traced)) => Some(format!(
+            "a debugger holds its keeper (pid {pid}): until it lets go, nobody follows its worker when that dies"
+        )),
+    };
+    found.extend(keeper.map(|why| (Health::Warning, why)));
     found
 }
 
@@ -298,6 +345,41 @@ mod tests {
     const TICK: Duration = Heartbeat::PERIOD;
 
     #[test]
+    fn a_keeper_that_is_stopped_is_woken_and_warned_of_when_that_does_not_help_or_a_debugger_has_it() {
+        use Halt::{Stopped, Traced};
+        let looks = [
+            None,
+            Some(Stopped),
+            None,
+            Some(Stopped),
+            Some(Stopped),
+            Some(Stopped),
+            Some(Traced),
+            Some(Stopped),
+            None,
+        ];
+        let mut keeper = Keeper::default();
+        let found = looks.map(|look| {
+            keeper = keeper.next(look);
+            let (health, note) = of(|facts| facts.keeper = Some((7, keeper)));
+            assert_eq!(health == Health::Warning, note.contains("(pid 7)"), "{note}");
+            (keeper, health == Health::Warning)
+        });
+        let told = [
+            (Keeper::Waits, false),
+            (Keeper::Woken, false),
+            (Keeper::Waits, false),
+            (Keeper::Woken, false),
+            (Keeper::Stopped, true),
+            (Keeper::Stopped, true),
+            (Keeper::Traced, true),
+            (Keeper::Woken, false),
+            (Keeper::Waits, false),
+        ];
+        assert_eq!(found, told);
+    }
+
+    #[test]
     fn a_probe_warns_at_once_falls_after_three_failures_and_rises_after_two_successes() {
         let mut ladder = Ladder::default();
         let fail = || Err("x".to_owned());
@@ -341,6 +423,7 @@ mod tests {
             max_connections: 10,
             probe: None,
             name: None,
+            keeper: None,
             missing: None,
         };
         change(&mut facts);

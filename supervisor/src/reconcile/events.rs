@@ -9,9 +9,12 @@ use control::api::{Restart, Upgrade};
 use control::{Error, cause};
 
 use super::kernel::{Command, Worker};
-use super::member::Member;
+use super::member::{Member, Outlived};
 use crate::machine::exit::Last;
 use crate::machine::state::State;
+
+/// What is told of a keeper that somebody had stopped.
+pub(crate) const WOKEN: &str = "its keeper was stopped, and goes on: it was sent SIGCONT";
 
 /// Of the whole cluster.
 pub(crate) fn of_cluster(kind: Kind, by: Option<By>, text: impl Into<String>) -> Happening {
@@ -65,23 +68,23 @@ pub(super) fn of_state(member: &Member, was: &State, now: Instant) -> Option<Hap
     }
 }
 
-/// What is told of a worker that serves after others: so many of them died, and so many made place. That `is_first` of which this
+/// What is told of a worker that serves after others: it has outlived so many. That `is_first` of which this
 /// supervisor hears is told of all that ended before; `version` is what served until now.
 pub(super) fn of_worker(
     unit: &UnitId,
     worker: &Worker,
-    (died, renewed): (u32, u32),
+    outlived: Outlived,
     (is_first, version): (bool, Option<String>),
 ) -> Option<Happening> {
     let cause = worker.cause.as_deref().unwrap_or_default();
-    let kind = match (died, renewed) {
-        (0, 0) => return None,
-        _ if worker.is_cold => Kind::ColdStart,
+    let kind = match outlived {
+        Outlived { resumed: 0, renewed: 0, cold: 0 } => return None,
+        Outlived { cold: 1.., .. } => Kind::ColdStart,
         _ if cause.ends_with(cause::WENT_BACK) => Kind::WentBack,
-        (0, _) => Kind::Renewed,
-        (_, _) => Kind::Resumed,
+        Outlived { resumed: 0, .. } => Kind::Renewed,
+        Outlived { resumed: 1.., .. } => Kind::Resumed,
     };
-    let text = match died + renewed {
+    let text = match outlived.total() {
         0 | 1 => cause.to_owned(),
         // They ended faster than it was looked.
         ended => format!("{ended} workers ended, the last one so: {cause}"),
@@ -146,7 +149,8 @@ mod tests {
     use super::*;
     use std::time::Duration;
 
-    fn told(cause: &str, is_cold: bool, ended: (u32, u32)) -> Option<(Kind, String)> {
+    fn told(cause: &str, (resumed, renewed, cold): (u32, u32, u32)) -> Option<(Kind, String)> {
+        let is_cold = cold > 0;
         let worker = Worker {
             pid: 7,
             generation: 9,
@@ -157,22 +161,24 @@ mod tests {
             version: if cause == "restart" { "2" } else { "0" }.to_owned(),
             age: Duration::ZERO,
         };
-        of_worker(&UnitId::encoder(), &worker, ended, (false, Some("0".to_owned())))
-            .map(|it| (it.kind, it.text))
+        of_worker(
+            &UnitId::encoder(),
+            &worker,
+            Outlived { resumed, renewed, cold },
+            (false, Some("0".to_owned())),
+        )
+        .map(|it| (it.kind, it.text))
     }
 
     #[test]
     fn what_became_of_connections_is_told_of_each_worker_that_follows_another() {
         let killed = "killed by SIGKILL";
-        assert_eq!(told(killed, false, (0, 0)), None, "the same one");
-        assert_eq!(told(killed, false, (1, 0)), Some((Kind::Resumed, killed.to_owned())));
+        assert_eq!(told(killed, (0, 0, 0)), None, "the same one");
+        assert_eq!(told(killed, (1, 0, 0)), Some((Kind::Resumed, killed.to_owned())));
         let several = "4 workers ended, the last one so: killed by SIGKILL; connections lost: 4".to_owned();
-        assert_eq!(told(killed, true, (3, 1)), Some((Kind::ColdStart, several)));
-        assert_eq!(
-            told("restart", false, (0, 1)),
-            Some((Kind::Renewed, "restart; version 0 → 2".to_owned()))
-        );
+        assert_eq!(told(killed, (2, 1, 1)), Some((Kind::ColdStart, several)));
+        assert_eq!(told("restart", (0, 1, 0)), Some((Kind::Renewed, "restart; version 0 → 2".to_owned())));
         let back = format!("exit 70; {}", cause::WENT_BACK);
-        assert_eq!(told(&back, false, (1, 0)), Some((Kind::WentBack, back)));
+        assert_eq!(told(&back, (1, 0, 0)), Some((Kind::WentBack, back)));
     }
 }

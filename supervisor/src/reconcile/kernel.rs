@@ -14,6 +14,7 @@ use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
 use control::Error;
 use control::api::{Apply, Restart, Upgrade, Upgraded};
 
+use crate::machine::health::Keeper;
 use crate::machine::state::Event;
 
 /// Tells one process of a unit from the next.
@@ -83,6 +84,8 @@ pub(crate) enum What {
     Probe(Result<(), String>),
     /// What is wrong with the name of its host, if anything is.
     Name(Option<(Health, String)>),
+    /// How its keeper is found, when that is another way than before.
+    Keeper(Keeper),
     /// What it wrote to its log before it ended; its end follows.
     LastWords(String),
 }

@@ -4,9 +4,11 @@ use std::time::{Duration, Instant};
 
 use cluster::status::Health;
 use cluster::{Port, ProcessSpec, Role, UnitId};
+use control::cause;
 
 use super::kernel::{Instance, Report, Worker};
-use crate::machine::health::Ladder;
+use crate::machine::exit::{End, Exit, Last, Meaning};
+use crate::machine::health::{Keeper, Ladder};
 use crate::machine::state::State;
 use crate::machine::unit::Unit;
 
@@ -28,6 +30,8 @@ pub(crate) struct Member {
     pub(crate) probe: Ladder,
     /// What is wrong with the name of its host.
     pub(crate) name: Option<(Health, String)>,
+    /// How its keeper was found.
+    pub(crate) keeper: Keeper,
     /// What the process that ended last said of it.
     pub(crate) last_words: Option<String>,
     /// The same of one whose end is not known yet.
@@ -36,10 +40,12 @@ pub(crate) struct Member {
     pub(crate) not_ready: Option<String>,
     /// It is unknown, and another look at it is under way.
     pub(crate) looked_for: bool,
-    /// Workers that have died and that their port has outlived.
+    /// Workers that have died and whose connections went on.
     pub(crate) resumed: u32,
     /// Workers that have made place for another, as they were asked to.
     pub(crate) renewed: u32,
+    /// Workers behind which nothing went on, and restarts that wanted that.
+    pub(crate) cold_starts: u32,
     /// Connections that were lost with a process or a worker.
     pub(crate) lost: u64,
     /// Those among them that the process had that ended last.
@@ -73,7 +79,26 @@ pub(crate) struct Serving {
     pub(crate) pid: u32,
     pub(crate) generation: u32,
     renewed: u32,
+    /// It uses nothing of what those before it left.
+    pub(crate) is_cold: bool,
     pub(crate) started: Instant,
+}
+
+/// The workers of a port that have ended since the one before was heard of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outlived {
+    /// They died, and the next one went on with their connections.
+    pub(crate) resumed: u32,
+    /// They made place for one that did.
+    pub(crate) renewed: u32,
+    /// The next one used nothing of what they left.
+    pub(crate) cold: u32,
+}
+
+impl Outlived {
+    pub(crate) fn total(self) -> u32 {
+        self.resumed + self.renewed + self.cold
+    }
 }
 
 impl Member {
@@ -87,12 +112,14 @@ impl Member {
             report: None,
             probe: Ladder::default(),
             name: None,
+            keeper: Keeper::default(),
             last_words: None,
             heard: None,
             not_ready: None,
             looked_for: false,
             resumed: 0,
             renewed: 0,
+            cold_starts: 0,
             lost: 0,
             lost_last: 0,
             version: None,
@@ -111,32 +138,44 @@ impl Member {
         self.report = None;
         self.probe = Ladder::default();
         self.name = None;
+        self.keeper = Keeper::default();
         self.not_ready = None;
         self.missing = None;
         self.live = Some(live);
     }
 
-    /// Another worker serves; tells how many have died that the port has outlived, and how many have made place.
-    pub(crate) fn handle_worker(&mut self, worker: &Worker, now: Instant) -> (u32, u32) {
-        let Some(live) = &mut self.live else { return (0, 0) };
+    /// Another worker serves; tells what the port has outlived.
+    pub(crate) fn handle_worker(&mut self, worker: &Worker, now: Instant) -> Outlived {
+        let Some(live) = &mut self.live else { return Outlived::default() };
         let started = now.checked_sub(worker.age).unwrap_or(now);
-        let Worker { pid, generation, renewed, lost, .. } = *worker;
+        let Worker { pid, generation, renewed, is_cold, lost, .. } = *worker;
         self.version = Some(worker.version.clone());
-        let before = live.serving.replace(Serving { pid, generation, renewed, started });
+        let before = live.serving.replace(Serving { pid, generation, renewed, is_cold, started });
         let (of_before, renewed_before) = before.map_or((0, 0), |before| (before.generation, before.renewed));
         let ended = generation.saturating_sub(of_before);
         if ended == 0 {
-            return (0, 0);
+            return Outlived::default();
         }
         self.lost = self.lost.saturating_add(lost.into());
         // It counts from 0 again.
         self.report = None;
         self.missing = None;
-        let renewed = renewed.saturating_sub(renewed_before).min(ended);
-        self.renewed = self.renewed.saturating_add(renewed);
-        self.resumed = self.resumed.saturating_add(ended - renewed);
+        let mut outlived =
+            Outlived { renewed: renewed.saturating_sub(renewed_before).min(ended), ..Outlived::default() };
+        outlived.resumed = ended - outlived.renewed;
+        if is_cold {
+            // Of those that ended the last one.
+            let made_place = worker.cause.as_deref().is_some_and(|cause| cause.starts_with(cause::RESTART));
+            let of = if made_place { &mut outlived.renewed } else { &mut outlived.resumed };
+            let cold = 1.min(*of);
+            *of -= cold;
+            outlived.cold = cold;
+        }
+        self.renewed = self.renewed.saturating_add(outlived.renewed);
+        self.resumed = self.resumed.saturating_add(outlived.resumed);
+        self.cold_starts = self.cold_starts.saturating_add(outlived.cold);
         self.outlived = worker.cause.clone().map(|cause| (started, cause));
-        (ended - renewed, renewed)
+        outlived
     }
 
     /// Its process has ended, and with it all its connections.
@@ -153,9 +192,21 @@ impl Member {
 
     /// How the last process or worker ended, or why there was none, with what it said of it.
     pub(crate) fn last_end(&self) -> Option<(Instant, String)> {
-        let ended = self.machine.last_end().map(|(at, how)| match &self.last_words {
-            Some(words) => (*at, format!("{how}: {words}")),
-            None => (*at, how.to_string()),
+        // A worker's signal is not told by its keeper's end.
+        let is_keepers = |how: &Last| match how {
+            Last::Ended(End { exit, meaning: Meaning::Crash, .. }) => !matches!(exit, Exit::Code(_)),
+            Last::Ended(_) | Last::NotStarted { .. } => false,
+        };
+        let ended = self.machine.last_end().map(|(at, how)| {
+            let mut text = how.to_string();
+            if self.port.is_some() && is_keepers(how) {
+                let verb = if text.starts_with("killed") { "was " } else { "" };
+                text = format!("its keeper {verb}{text}");
+            }
+            match &self.last_words {
+                Some(words) => (*at, format!("{text}: {words}")),
+                None => (*at, text),
+            }
         });
         ended.into_iter().chain(self.outlived.clone()).max_by_key(|(at, _)| *at)
     }
@@ -260,21 +311,46 @@ mod tests {
     fn what_a_port_outlives_is_counted_whatever_was_seen_of_it_and_no_process_forgets_it() {
         let now = Instant::now();
         let mut member = member(now);
-        let mut outlived = |worker| (member.handle_worker(&worker, now), member.resumed, member.renewed);
-        assert_eq!(outlived(worker(11, 0, None)), ((0, 0), 0, 0));
-        assert_eq!(outlived(worker(12, 1, Some("exit 70"))), ((1, 0), 1, 0));
-        assert_eq!(outlived(worker(15, 4, Some("exit 101"))), ((3, 0), 4, 0));
+        let mut outlived = |worker: Worker| {
+            let Outlived { resumed, renewed, cold } = member.handle_worker(&worker, now);
+            ((resumed, renewed, cold), (member.resumed, member.renewed, member.cold_starts))
+        };
+        assert_eq!(outlived(worker(11, 0, None)), ((0, 0, 0), (0, 0, 0)));
+        assert_eq!(outlived(worker(12, 1, Some("exit 70"))), ((1, 0, 0), (1, 0, 0)));
+        assert_eq!(outlived(worker(15, 4, Some("exit 101"))), ((3, 0, 0), (4, 0, 0)));
         let restarted = Worker { renewed: 1, ..worker(16, 5, Some("exit 101")) };
-        assert_eq!(outlived(restarted.clone()), ((0, 1), 4, 1));
-        assert_eq!(outlived(Worker { pid: 18, generation: 7, ..restarted }), ((2, 0), 6, 1));
+        assert_eq!(outlived(restarted.clone()), ((0, 1, 0), (4, 1, 0)));
+        assert_eq!(outlived(Worker { pid: 18, generation: 7, ..restarted }), ((2, 0, 0), (6, 1, 0)));
         assert_eq!(member.last_end(), Some((now, "exit 101".to_owned())));
         member.handle_process(Live { instance: 2, pid: 20, serving: None, adopted: true, started: now });
         assert_eq!(
             member.handle_worker(&worker(23, 2, Some("exit 70")), now),
-            (2, 0),
+            Outlived { resumed: 2, ..Outlived::default() },
             "before it was taken over"
         );
         assert_eq!(member.resumed, 8);
+    }
+
+    #[test]
+    fn a_worker_that_goes_on_with_nothing_is_a_cold_start_and_neither_resumed_nor_renewed() {
+        let now = Instant::now();
+        let mut member = member(now);
+        member.handle_worker(&worker(11, 0, None), now);
+        let cold = |generation, renewed, cause| Worker {
+            renewed,
+            is_cold: true,
+            ..worker(20 + generation, generation, Some(cause))
+        };
+        for (worker, counts) in [
+            (cold(3, 0, "killed by SIGKILL; all forgotten"), (2, 0, 1)),
+            (cold(3, 0, "killed by SIGKILL; all forgotten"), (2, 0, 1)),
+            (cold(4, 1, "restart; what was left is of another version"), (2, 0, 2)),
+            (cold(6, 2, "exit 70; all forgotten"), (2, 1, 3)),
+            (Worker { renewed: 2, ..worker(30, 7, Some("exit 70")) }, (3, 1, 3)),
+        ] {
+            member.handle_worker(&worker, now);
+            assert_eq!((member.resumed, member.renewed, member.cold_starts), counts, "{worker:?}");
+        }
     }
 
     #[test]

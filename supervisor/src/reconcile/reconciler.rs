@@ -14,10 +14,11 @@ use control::{Code, Error};
 use super::events;
 use super::job::{AwaitStart, Configure, Job, Step, StopRole, Turn};
 use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, What, Worker};
-use super::member::{Live, Member};
+use super::member::{Live, Member, Outlived};
 use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
 use crate::host::dirs::ClusterDirs;
 use crate::machine::backoff::Spacing;
+use crate::machine::health::Keeper;
 use crate::machine::state::{Action, Event, State, Wanted};
 
 /// Between two looks at unknown processes and missing streams.
@@ -331,11 +332,14 @@ impl Reconciler {
                 let Worker { pid, generation, cause, .. } = worker;
                 let cause = cause.unwrap_or_default();
                 match outlived {
-                    (0, 0) => {}
-                    (0, _) => {
+                    Outlived { resumed: 0, renewed: 0, cold: 0 } => {}
+                    Outlived { cold: 1.., .. } => {
+                        tracing::warn!(unit = %id, pid, generation, %cause, "cold start: another worker goes on with nothing");
+                    }
+                    Outlived { resumed: 0, .. } => {
                         tracing::info!(unit = %id, pid, generation, %cause, "renewed: another worker goes on")
                     }
-                    _ => {
+                    Outlived { resumed: 1.., .. } => {
                         tracing::warn!(unit = %id, pid, generation, %cause, "resumed: its port has outlived a worker");
                     }
                 }
@@ -343,6 +347,15 @@ impl Reconciler {
             What::Report(report) => member.report = Some(report),
             What::Probe(result) => member.probe.handle_result(result),
             What::Name(trouble) => member.name = trouble,
+            What::Keeper(keeper) => {
+                member.keeper = keeper;
+                if keeper == Keeper::Woken
+                    && let Some(live) = member.live
+                {
+                    tracing::warn!(unit = %id, pid = live.pid, "its keeper was stopped; it is sent SIGCONT");
+                    kernel.record(events::of_unit(Kind::Woken, id, Some(live.pid), events::WOKEN));
+                }
+            }
             What::LastWords(words) => member.heard = Some(words),
         }
     }

@@ -100,6 +100,11 @@ impl Reconciler {
             Role::Encoder => "",
         };
         kernel.say(job.client, format!("restarting {id}{cost}"));
+        if let Some(index) = self.index(&id).filter(|_| runs && has_port)
+            && let Some(member) = self.members.get_mut(index)
+        {
+            member.cold_starts = member.cold_starts.saturating_add(1);
+        }
         self.feed_id(&id, Event::Restart, now, kernel);
         let restart = Some(restart);
         job.push_first([Step::AwaitReady(AwaitReady { id, before, end: None, restart, go_on: false })]);
@@ -144,6 +149,8 @@ impl Reconciler {
         let Some(member) = self.member(&id) else { return Turn::Done };
         let serving = match member.live.filter(|live| live.instance == instance) {
             Some(live) if matches!(member.machine.state(), State::Running { .. }) => live.serving,
+            // It is being killed, and how that ends is told too.
+            Some(_) if now < end => return Turn::Wait(Step::Renew(renew), Some(end)),
             // The keeper too has ended, and the supervisor starts another: of the program before, where this is an upgrade.
             _ if renew.program != Program::OfStart => {
                 let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
@@ -151,15 +158,18 @@ impl Reconciler {
                 return self.not_upgraded(&id, &renew.program, outcome, job, kernel);
             }
             _ => {
-                let restart = Some(renew.restart);
-                let before = Some(instance);
-                job.push_first([Step::AwaitReady(AwaitReady {
-                    id,
-                    before,
-                    end: None,
-                    restart,
-                    go_on: false,
-                })]);
+                let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
+                let (lost, left) = (member.lost_last, names(&renew.restart.rest));
+                let why = format!(
+                    "{id} is started anew, and whoever was connected has to connect again ({lost} connections): \
+                     its process did not start the next worker: {how}; not restarted: {left}"
+                );
+                job.errors.push(Error::new(Code::Failed, why));
+                // The next one would fare no better.
+                job.steps.clear();
+                let (before, restart) = (Some(instance), Some(renew.restart));
+                let wait = AwaitReady { id, before, end: None, restart, go_on: false };
+                job.push_first([Step::AwaitReady(wait)]);
                 return Turn::Done;
             }
         };
@@ -176,7 +186,11 @@ impl Reconciler {
             }
             match how {
                 Some((_, how)) if how == cause::RESTART => {}
-                Some((_, how)) if how.starts_with(cause::RESTART) => {
+                // As was consented to.
+                Some((_, how)) if renew.cost != Cost::Nothing && serving.is_some_and(|it| it.is_cold) => {
+                    kernel.say(job.client, format!("{id}: {how}"));
+                }
+                Some((_, how)) if how.starts_with(cause::RESTART) || serving.is_some_and(|it| it.is_cold) => {
                     job.errors.push(Error::new(Code::Failed, format!("{id}: {how}")));
                 }
                 other => {

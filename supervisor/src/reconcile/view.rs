@@ -81,6 +81,7 @@ impl Reconciler {
             restarts: unit.machine.restarts(),
             resumed: unit.resumed,
             renewed: unit.renewed,
+            cold_starts: unit.cold_starts,
             lost: unit.lost,
             version: unit.version.clone(),
             last_exit: unit
@@ -113,6 +114,7 @@ impl Reconciler {
                         lasts: now.saturating_duration_since(*since),
                         cause: self.cause(&unit.id, stream),
                     }),
+                    keeper: unit.live.map(|live| (live.pid, unit.keeper)),
                     name: unit.name.as_ref().map(|(health, why)| (*health, why.as_str())),
                 });
                 match &unit.not_ready {

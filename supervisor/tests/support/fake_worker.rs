@@ -196,7 +196,7 @@ impl Fake {
                     generation: 0,
                     renewed: 0,
                     cause: None,
-                    is_cold: false,
+                    forgot: None,
                     lost: 0,
                 };
                 reply(connection, &Reply::Hello(hello)).await;

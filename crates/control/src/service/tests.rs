@@ -71,7 +71,7 @@ async fn with<F: Future>(
         generation: 1,
         renewed: 0,
         cause: Some("exit 70".into()),
-        is_cold: false,
+        forgot: None,
         lost: 0,
     };
     LocalSet::new()
