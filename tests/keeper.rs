@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use cluster::events::Kind;
 use cluster::status::{UnitState, UnitStatus};
-use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGKILL, SIGSTOP, SIGTERM, SIGUSR2};
+use nix::libc;
+use nix::sys::signal::Signal::{SIGCONT, SIGHUP, SIGKILL, SIGSEGV, SIGSTOP, SIGTERM, SIGUSR2};
 
 use crate::support::cluster::{SRSCTL, TestCluster, find, run, signal};
 use crate::support::debugger::Debugger;
@@ -242,6 +243,75 @@ fn a_keeper_that_somebody_stops_is_woken_and_one_that_a_debugger_has_is_warned_o
     signal(keeper, SIGCONT);
     assert_same("the player", &player.record_after(0, 4.0), &looped_card(), 4.0);
     assert_eq!((player.ended(), encoder.ended(), cluster.unit(edge).lost), (None, None, 0));
+}
+
+/// What a signal does, by what a process has said of it to the kernel.
+fn effect(pid: u32, number: i32) -> &'static str {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let has = |mask: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(mask)).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap() >> (number - 1) & 1 == 1
+    };
+    let is_by_itself_ignored = [libc::SIGCHLD, libc::SIGCONT, libc::SIGURG, libc::SIGWINCH].contains(&number);
+    match () {
+        () if has("SigCgt:") => "is handled",
+        () if has("SigIgn:") || is_by_itself_ignored => "nothing",
+        () => "dies",
+    }
+}
+
+#[test]
+fn each_signal_does_to_each_process_what_the_documentation_says() {
+    let cluster = TestCluster::up_guide();
+    let unit = cluster.unit(cluster.net.edges()[0]);
+    let pids = [unit.pid.unwrap(), unit.keeper_pid.unwrap(), cluster.status().supervisor_pid];
+    let documented = fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md")).unwrap();
+    let rows: Vec<Vec<&str>> = documented
+        .lines()
+        .skip_while(|line| !line.starts_with("| signal |"))
+        .skip(2)
+        .take_while(|line| line.starts_with('|'))
+        .map(|line| line.trim_matches('|').split('|').map(str::trim).collect())
+        .collect();
+    let named = |row: &&Vec<&str>, name: &str| row[0].split([',', ' ']).any(|word| word == name);
+    let others = rows.iter().find(|row| row[0].contains("all others")).unwrap();
+    for number in
+        (1..=libc::SIGRTMAX()).filter(|number| ![libc::SIGKILL, libc::SIGSTOP, 32, 33].contains(number))
+    {
+        let signal = nix::sys::signal::Signal::try_from(number);
+        let row =
+            signal.ok().and_then(|it| rows.iter().find(|row| named(row, it.as_str()))).unwrap_or(others);
+        for (place, pid) in pids.into_iter().enumerate() {
+            // It blocks these, but the kernel says that who waits for a signal does not.
+            let awaited = [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2];
+            let does =
+                if place == 1 && awaited.contains(&number) { "is handled" } else { effect(pid, number) };
+            let told = match row[place + 1] {
+                "nothing" => "nothing",
+                told if told.contains("dies") => "dies",
+                _ => "is handled",
+            };
+            assert_eq!(does, told, "{signal:?} ({number}), {row:?}, process {place}");
+        }
+    }
+}
+
+#[test]
+fn a_signal_of_a_fault_ends_a_worker_and_a_keeper_at_once_whoever_sends_it() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let before = cluster.unit(edge);
+    signal(before.pid.unwrap(), SIGSEGV);
+    let after = await_unit(&cluster, edge, |unit| unit.resumed == 1);
+    assert_eq!((how(&after), after.keeper_pid), ("killed by SIGSEGV", before.keeper_pid));
+    signal(after.keeper_pid.unwrap(), SIGSEGV);
+    let last = await_unit(&cluster, edge, |unit| unit.restarts == 1 && unit.keeper_pid.is_some());
+    assert_eq!(how(&last), "its keeper was killed by SIGSEGV");
+    let supervisor = cluster.status().supervisor_pid;
+    signal(supervisor, SIGSEGV);
+    wait_until("the supervisor to be gone", SOON, || !lives(supervisor));
+    cluster.up();
+    assert_eq!(cluster.pid(edge), last.pid.unwrap());
 }
 
 #[test]

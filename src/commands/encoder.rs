@@ -14,6 +14,7 @@ pub(crate) struct Args {
 
 /// Publishes what the config says.
 pub(crate) fn run(Args { config }: &Args) -> Result<ExitCode, Failure> {
+    supervisor::die_of_faults();
     log::start();
     let ended = encoder::run(config);
     ended.map(|()| ExitCode::SUCCESS).map_err(|e| Failure::new(e.exit_code(), e))

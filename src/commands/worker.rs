@@ -17,6 +17,7 @@ pub(crate) struct Args {
 
 /// Serves one port.
 pub(crate) fn run(Args { config, trial }: &Args) -> Result<ExitCode, Failure> {
+    supervisor::die_of_faults();
     log::start();
     let ended = worker::run(config, *trial);
     ended.map(ExitCode::from).map_err(|e| Failure::new(e.exit_code(), e))

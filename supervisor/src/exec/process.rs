@@ -94,7 +94,7 @@ pub fn keep_descriptors_to_self() -> io::Result<()> {
 /// Has signals mean to this process what they mean to any of the cluster, whatever blocked or ignored them where it was started:
 /// none is blocked, those that were ignored are not, except SIGPIPE. Those that ask for new logs are ignored until somebody
 /// listens: nothing ends by them. What would end a process and means nothing here is ignored for good: timers that nobody sets, signals
-/// of I/O and of power that nobody asked for, all real-time signals, the soft limit of processor time (at the hard one the system
+/// of I/O, of power and of a terminal's job control that nobody asked for, all real-time signals, the soft limit of processor time (at the hard one the system
 /// ends a process anyway) and that of a file's size, where a write then fails as on a full disk. Left to the system are those that
 /// ask for an end and those of a fault, whose core dump is wanted.
 ///
@@ -112,6 +112,9 @@ pub(crate) fn settle_signals() {
             | Number::SIGIO
             | Number::SIGSTKFLT
             | Number::SIGPWR
+            | Number::SIGTSTP
+            | Number::SIGTTIN
+            | Number::SIGTTOU
             | Number::SIGXCPU
             | Number::SIGXFSZ => ignore,
             _ => default,
@@ -120,6 +123,7 @@ pub(crate) fn settle_signals() {
         let before = unsafe { sigaction(number, &wanted) };
         if let Ok(before) = before
             && !matches!(before.handler(), SigHandler::SigIgn | SigHandler::SigDfl)
+            && !FAULTS.contains(&number)
         {
             // SAFETY: it was this program's own handler a moment ago, with the same flags and mask.
             let _ = unsafe { sigaction(number, &before) };
@@ -130,6 +134,20 @@ pub(crate) fn settle_signals() {
         unsafe { libc::signal(number, libc::SIG_IGN) };
     }
     let _ = SigSet::empty().thread_set_mask();
+}
+
+/// Signals of a fault for which the standard library has a handler. For the overflow of a stack it says so and aborts; one that somebody
+/// sends, or a fault that does not come again, it lets pass the first time, and the second one ends the process.
+const FAULTS: [Number; 2] = [Number::SIGSEGV, Number::SIGBUS];
+
+/// Has signals of a fault end this process at once, whoever sends them, by that signal: a process whose memory is not what it thinks
+/// must not go on.
+pub fn die_of_faults() {
+    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
+    for number in FAULTS {
+        // SAFETY: it is no handler that could run.
+        let _ = unsafe { sigaction(number, &default) };
+    }
 }
 
 /// Has a write beyond the limit of a file's size (`ulimit -f`) fail, where the system would end this process by SIGXFSZ.
