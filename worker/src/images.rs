@@ -316,8 +316,10 @@ async fn what_is_of_an_unknown_version_is_not_looked_at_and_the_port_begins_anew
         left.pages[0].1[at..at + 8].copy_from_slice(&version.to_le_bytes());
         let file = memory(&left);
         assert!(!recovery::is_readable(file.as_fd()));
-        let Opened { store, legacy, .. } = recovery::open(Some(file.as_fd()), false);
+        let Opened { store, legacy, forgot, .. } = recovery::open(Some(file.as_fd()), false);
         assert!(legacy.is_none());
+        let forgot = forgot.unwrap();
+        assert!(forgot.contains("forgot all connections: what was left "), "{forgot}");
         assert_eq!(store.word(word::VERSION), RECORDS);
         assert!(recovery::is_readable(file.as_fd()), "of the next worker");
     }
