@@ -373,6 +373,27 @@ fn a_program_that_would_die_before_it_has_a_worker_is_found_out_and_costs_no_con
 }
 
 #[test]
+fn what_a_program_leaves_in_the_background_is_ended_with_it_and_the_port_is_served_again() {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let left = cluster.dir.path().join("left");
+    // It is what it says, also on trial. Then it starts something that has all that the port has open, and ends.
+    let text = format!(
+        r#"case "$*" in *--self-check* | *--trial*) exec {SRSCTL} "$@" ;; esac; sleep 1000 & echo $! >> {}; exit 3"#,
+        left.display()
+    );
+    let new = script(&cluster, "new-srsctl", &text);
+    let done = cluster.run(&["upgrade", "--canary", "0", "--bin", new.to_str().unwrap()]).expect_code(1);
+    let _ = done.expect_words(&["the upgrade stops", "its process ended: exit 3"]);
+    wait_until("the port to be served", SOON, || cluster.run(&["status"]).code == 0);
+    let unit = cluster.unit(edge);
+    assert_eq!((unit.restarts, program(unit.keeper_pid.unwrap()).as_path()), (1, Path::new(SRSCTL)));
+    let left: u32 = fs::read_to_string(left).unwrap().trim().parse().unwrap();
+    assert_eq!(supervisor::start_ticks(left), None);
+    cluster.down();
+}
+
+#[test]
 fn an_upgrade_that_fails_on_its_last_port_gives_the_others_back_what_they_ran() {
     let (cluster, encoder, player) = with_a_player();
     let (edge, origin) = (cluster.net.edges()[0], cluster.net.origin());

@@ -13,10 +13,10 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use control::cause;
 use control::fds::{self, Lent, Name};
+use control::{cause, trial};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
@@ -31,8 +31,6 @@ const OWN: &str = "/proc/self/exe";
 const TRIAL: &str = "--trial";
 /// A program may take so long to show that it runs, while nobody serves.
 const TRIAL_MAX: Duration = Duration::from_secs(2);
-/// Between two looks at whether it has.
-const TRIAL_POLL: Duration = Duration::from_millis(1);
 
 /// What a worker is told of itself.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -102,21 +100,14 @@ pub(crate) fn prepare(lent: &mut Lent) {
 }
 
 /// Runs [`Name::Program`] as a child that goes no further than [`rehearse`](crate::keeper::rehearse): as a keeper that dies before it has a
-/// worker it would take the port with it.
+/// worker it would take the port with it. What it leaves in the background would have all that the port has open, so it is killed.
 fn try_out(lent: &Lent, life: &Life) -> io::Result<()> {
-    let mut trial = command(lent, life)?.arg(TRIAL).stdin(Stdio::null()).spawn()?;
-    let end = Instant::now() + TRIAL_MAX;
-    loop {
-        match trial.try_wait()? {
-            Some(status) if status.success() => return Ok(()),
-            Some(status) => return Err(io::Error::other(format!("on trial it ends with {status}"))),
-            None if Instant::now() < end => std::thread::sleep(TRIAL_POLL),
-            None => {
-                trial.kill()?;
-                trial.wait()?;
-                let why = format!("on trial it does not end within {} s", TRIAL_MAX.as_secs());
-                return Err(io::Error::other(why));
-            }
+    match trial::run(command(lent, life)?.arg(TRIAL).stdin(Stdio::null()), TRIAL_MAX)? {
+        Some(ended) if ended.status.success() => Ok(()),
+        Some(ended) => Err(io::Error::other(format!("on trial it ends with {}", ended.status))),
+        None => {
+            let why = format!("on trial it does not end within {} s", TRIAL_MAX.as_secs());
+            Err(io::Error::other(why))
         }
     }
 }

@@ -11,6 +11,7 @@
 //! * [`fds`]: the descriptors that a process is started with.
 //! * [`api`]: what `srsctl` and the supervisor exchange.
 //! * [`error`]: why something was not done, on either way.
+//! * [`trial`]: a program that is run to learn of it.
 //! * [`unix`]: unix sockets below directories of any depth.
 //!
 //! What is reported is [`cluster::stats`]'s. A process is started as `worker --config FILE` or `encoder --config FILE`.
@@ -22,6 +23,7 @@ pub mod fds;
 pub mod message;
 pub mod packet;
 pub mod service;
+pub mod trial;
 pub mod unix;
 mod watch;
 

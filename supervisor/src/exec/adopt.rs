@@ -3,7 +3,8 @@
 //! A supervisor that was killed left processes behind. Each holds the lock of its unit, which no stranger can; it
 //! answers with the token that was given to it alone; the kernel says which pid answered, and whose session that is in: of a port
 //! its keeper's; a pidfd keeps that pid from being another's; its start time and the boot are those on record. What is not
-//! proved is neither stopped nor replaced. A worker whose keeper has died is ended: nothing would hold its port open.
+//! proved is neither stopped nor replaced. A worker whose keeper has died is ended: nothing would hold its port open. So is all that is
+//! in the session of a process that has ended, where one of it holds the lock that this was lent.
 
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
@@ -14,7 +15,7 @@ use cluster::UnitId;
 use control::{AskError, Connection, Request, VERSION, fds};
 use tokio::task::JoinSet;
 
-use crate::exec::process::Process;
+use crate::exec::process::{Process, end_session};
 use crate::exec::record::{AliveLock, Identity, Record, SCHEMA, UnitFiles};
 use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
@@ -80,7 +81,8 @@ struct Evidence {
     recorded_pid_ticks: Option<u64>,
     /// What answered on the control socket.
     answer: Option<Answered>,
-    /// The process that was started as the unit's, where its keeper has ended: it, and the keeper.
+    /// A process that was started as the unit's, or of the recorded one's session with the unit's lock open: it, and whose session
+    /// that is.
     widow: Option<(u32, u32)>,
 }
 
@@ -198,8 +200,13 @@ pub(crate) async fn find(
             .or_else(|| strays::token_of(stray?)),
         recorded_pid_ticks: None,
         answer,
-        widow: stray.and_then(|stray| Some((stray, procfs::session(stray)?))),
+        widow: None,
     };
+    evidence.widow = evidence.recorded.filter(|_| evidence.answer.is_none()).and_then(|recorded| {
+        let mut others = procfs::followers(recorded.pid).into_iter();
+        let left = others.find(|pid| stray == Some(*pid) || strays::has_open(*pid, &files.alive_lock()))?;
+        Some((left, recorded.pid))
+    });
     let leader = evidence.answer.as_ref().map(|answer| answer.leader);
     let pid = leader.unwrap_or_else(|| evidence.recorded.map(|it| it.pid));
     // Opened before the start time is read: from here on the pid cannot change hands unnoticed.
@@ -243,7 +250,7 @@ pub(crate) async fn find(
     Ok(Found::Process { process, serving, listener, silent, record })
 }
 
-/// Ends a worker whose keeper has died.
+/// Ends a worker whose keeper has died, and all else of its session.
 async fn end_widow(files: &UnitFiles, pid: u32, evidence: &Evidence) -> Found {
     let leader = procfs::session(pid);
     let widow = Process::adopt(pid).ok();
@@ -256,8 +263,14 @@ async fn end_widow(files: &UnitFiles, pid: u32, evidence: &Evidence) -> Found {
     let Some(widow) = widow.filter(|_| leader.is_some() && leader == known) else {
         return Found::Unknown { why: format!("pid {pid} has just ended") };
     };
+    // As long as it lives, and it is held here, nobody else gets a session of that name.
+    let leader = Identity { pid: leader.unwrap_or(pid), start_ticks: 0 };
     widow.kill();
-    if tokio::time::timeout(END_LIMIT, widow.wait()).await.is_err() {
+    let ends = async {
+        end_session(leader).await;
+        widow.wait().await
+    };
+    if tokio::time::timeout(END_LIMIT, ends).await.is_err() {
         return Found::Unknown { why: format!("the kernel does not end pid {pid}, whose keeper has died") };
     }
     files.forget();

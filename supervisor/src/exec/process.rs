@@ -288,7 +288,6 @@ pub(crate) struct Process {
     identity: Identity,
     pidfd: AsyncFd<OwnedFd>,
     child: bool,
-    command_line: Option<Vec<u8>>,
 }
 
 impl Process {
@@ -311,8 +310,7 @@ impl Process {
             None => return Err(Errno::SRCH.into()),
         };
         let pidfd = control::watch(pidfd, Interest::READABLE)?;
-        let command_line = procfs::command_line(pid);
-        Ok(Self { identity: Identity { pid, start_ticks }, pidfd, child, command_line })
+        Ok(Self { identity: Identity { pid, start_ticks }, pidfd, child })
     }
 
     /// Who it is.
@@ -321,19 +319,20 @@ impl Process {
         self.identity
     }
 
-    /// Waits for its end, and reaps it if it is a child. A worker that a keeper leaves behind is ended too.
+    /// Waits for its end, ends what it leaves of its session, and reaps it if it is a child.
     pub(crate) async fn wait(&self) -> Exit {
-        let exit = self.wait_alone().await;
-        // A keeper that ends by itself has waited for its worker.
-        if !matches!(exit, Exit::Code(_)) {
-            self.end_workers().await;
-        }
-        exit
+        self.has_ended().await;
+        // Before it is reaped: until then nobody else can get its number, and so a session of that name.
+        end_session(self.identity).await;
+        self.reap()
     }
 
-    async fn wait_alone(&self) -> Exit {
-        // An error here is of the runtime, not of the process; the state of the process is asked below.
+    async fn has_ended(&self) {
+        // An error here is of the runtime, not of the process; the state of the process is asked when it is reaped.
         let _ = self.pidfd.readable().await;
+    }
+
+    fn reap(&self) -> Exit {
         if !self.child {
             return Exit::Unobserved;
         }
@@ -347,42 +346,14 @@ impl Process {
         }
     }
 
-    /// The workers of this keeper: living processes of its session that were started as it was. Nobody else gets a session of this
-    /// name as long as one of it lives.
+    /// The others of its session: of a keeper the worker. What they call themselves says nothing.
     pub(crate) fn workers(&self) -> Vec<u32> {
-        let leader = self.identity.pid;
-        let is_one =
-            |pid: &u32| self.command_line.is_some() && procfs::command_line(*pid) == self.command_line;
-        procfs::followers(leader).into_iter().filter(is_one).collect()
+        session_of(self.identity)
     }
 
     /// Whether `pid` is this process, or a worker of this keeper.
     pub(crate) fn has(&self, pid: u32) -> bool {
         procfs::session(pid).is_some_and(|leader| leader == self.identity.pid) || pid == self.identity.pid
-    }
-
-    /// Ends the workers of a keeper that has died.
-    async fn end_workers(&self) {
-        loop {
-            let workers = self.workers();
-            if workers.is_empty() {
-                return;
-            }
-            for pid in workers {
-                // It becomes a child of a supervisor that is the first process of a container.
-                let Ok(worker) = Self::open(pid, true) else { continue };
-                // Only now the pid cannot become another's unnoticed.
-                if self.workers().contains(&pid) {
-                    tracing::warn!(
-                        pid,
-                        keeper = self.identity.pid,
-                        "its keeper has died: the worker is killed"
-                    );
-                    worker.kill();
-                    worker.wait_alone().await;
-                }
-            }
-        }
     }
 
     /// Why it does nothing, if it is so. One that is stopped goes on from here.
@@ -424,11 +395,14 @@ impl Process {
         self.signal(Signal::KILL);
     }
 
-    fn signal(&self, signal: Signal) {
+    /// Sends it; tells whether it reached a process.
+    fn signal(&self, signal: Signal) -> bool {
         // ESRCH: it has ended, which `wait` tells. EPERM: it is not ours, which adoption rules out.
-        if let Err(error) = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal) {
+        let sent = rustix::process::pidfd_send_signal(self.pidfd.get_ref(), signal);
+        if let Err(error) = &sent {
             tracing::debug!(pid = self.identity.pid, ?signal, %error, "signal not sent");
         }
+        sent.is_ok()
     }
 
     /// Takes a duplicate of its descriptor `number`, without its help; the system may forbid that.
@@ -453,6 +427,52 @@ impl Process {
             }
         }
         Ok(())
+    }
+}
+
+/// The living processes of the session that `leader` leads or has led, without itself.
+fn session_of(leader: Identity) -> Vec<u32> {
+    // The system gives a number to another process only when nobody of the session of this name lives.
+    let is_another = procfs::start_ticks(leader.pid).is_some_and(|ticks| ticks != leader.start_ticks);
+    if is_another { Vec::new() } else { procfs::followers(leader.pid) }
+}
+
+/// Ends all that lives of the session of `leader`, which has ended.
+///
+/// Each process that we start leads a session of its own, and nobody gets into one but by a fork of whoever is in it. So all that is
+/// there comes from that process and has what was lent to it, listener and lock among it: as long as one of them lives the port can
+/// neither be served nor be started again. Command lines and names decide nothing, since a program chooses them: a worker and what
+/// a script has left in the background are the same here. A process that has made a session of its own is not found; the lock that it
+/// holds has the unit left alone, and says so.
+pub(crate) async fn end_session(leader: Identity) {
+    let mut spared = Vec::new();
+    loop {
+        let mut ended = Vec::new();
+        for pid in session_of(leader) {
+            if spared.contains(&pid) {
+                continue;
+            }
+            // It becomes a child of a supervisor that is the first process of a container.
+            let Ok(process) = Process::open(pid, true) else { continue };
+            // Only now the pid cannot become another's unnoticed.
+            if procfs::session(pid) != Some(leader.pid) {
+                continue;
+            }
+            tracing::warn!(pid, leader = leader.pid, "what led its session has ended: it is killed");
+            if process.signal(Signal::KILL) {
+                ended.push(process);
+            } else {
+                // It has become another user's.
+                spared.push(pid);
+            }
+        }
+        if ended.is_empty() {
+            return;
+        }
+        for process in ended {
+            process.has_ended().await;
+            process.reap();
+        }
     }
 }
 
@@ -495,6 +515,36 @@ mod tests {
         keeper.kill();
         assert_eq!(keeper.wait().await, Exit::Signal(9));
         assert_eq!((keeper.workers(), procfs::start_ticks(worker)), (Vec::new(), None));
+    }
+
+    #[tokio::test]
+    async fn a_process_that_ends_by_itself_leaves_nothing_of_its_session_whatever_that_is() {
+        let temporary = tempfile::tempdir().unwrap();
+        // What is left is another program, and ends neither by SIGHUP nor by SIGTERM.
+        let script = "#!/bin/sh\ntrap '' HUP TERM\nsleep 1000 &\necho $!\nexit 3\n";
+        let process = spawn(temporary.path(), Some((script, "700"))).unwrap();
+        assert_eq!(process.wait().await, Exit::Code(3));
+        let said = std::fs::read_to_string(temporary.path().join("log")).unwrap();
+        let left: u32 = said.lines().last().unwrap().parse().unwrap();
+        assert_eq!((process.workers(), procfs::start_ticks(left)), (Vec::new(), None), "{said}");
+    }
+
+    #[tokio::test]
+    async fn a_session_of_the_same_number_as_one_that_is_over_is_left_alone() {
+        let temporary = tempfile::tempdir().unwrap();
+        let script = "#!/bin/sh\nsleep 1000 &\nwait\n";
+        let process = spawn(temporary.path(), Some((script, "700"))).unwrap();
+        let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+        while process.workers().is_empty() {
+            assert!(std::time::Instant::now() < end);
+            tokio::task::yield_now().await;
+        }
+        let Identity { pid, start_ticks } = process.identity();
+        end_session(Identity { pid, start_ticks: start_ticks - 1 }).await;
+        assert_eq!(process.workers().len(), 1);
+        process.kill();
+        process.wait().await;
+        assert!(process.workers().is_empty());
     }
 
     #[tokio::test]

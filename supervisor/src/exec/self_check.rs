@@ -1,23 +1,19 @@
 //! What a program of this name is, as it tells itself: `srsctl --self-check`.
 
 use std::collections::HashMap;
-use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use cluster::UnitId;
+use control::trial;
 use serde::{Deserialize, Serialize};
 
 use crate::reconcile::kernel::Examined;
 
 /// How long a program may take to tell.
 const LIMIT: Duration = Duration::from_secs(10);
-/// Bytes that are read of what it says.
-const SAID_MAX: u64 = 4096;
-/// Between two looks at whether it has ended.
-const POLL: Duration = Duration::from_millis(10);
 /// The document's.
 const SCHEMA: &str = "srsctl/self-check/v1";
 
@@ -59,39 +55,23 @@ impl SelfCheck {
             && has(self.oldest_records, self.records, other.records)
     }
 
-    /// Asks the program at `path`.
+    /// Asks the program at `path`, which has so long to tell. Nothing is left of it.
     ///
     /// # Errors
     /// Why it is no program of this name that runs here, for a person.
-    fn of(path: &Path) -> Result<Self, String> {
-        let mut child = Command::new(path)
-            .arg("--self-check")
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .map_err(|error| format!("it cannot be started: {error}"))?;
-        let output = child.stdout.take();
-        let end = Instant::now() + LIMIT;
-        let status = loop {
-            match child.try_wait() {
-                Ok(Some(status)) => break status,
-                Ok(None) if Instant::now() < end => std::thread::sleep(POLL),
-                Ok(None) | Err(_) => {
-                    let _ = child.kill();
-                    let _ = child.wait();
-                    return Err(format!("it does not end within {} s of --self-check", LIMIT.as_secs()));
-                }
-            }
-        };
-        if !status.success() {
-            return Err(format!("its --self-check ends with {status}"));
+    fn of(path: &Path, limit: Duration) -> Result<Self, String> {
+        let mut command = Command::new(path);
+        command.arg("--self-check").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let ended =
+            trial::run(&mut command, limit).map_err(|error| format!("it cannot be started: {error}"))?;
+        let ended = ended
+            .ok_or_else(|| format!("it does not end within {} s of --self-check", limit.as_secs_f32()))?;
+        if !ended.status.success() {
+            return Err(format!("its --self-check ends with {}", ended.status));
         }
-        let mut said = String::new();
-        let read = output.map(|output| output.take(SAID_MAX).read_to_string(&mut said));
-        let check: Option<Self> = read.and_then(Result::ok).and_then(|_| serde_json::from_str(&said).ok());
-        check
-            .filter(|check| check.schema == SCHEMA)
+        serde_json::from_slice(&ended.said)
+            .ok()
+            .filter(|check: &Self| check.schema == SCHEMA)
             .ok_or_else(|| "what its --self-check says is not understood".to_owned())
     }
 }
@@ -102,14 +82,14 @@ impl SelfCheck {
 /// Why it cannot be used, for a person.
 pub(crate) fn examine(path: &Path, keepers: Vec<(UnitId, u32)>) -> Result<Examined, String> {
     let file = |path: &Path| std::fs::metadata(path).ok().map(|it| (it.dev(), it.ino()));
-    let new = SelfCheck::of(path)?;
+    let new = SelfCheck::of(path, LIMIT)?;
     // Most ports run the same one, and often it is this.
     let mut known = HashMap::from([(file(path), Some(new.clone()))]);
     let mut examined = Examined { version: new.version.clone(), ..Examined::default() };
     for (unit, keeper) in keepers {
         // What runs there, whatever became of its file.
         let runs = PathBuf::from(format!("/proc/{keeper}/exe"));
-        let runs = known.entry(file(&runs)).or_insert_with(|| SelfCheck::of(&runs).ok());
+        let runs = known.entry(file(&runs)).or_insert_with(|| SelfCheck::of(&runs, LIMIT).ok());
         if !runs.as_ref().is_some_and(|runs| new.reads(runs)) {
             examined.unread.push(unit.clone());
         }
@@ -124,6 +104,30 @@ pub(crate) fn examine(path: &Path, keepers: Vec<(UnitId, u32)>) -> Result<Examin
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_program_that_hangs_or_leaves_something_behind_holds_nothing_up() {
+        let temporary = tempfile::tempdir().unwrap();
+        let said = serde_json::to_string(&SelfCheck::new("1.0", (1, 1), (1, 1))).unwrap();
+        for (name, script, ms, wanted) in [
+            ("leaves", format!("sleep 1000 & echo '{said}'"), 20_000, Ok("1.0".to_owned())),
+            (
+                "hangs",
+                "sleep 1000 & wait".to_owned(),
+                500,
+                Err("it does not end within 0.5 s of --self-check".to_owned()),
+            ),
+        ] {
+            let path = temporary.path().join(name);
+            // Another process writes it: what this one has open for writing, another test's fork has too.
+            let write = r#"printf '#!/bin/sh\n%s\n' "$1" > "$0" && chmod 700 "$0""#;
+            assert!(
+                Command::new("sh").args(["-c", write]).arg(&path).arg(script).status().unwrap().success()
+            );
+            let told = SelfCheck::of(&path, Duration::from_millis(ms)).map(|check| check.version);
+            assert_eq!(told, wanted, "{name}");
+        }
+    }
 
     #[test]
     fn a_program_reads_what_it_says_and_one_that_says_nothing_reads_its_own() {

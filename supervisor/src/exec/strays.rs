@@ -10,6 +10,7 @@ use cluster::{UnitId, WorkerSpec};
 use control::fds;
 
 use crate::host::dirs::ClusterDirs;
+use crate::host::files::FileId;
 use crate::host::procfs;
 
 /// A worker or an encoder, as its command line says: `srsctl worker --config LIB/CLUSTER/conf/ID.yaml`.
@@ -99,10 +100,22 @@ pub(crate) fn token_of(pid: u32) -> Option<String> {
     crate::exec::record::token_at(&descriptor(pid, "alive.lock")?)
 }
 
+/// Whether process `pid` has the file at `path` open, as far as it lets us look.
+#[must_use]
+pub(crate) fn has_open(pid: u32, path: &Path) -> bool {
+    let Some(wanted) = FileId::behind(path) else { return false };
+    descriptors(pid).any(|open| FileId::behind(&open) == Some(wanted))
+}
+
+/// The paths of what process `pid` has open, if it lets us look.
+fn descriptors(pid: u32) -> impl Iterator<Item = PathBuf> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    open.map(|entry| entry.path())
+}
+
 /// A descriptor of process `pid` on a file that has or had this name, if the process lets us look.
 fn descriptor(pid: u32, name: &str) -> Option<PathBuf> {
-    let mut open = fs::read_dir(format!("/proc/{pid}/fd")).ok()?.flatten().map(|entry| entry.path());
-    open.find(|path| {
+    descriptors(pid).find(|path| {
         fs::read_link(path).is_ok_and(|target| {
             let target = target.file_name().and_then(|name| name.to_str()).unwrap_or_default();
             target.strip_suffix(" (deleted)").unwrap_or(target) == name
@@ -145,5 +158,8 @@ mod tests {
         let found = descriptor(std::process::id(), "removed.lock").unwrap();
         let token = crate::exec::record::token_at(&found);
         assert_eq!(token.as_deref(), Some("00112233445566778899aabbccddeeff"));
+        // Another one of that name is another.
+        fs::write(&path, "").unwrap();
+        assert!(has_open(std::process::id(), &found) && !has_open(std::process::id(), &path));
     }
 }

@@ -98,6 +98,12 @@ impl FileId {
         fs::symlink_metadata(path).ok().map(|file| Self(file.dev(), file.ino()))
     }
 
+    /// What `path` leads to; in /proc what a process has open.
+    #[must_use]
+    pub(crate) fn behind(path: &Path) -> Option<Self> {
+        fs::metadata(path).ok().map(|file| Self(file.dev(), file.ino()))
+    }
+
     /// An open file.
     #[must_use]
     pub(crate) fn of(file: &File) -> Option<Self> {

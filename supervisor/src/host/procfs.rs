@@ -39,12 +39,6 @@ pub(crate) fn followers(leader: u32) -> Vec<u32> {
         .collect()
 }
 
-/// What a process was started with, each word behind the other.
-#[must_use]
-pub(crate) fn command_line(pid: u32) -> Option<Vec<u8>> {
-    fs::read(format!("/proc/{pid}/cmdline")).ok()
-}
-
 /// The short name of a process.
 #[must_use]
 pub(crate) fn name(pid: u32) -> Option<String> {
