@@ -17,6 +17,8 @@ use crate::table::{Cell, Column, Look, Paper, Table};
 const STALE_AFTER: u64 = 3_000;
 /// Columns that a stream's name may take in a sentence about forwards.
 const NAME_COLUMNS: usize = 40;
+/// So many ports are named in a note about the program that they run; of more their number is told.
+const NAMED: usize = 3;
 /// Columns that a word of a note may take: names of streams stand in them, and paths, most of which fit.
 const WORD_COLUMNS: usize = 80;
 
@@ -26,6 +28,7 @@ pub(crate) fn status(status: &Status, paper: Paper) -> String {
     let mut text = summary(status, paper);
     text.push_str("\n\n");
     text.push_str(&units(status, paper));
+    text.push_str(&programs(status, paper));
     text.push('\n');
     if status.streams.is_empty() {
         text.push_str("no streams\n");
@@ -75,12 +78,22 @@ pub(crate) struct Document {
     units: Vec<UnitStatus>,
     streams: Vec<StreamRow>,
     warnings: Vec<String>,
+    next_program: Option<String>,
 }
 
 impl From<Status> for Document {
     fn from(status: Status) -> Self {
-        let Status { schema, cluster, supervisor_pid, supervisor_uptime_ms, file, units, streams, warnings } =
-            status;
+        let Status {
+            schema,
+            cluster,
+            supervisor_pid,
+            supervisor_uptime_ms,
+            file,
+            units,
+            streams,
+            warnings,
+            next_program,
+        } = status;
         Self {
             schema,
             cluster,
@@ -92,6 +105,7 @@ impl From<Status> for Document {
             units,
             streams,
             warnings,
+            next_program,
         }
     }
 }
@@ -116,6 +130,7 @@ impl Document {
             units: remnants.into_iter().map(|remnant| unit_of(remnant, dirs, note)).collect(),
             streams: Vec::new(),
             warnings: Vec::new(),
+            next_program: None,
         }
     }
 }
@@ -139,6 +154,7 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &st
         cold_starts: 0,
         lost: 0,
         version: None,
+        program: None,
         last_exit: None,
         stats: None,
         stats_age_ms: None,
@@ -244,6 +260,49 @@ fn units(status: &Status, paper: Paper) -> String {
         }
     }
     table.render(paper) + &notes
+}
+
+/// A line for each program that ports run and a start would not run, and how they all run that.
+fn programs(status: &Status, paper: Paper) -> String {
+    let ports: Vec<&UnitStatus> = status.units.iter().filter(|unit| unit.role != Role::Encoder).collect();
+    let mut others: BTreeMap<(&str, bool, Option<&str>), Vec<&UnitStatus>> = BTreeMap::new();
+    for unit in &ports {
+        if let Some(program) = unit.program.as_ref().filter(|program| !program.next) {
+            let program = (program.path.as_str(), program.replaced, unit.version.as_deref());
+            others.entry(program).or_default().push(unit);
+        }
+    }
+    let (Some(next), false) = (&status.next_program, others.is_empty()) else { return String::new() };
+    let mut text = String::new();
+    let mut line = |line: String| {
+        let _ = writeln!(text, "{}", paper.paint(&sentence(&line), Look::Warning));
+    };
+    for ((path, replaced, version), units) in others {
+        let who = match units.len() {
+            count if count == ports.len() && count > 1 => format!("all {count} ports run"),
+            1 => format!("{} runs", ids(&units)),
+            2..=NAMED => format!("{} run", ids(&units)),
+            count => format!("{count} ports run"),
+        };
+        let version = version.map(|version| format!(" {version}")).unwrap_or_default();
+        let replaced = if replaced { ", which has been replaced or removed since" } else { "" };
+        line(format!("{who} srsctl{version} from {path}{replaced}"));
+    }
+    let as_next = ports.iter().filter(|unit| unit.program.as_ref().is_some_and(|program| program.next));
+    let as_next: Vec<&UnitStatus> = as_next.copied().collect();
+    let who = match (as_next.as_slice(), as_next.first().and_then(|unit| unit.version.as_deref())) {
+        ([], _) | (_, None) => format!("a start runs {next}"),
+        ([_], Some(version)) => format!("a start, as the other port, runs srsctl {version} from {next}"),
+        (others, Some(version)) => {
+            format!("a start, as the other {} ports, runs srsctl {version} from {next}", others.len())
+        }
+    };
+    line(format!("{who}: srsctl upgrade --bin {next} has all ports run it"));
+    text
+}
+
+fn ids(units: &[&UnitStatus]) -> String {
+    units.iter().map(|unit| unit.id.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// `text` on one line, and no word of it longer than a line of a terminal.
@@ -455,6 +514,7 @@ pub(crate) fn is_ready(unit: &UnitStatus) -> bool {
 #[cfg(test)]
 mod tests {
     use cluster::UnitId;
+    use cluster::status::Program;
 
     use super::*;
 
@@ -515,6 +575,42 @@ rtmp://192.168.1.6:1935/live/livestream 10240   9285 h264+aac 1/1 40ms ago
         assert!(tables.iter().all(|line| text::width(line) <= 80), "{text}");
         assert_eq!(notes.iter().map(|line| text::width(line)).collect::<Vec<_>>(), ["edge: ".len() + 80]);
         assert_eq!(text::clean_lines(&text), text);
+    }
+
+    #[test]
+    fn ports_that_run_another_program_than_a_start_would_are_told_of_and_how_they_all_run_one() {
+        let mut guide = guide("running");
+        let told = |guide: &Status| {
+            let text = status(guide, Paper::PLAIN);
+            text.lines().filter(|line| line.contains("srsctl")).map(str::to_owned).collect::<Vec<_>>()
+        };
+        let program = |path: &str, replaced, next| Some(Program { path: path.to_owned(), replaced, next });
+        guide.next_program = Some("/usr/bin/srsctl".to_owned());
+        for unit in &mut guide.units {
+            unit.version = Some("0.1.0".to_owned());
+            unit.program = program("/usr/bin/srsctl", false, true);
+        }
+        assert_eq!(told(&guide), [""; 0]);
+        guide.units[1].program = program("/new/srsctl", false, false);
+        guide.units[1].version = Some("0.2.0".to_owned());
+        assert_eq!(
+            told(&guide),
+            [
+                "edge runs srsctl 0.2.0 from /new/srsctl",
+                "a start, as the other port, runs srsctl 0.1.0 from /usr/bin/srsctl: srsctl upgrade --bin /usr/bin/srsctl has all ports run it",
+            ]
+        );
+        for unit in &mut guide.units {
+            unit.version = Some("0.1.0".to_owned());
+            unit.program = program("/usr/bin/srsctl", true, false);
+        }
+        assert_eq!(
+            told(&guide),
+            [
+                "all 2 ports run srsctl 0.1.0 from /usr/bin/srsctl, which has been replaced or removed since",
+                "a start runs /usr/bin/srsctl: srsctl upgrade --bin /usr/bin/srsctl has all ports run it",
+            ]
+        );
     }
 
     #[test]

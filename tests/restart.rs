@@ -20,8 +20,13 @@ use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for, wa
 
 #[track_caller]
 fn assert_renewed(unit: &UnitStatus, times: u32) {
+    assert_renewed_by(unit, times, "restart");
+}
+
+#[track_caller]
+fn assert_renewed_by(unit: &UnitStatus, times: u32, what: &str) {
     assert_eq!((unit.renewed, unit.resumed, unit.restarts), (times, 0, 0), "{unit:#?}");
-    assert_eq!(unit.last_exit.as_ref().map(|exit| exit.how.as_str()), Some("restart"), "{unit:#?}");
+    assert_eq!(unit.last_exit.as_ref().map(|exit| exit.how.as_str()), Some(what), "{unit:#?}");
 }
 
 /// The program that a process runs.
@@ -147,7 +152,23 @@ fn a_program_that_was_replaced_on_disk_is_the_one_that_runs_after_a_restart() {
     copy_of_srsctl(&new);
     fs::rename(&new, &own).unwrap();
     assert!(program(cluster.keeper(edge)).to_string_lossy().ends_with("(deleted)"));
+    let own = own.canonicalize().unwrap();
+    let told = cluster.run(&["status"]).stdout;
+    assert!(told.contains("all 5 ports run srsctl") && told.contains("replaced or removed since"), "{told}");
     cluster.run(&["restart", "edge", "1935"]).expect_code(0);
+    let status = cluster.status();
+    assert_eq!(status.next_program.as_deref(), own.to_str());
+    for unit in &status.units {
+        let program = unit.program.as_ref().unwrap();
+        assert_eq!((program.next, program.replaced), (unit.renewed == 1, unit.renewed == 0), "{unit:#?}");
+        assert_eq!(Some(program.path.as_str()), own.to_str());
+    }
+    let told = cluster.run(&["status"]).stdout;
+    assert!(
+        told.contains("which has been replaced or removed since")
+            && told.contains("a start, as the other 2 ports, runs"),
+        "{told}"
+    );
     let unit = cluster.unit(edge);
     for pid in [unit.pid.unwrap(), unit.keeper_pid.unwrap()] {
         assert_eq!(program(pid), own);
@@ -269,9 +290,14 @@ fn an_upgrade_gives_every_port_the_program_and_costs_nobody_anything_who_is_ther
         let expected = ["upgraded".into(), version.into(), version.into(), 0.into(), serde_json::Value::Null];
         assert_eq!(told, expected, "{port:#}");
     }
-    let _ = done.expect_words(&["is version", "waiting 11 s"]);
+    let now = format!(
+        "all 5 ports run srsctl {version} from {} now, and so does every start",
+        new.canonicalize().unwrap().display()
+    );
+    let _ = done.expect_words(&["is version", "waiting 11 s", "upgrading edge", &now]);
+    assert!(!cluster.run(&["status"]).stdout.contains("srsctl"), "every start runs it too");
     for unit in cluster.status().units {
-        assert_renewed(&unit, 1);
+        assert_renewed_by(&unit, 1, "upgrade");
         assert_eq!(program(unit.keeper_pid.unwrap()), new.canonicalize().unwrap());
         assert_eq!(program(unit.pid.unwrap()), new.canonicalize().unwrap());
     }
@@ -314,6 +340,8 @@ fn a_port_whose_workers_die_behind_an_upgrade_goes_back_and_the_upgrade_fails_th
         "{report:#}"
     );
     assert_eq!((&report["upgraded"], &report["ports"][0]["lost"]), (&false.into(), &0.into()), "{report:#}");
+    assert_eq!(report["ports"][0]["program"], old.to_str().unwrap(), "{report:#}");
+    let _ = done.expect_words(&["all 5 ports run srsctl", old.to_str().unwrap()]);
     let unit = cluster.unit(edge);
     assert_eq!((unit.renewed, unit.resumed, unit.restarts, unit.lost), (1, 2, 0, 0), "{unit:#?}");
     for unit in cluster.status().units {
@@ -341,7 +369,8 @@ fn a_program_that_is_none_is_refused_before_anything_is_touched() {
         let _ = done.expect_words(&["nothing was touched", why]);
     }
     let missing = cluster.dir.path().join("missing");
-    cluster.run(&["upgrade", "--bin", missing.to_str().unwrap()]).expect_code(1);
+    let done = cluster.run(&["upgrade", "--bin", missing.to_str().unwrap()]).expect_code(1);
+    let _ = done.expect_words(&["nothing was touched", missing.to_str().unwrap(), "No such file"]);
     assert_eq!(cluster.pids(), before);
     assert_same("the player", &player.record_after(0, 3.0), &looped_card(), 3.0);
     assert_eq!(player.ended(), None);
@@ -352,14 +381,19 @@ fn a_program_that_would_die_before_it_has_a_worker_is_found_out_and_costs_no_con
     let (cluster, encoder, player) = with_a_player();
     let edge = cluster.net.edges()[0];
     // It is what it says, until it is a keeper.
-    let text = format!(r#"[ "$1" = --self-check ] && exec {SRSCTL} "$@"; exit 70"#);
+    let text = format!(r#"[ "$1" = --self-check ] && exec {SRSCTL} "$@"; echo no such luck >&2; exit 70"#);
     let new = script(&cluster, "new-srsctl", &text);
     let keeper = cluster.keeper(edge);
     let done = cluster.run(&["upgrade", "--json", "--bin", new.to_str().unwrap()]).expect_code(1);
     let report = report(&done);
     let first = &report["ports"][0];
     assert_eq!((&first["result"], &first["lost"]), (&"went-back".into(), &0.into()), "{report:#}");
-    assert!(first["why"].as_str().unwrap().contains("on trial it ends with exit status: 70"), "{report:#}");
+    let why = first["why"].as_str().unwrap();
+    assert!(
+        why.starts_with("upgrade; ") && why.contains("on trial it ends with exit status: 70"),
+        "{report:#}"
+    );
+    assert!(why.ends_with("its last words: no such luck"), "{report:#}");
     let unit = cluster.unit(edge);
     assert_eq!(
         (unit.keeper_pid, unit.renewed, unit.restarts, unit.lost),
@@ -425,6 +459,7 @@ fn an_upgrade_that_fails_on_its_last_port_gives_the_others_back_what_they_ran() 
     }
     let unit = cluster.unit(edge);
     assert_eq!((unit.renewed, unit.resumed, unit.restarts, unit.lost), (2, 0, 0, 0), "{unit:#?}");
+    assert_renewed_by(&unit, 2, "upgrade taken back");
     assert_same("the player", &player.record_after(0, 5.0), &looped_card(), 5.0);
     assert_eq!((player.ended(), encoder.ended()), (None, None));
     cluster.down();

@@ -70,9 +70,13 @@ impl From<UpgradedPort> for Row {
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let Args { path, bin, canary, yes, json } = args;
     let subject = Subject::find(global, path.as_deref(), "upgrade")?;
-    let program = bin.map_or_else(supervisor::own_binary, |bin| bin.canonicalize());
-    let program =
-        program.map_err(|error| Failure::failed(format!("nothing was touched: the program: {error}")))?;
+    let program = match &bin {
+        Some(bin) => bin.canonicalize().map_err(|error| format!("{}: {error}", bin.display())),
+        None => {
+            supervisor::own_binary().map_err(|error| format!("the program that runs this command: {error}"))
+        }
+    };
+    let program = program.map_err(|why| Failure::failed(format!("nothing was touched: {why}")))?;
     let (client, request) = (subject.client(), Upgrade { program: program.clone(), canary, yes });
     let (upgraded, done) = tokio::select! {
         done = client.upgrade(&request, complain) => done,

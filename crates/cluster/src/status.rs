@@ -30,6 +30,20 @@ pub struct Status {
     /// What is wrong with the place where logs and state are kept, a sentence each: nothing stops for it.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// Absolute path of the program that every start runs.
+    #[serde(default)]
+    pub next_program: Option<String>,
+}
+
+/// The program that a process runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Program {
+    /// Its absolute path; of a file that is there no more, where it was.
+    pub path: String,
+    /// That file is there no more: it was removed, or another one is in its place.
+    pub replaced: bool,
+    /// A start would run the same file.
+    pub next: bool,
 }
 
 /// One supervised process.
@@ -77,6 +91,9 @@ pub struct UnitStatus {
     /// The version of what serves, as it says itself.
     #[serde(default)]
     pub version: Option<String>,
+    /// The program that it runs, of a port its keeper; `None` where the system does not tell.
+    #[serde(default)]
+    pub program: Option<Program>,
     /// How the last process ended, or the last worker that the port has outlived, e.g. `killed by SIGKILL 12s ago`; `None` if none has ended.
     pub last_exit: Option<LastExit>,
     /// The newest report of the process; `None` before the first.

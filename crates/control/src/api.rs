@@ -101,6 +101,9 @@ pub struct UpgradedPort {
     pub lost: u64,
     /// Why it is not upgraded.
     pub why: Option<String>,
+    /// Absolute path of the program that it runs now, as far as that is known.
+    #[serde(default)]
+    pub program: Option<String>,
 }
 
 /// See [`UpgradedPort::result`].

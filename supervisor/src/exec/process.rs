@@ -7,7 +7,6 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -23,6 +22,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 use crate::exec::record::Identity;
+use crate::host::files::FileId;
 use crate::host::procfs;
 use crate::machine::exit::Exit;
 use crate::machine::health::Halt;
@@ -32,12 +32,15 @@ use crate::machine::health::Halt;
 /// # Errors
 /// When /proc does not tell.
 pub fn own_binary() -> io::Result<PathBuf> {
-    let path = std::env::current_exe()?;
-    // A binary that was replaced since shows so; its successor has the name without the mark.
-    Ok(match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
+    Ok(unmarked(std::env::current_exe()?))
+}
+
+/// The path of a program as /proc tells it, without the mark of one that was replaced or removed since: its successor has that name.
+fn unmarked(path: PathBuf) -> PathBuf {
+    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
         Some(name) if !path.exists() => PathBuf::from(name),
         Some(_) | None => path,
-    })
+    }
 }
 
 /// The program that runs here, whatever became of its file.
@@ -194,7 +197,17 @@ impl Spawner {
         Self::open(&self.program_path())
     }
 
-    /// The path of it.
+    /// The path of what every start runs, whether it is there or not.
+    pub(crate) fn binary(&self) -> &Path {
+        &self.binary
+    }
+
+    /// The file that a start would run.
+    pub(crate) fn next(&self) -> Option<FileId> {
+        FileId::behind(&self.binary).or_else(|| FileId::behind(Path::new(OWN_IMAGE)))
+    }
+
+    /// The path of what a start would run.
     pub(crate) fn program_path(&self) -> PathBuf {
         match Self::open(&self.binary) {
             Ok(_) => self.binary.clone(),
@@ -380,9 +393,13 @@ impl Process {
 
     /// Whether it runs the program that is at `path` now.
     pub(crate) fn is_running(&self, path: &Path) -> bool {
-        let file = |path: &Path| std::fs::metadata(path).map(|it| (it.dev(), it.ino()));
-        let runs = file(Path::new(&format!("/proc/{}/exe", self.identity.pid)));
-        matches!((runs, file(path)), (Ok(runs), Ok(wanted)) if runs == wanted)
+        self.runs().is_some_and(|(_, file)| FileId::behind(path) == Some(file))
+    }
+
+    /// The program that it runs: where that is or was, and which file.
+    pub(crate) fn runs(&self) -> Option<(PathBuf, FileId)> {
+        let program = PathBuf::from(format!("/proc/{}/exe", self.identity.pid));
+        Some((unmarked(std::fs::read_link(&program).ok()?), FileId::behind(&program)?))
     }
 
     /// Asks it to end.
@@ -557,6 +574,9 @@ mod tests {
             "worker --config /nowhere\n"
         );
         let process = spawn(temporary.path(), Some(("#!/bin/sh\nexec sleep 60\n", "700"))).unwrap();
+        // That of the shell, or of what the shell has become.
+        let (path, file) = process.runs().unwrap();
+        assert_eq!(FileId::behind(&path), Some(file));
         process.kill();
         assert_eq!(process.wait().await, Exit::Signal(9));
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use cluster::events::{self, Events, Happening, Kind};
-use cluster::status::Status;
+use cluster::status::{self, Status};
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::{Apply, Upgraded};
 use control::fds::{self, Lent, Name};
@@ -28,8 +28,9 @@ use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
 use crate::exec::self_check;
 use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
-use crate::host::files::write_atomic;
+use crate::host::files::{FileId, write_atomic};
 use crate::host::journal::Journal;
+use crate::host::last_words::last_words;
 use crate::host::{logs, preflight, procfs};
 use crate::machine::health::Halt;
 use crate::machine::state::{Event, STOP_STEP};
@@ -95,6 +96,8 @@ struct Held {
     config: Option<String>,
     /// What it ran before an upgrade.
     before: Option<OwnedFd>,
+    /// How long its log was then, bytes.
+    log_before: u64,
 }
 
 impl Held {
@@ -543,6 +546,8 @@ impl Kernel for Processes {
         let program = match program {
             Program::OfStart => self.spawner.program(),
             Program::At(path) => {
+                let length = std::fs::metadata(self.dirs.log(&spec.id)).map_or(0, |log| log.len());
+                self.held(&spec.id).log_before = length;
                 // Whatever becomes of its file.
                 self.held(&spec.id).before = process.as_ref().and_then(|process| process.program().ok());
                 Spawner::open(path)
@@ -594,6 +599,20 @@ impl Kernel for Processes {
             },
         };
         held.live.as_ref().is_some_and(|live| live.process.is_running(&path))
+    }
+
+    fn program(&self, unit: &UnitId) -> Option<status::Program> {
+        let (path, file) = self.live(unit)?.process.runs()?;
+        let (replaced, next) = (FileId::behind(&path) != Some(file), self.spawner.next() == Some(file));
+        Some(status::Program { path: path.display().to_string(), replaced, next })
+    }
+
+    fn next_program(&self) -> PathBuf {
+        self.spawner.binary().to_owned()
+    }
+
+    fn last_words(&self, unit: &UnitId) -> Option<String> {
+        last_words(&self.dirs.log(unit), self.held.get(unit)?.log_before)
     }
 
     fn install(&mut self, program: &Path) {
@@ -667,6 +686,7 @@ fn held<'a>(all: &'a mut BTreeMap<UnitId, Held>, dirs: &ClusterDirs, unit: &Unit
         log_fails: None,
         config: None,
         before: None,
+        log_before: 0,
     })
 }
 

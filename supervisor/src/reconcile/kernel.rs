@@ -9,10 +9,10 @@ use std::time::{Duration, Instant};
 
 use cluster::events::{By, Happening};
 use cluster::stats::{ProcessStats, StreamStats};
-use cluster::status::{Health, Status};
+use cluster::status::{self, Health, Status};
 use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
-use control::Error;
 use control::api::{Apply, Restart, Upgrade, Upgraded};
+use control::{Error, cause};
 
 use crate::machine::health::Keeper;
 use crate::machine::state::Event;
@@ -171,6 +171,17 @@ pub(crate) enum Program {
     Before,
 }
 
+impl Program {
+    /// What a worker has made place for, where another one runs this program then.
+    pub(crate) fn word(&self) -> &'static str {
+        match self {
+            Self::OfStart => cause::RESTART,
+            Self::At(_) => "upgrade",
+            Self::Before => "upgrade taken back",
+        }
+    }
+}
+
 /// What a program would make of ports that run others.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Examined {
@@ -276,6 +287,12 @@ pub(crate) trait Kernel {
     fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: &Program);
     /// Whether a unit's process runs `program`.
     fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool;
+    /// The program that a unit's process runs, as far as the system tells.
+    fn program(&self, unit: &UnitId) -> Option<status::Program>;
+    /// The path of the program that every start runs.
+    fn next_program(&self) -> PathBuf;
+    /// What a unit has written to its log of trouble since it was given the program of an upgrade.
+    fn last_words(&self, unit: &UnitId) -> Option<String>;
     /// Every start runs `program` from now on.
     fn install(&mut self, program: &Path);
     /// Plays a URL until its first keyframe, for `limit` at most; [`Answer::Played`] follows.

@@ -52,6 +52,8 @@ pub(crate) struct Member {
     pub(crate) lost_last: u64,
     /// The version of what serves.
     pub(crate) version: Option<String>,
+    /// What its worker was asked to make place for, in a word.
+    pub(crate) renewal: Option<&'static str>,
     /// When and how the last worker ended that the port has outlived.
     outlived: Option<(Instant, String)>,
     /// A stream that is live at the origin and not here, or comes here no more, since when.
@@ -123,6 +125,7 @@ impl Member {
             lost: 0,
             lost_last: 0,
             version: None,
+            renewal: None,
             outlived: None,
             missing: None,
             health: Settled::default(),
@@ -176,6 +179,19 @@ impl Member {
         self.cold_starts = self.cold_starts.saturating_add(outlived.cold);
         self.outlived = worker.cause.clone().map(|cause| (started, cause));
         outlived
+    }
+
+    /// A worker has made place for this one: says what for, of which its keeper knows that it was asked to.
+    pub(crate) fn name_renewal(&mut self, worker: &mut Worker) {
+        let Some(rest) = worker.cause.as_deref().and_then(|cause| cause.strip_prefix(cause::RESTART)) else {
+            return;
+        };
+        let Some(word) = self.renewal.take() else { return };
+        let cause = format!("{word}{rest}");
+        if let Some((_, how)) = &mut self.outlived {
+            how.clone_from(&cause);
+        }
+        worker.cause = Some(cause);
     }
 
     /// Its process has ended, and with it all its connections.
@@ -351,6 +367,24 @@ mod tests {
             member.handle_worker(&worker, now);
             assert_eq!((member.resumed, member.renewed, member.cold_starts), counts, "{worker:?}");
         }
+    }
+
+    #[test]
+    fn an_upgrade_is_told_as_one_and_with_all_that_its_keeper_says() {
+        let now = Instant::now();
+        let mut member = member(now);
+        let told = |member: &mut Member, renewal, generation, cause| {
+            member.renewal = renewal;
+            let mut worker = worker(11, generation, Some(cause));
+            member.handle_worker(&worker, now);
+            member.name_renewal(&mut worker);
+            assert_eq!(member.last_end().map(|(_, how)| how), worker.cause);
+            worker.cause.unwrap()
+        };
+        assert_eq!(told(&mut member, Some("upgrade"), 1, "restart"), "upgrade");
+        assert_eq!(told(&mut member, None, 2, "restart"), "restart", "of somebody else");
+        assert_eq!(told(&mut member, Some("upgrade"), 3, "exit 70"), "exit 70");
+        assert_eq!(told(&mut member, Some("upgrade"), 4, "restart; it cannot"), "upgrade; it cannot");
     }
 
     #[test]

@@ -318,10 +318,11 @@ impl Reconciler {
                 }
             }
             What::NotReady(why) => member.not_ready = Some(why),
-            What::Worker(worker) => {
+            What::Worker(mut worker) => {
                 let is_first = member.live.is_some_and(|live| live.adopted && live.serving.is_none());
                 let version = member.version.clone();
                 let outlived = member.handle_worker(&worker, now);
+                member.name_renewal(&mut worker);
                 if let Some(event) = events::of_worker(id, &worker, outlived, (is_first, version)) {
                     kernel.record(event);
                 }
@@ -553,7 +554,11 @@ impl Reconciler {
         }
         self.queue.handle_done();
         if let Some(upgrade) = job.upgrade {
-            kernel.report(job.client, self.upgraded(upgrade));
+            for line in self.what_runs(&upgrade.0, outcome.is_ok(), kernel) {
+                kernel.say(job.client, line);
+            }
+            let upgraded = self.upgraded(upgrade, kernel);
+            kernel.report(job.client, upgraded);
         }
         kernel.finish(job.client, outcome);
     }

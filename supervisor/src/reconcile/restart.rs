@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use cluster::stats::StreamStats;
 use cluster::{ProcessSpec, Role, UnitId};
 use control::api::UpgradeResult;
-use control::{Code, Error, api, cause};
+use control::{Code, Error, api};
 
 use super::job::{AwaitPlay, AwaitReady, Cost, Examine, Job, Renew, Restart, Restarted, Step, Turn};
 use super::kernel::{Answer, Kernel, Program, Unplayed};
@@ -81,11 +81,15 @@ impl Reconciler {
         let is_kept = runs && cost != Cost::Cold;
         if let (ProcessSpec::Worker(spec), Some(before), true) = (&member.spec, worker, is_kept) {
             let doing = match program {
-                Program::OfStart | Program::At(_) => format!("restarting {id}"),
+                Program::OfStart => format!("restarting {id}"),
+                Program::At(_) => format!("upgrading {id}"),
                 Program::Before => format!("giving {id} back what it ran"),
             };
             kernel.say(job.client, doing);
             let spec = spec.clone();
+            if let Some(member) = self.members.iter_mut().find(|member| member.id == id) {
+                member.renewal = Some(program.word());
+            }
             kernel.renew(self.ask(job), &spec, &program);
             job.push_first([Step::Renew(Renew { id, restart, before, cost, program, end: None })]);
             return Turn::Done;
@@ -184,13 +188,14 @@ impl Reconciler {
                 }
                 self.note_upgraded(&id, &renew.program, job, kernel);
             }
+            let word = renew.program.word();
             match how {
-                Some((_, how)) if how == cause::RESTART => {}
+                Some((_, how)) if how == word => {}
                 // As was consented to.
                 Some((_, how)) if renew.cost != Cost::Nothing && serving.is_some_and(|it| it.is_cold) => {
                     kernel.say(job.client, format!("{id}: {how}"));
                 }
-                Some((_, how)) if how.starts_with(cause::RESTART) || serving.is_some_and(|it| it.is_cold) => {
+                Some((_, how)) if how.starts_with(word) || serving.is_some_and(|it| it.is_cold) => {
                     job.errors.push(Error::new(Code::Failed, format!("{id}: {how}")));
                 }
                 other => {

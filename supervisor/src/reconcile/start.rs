@@ -68,7 +68,7 @@ impl Reconciler {
             }
             return Turn::Wait(Step::AwaitStreams { end, ask }, Some(end.min(ask)));
         }
-        let status = self.status(now);
+        let status = self.status(now, kernel);
         let mut waiting = 0;
         for (member, unit) in self.members.iter().zip(status.units) {
             if member.is_ready() && unit.health != Health::Critical {

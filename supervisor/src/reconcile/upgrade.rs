@@ -1,6 +1,7 @@
 //! The steps of `upgrade`: another program on all ports, one after the other, and first on some that have to prove it. Where it fails
 //! on one, those before it are given back what they ran: the supervisor starts that, and a cluster of two programs is nobody's wish.
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use cluster::{ProcessSpec, Role, UnitId};
@@ -15,6 +16,8 @@ use crate::machine::state::{State, Wanted};
 
 /// A keeper goes back to the program before within 10 s of trial, and then tells.
 const TRIAL_LIMIT: Duration = Duration::from_secs(11);
+/// So many ports are named in a line that tells what runs; of more their number is told.
+const NAMED: usize = 3;
 /// How a person says that it is to be done at any cost.
 const CONSENT: &str = "if that shall be: the same with --yes";
 
@@ -52,6 +55,7 @@ impl Reconciler {
             to: member.version.clone(),
             lost: 0,
             why: None,
+            program: None,
         };
         let upgraded = Upgraded { version: None, ports: ports.iter().map(untouched).collect() };
         job.upgrade = Some((upgraded, ports.iter().map(|member| member.lost).collect()));
@@ -195,7 +199,11 @@ impl Reconciler {
             return Turn::Done;
         }
         job.undo.retain(|step| !matches!(step, Step::Restart(it) if it.id == *id));
-        self.note(id, job, |port| (port.result, port.why) = (result, Some(why.to_owned())));
+        let why = match kernel.last_words(id).filter(|words| !why.contains(words)) {
+            Some(words) => format!("{why}; its last words: {words}"),
+            None => why.to_owned(),
+        };
+        self.note(id, job, |port| (port.result, port.why) = (result, Some(why.clone())));
         if !job.undo.is_empty() {
             kernel.say(job.client, "ports that run it are given back what they ran".to_owned());
         }
@@ -212,12 +220,52 @@ impl Reconciler {
         }
     }
 
+    /// What the ports of an upgrade run now, for a person: a line for each program, and one for each port that does not serve.
+    pub(super) fn what_runs(&self, upgraded: &Upgraded, is_done: bool, kernel: &impl Kernel) -> Vec<String> {
+        let ports = &upgraded.ports;
+        if ports.iter().all(|port| port.result == UpgradeResult::NotTried) {
+            return Vec::new();
+        }
+        let (mut programs, mut lines) = (BTreeMap::<_, Vec<UnitId>>::new(), Vec::new());
+        for member in ports.iter().filter_map(|port| self.member(&port.unit)) {
+            if !matches!(member.machine.state(), State::Running { .. }) {
+                let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
+                let next = kernel.next_program();
+                lines.push(format!(
+                    "{} does not serve now: {how}; a start runs {}",
+                    member.id,
+                    next.display()
+                ));
+            } else if let Some(program) = kernel.program(&member.id) {
+                let version =
+                    member.version.clone().unwrap_or_else(|| "of a version that it does not say".into());
+                programs.entry((version, program.path)).or_default().push(member.id.clone());
+            }
+        }
+        lines.extend(programs.into_iter().map(|((version, path), ids)| {
+            let who = match ids.len() {
+                count if count == ports.len() && count > 1 => format!("all {count} ports run"),
+                1 => format!("{} runs", names(&ids)),
+                2..=NAMED => format!("{} run", names(&ids)),
+                count => format!("{count} ports run"),
+            };
+            let more = if is_done { ", and so does every start" } else { "" };
+            format!("{who} srsctl {version} from {path} now{more}")
+        }));
+        lines
+    }
+
     /// What has become of an upgrade, by now.
-    pub(super) fn upgraded(&self, (mut upgraded, lost): (Upgraded, Vec<u64>)) -> Upgraded {
+    pub(super) fn upgraded(
+        &self,
+        (mut upgraded, lost): (Upgraded, Vec<u64>),
+        kernel: &impl Kernel,
+    ) -> Upgraded {
         for (port, lost) in upgraded.ports.iter_mut().zip(lost) {
             if let Some(member) = self.member(&port.unit) {
                 port.lost = member.lost.saturating_sub(lost);
                 port.to.clone_from(&member.version);
+                port.program = kernel.program(&port.unit).map(|program| program.path);
             }
         }
         upgraded

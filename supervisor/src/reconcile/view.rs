@@ -21,16 +21,17 @@ const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(1);
 
 impl Reconciler {
     /// The whole cluster as it is `now`.
-    pub(crate) fn status(&self, now: Instant) -> Status {
+    pub(super) fn status(&self, now: Instant, kernel: &impl Kernel) -> Status {
         Status {
             schema: SCHEMA.to_owned(),
             cluster: self.cluster.name.clone(),
             supervisor_pid: std::process::id(),
             supervisor_uptime_ms: millis(now.saturating_duration_since(self.started)),
             file: self.path.display().to_string(),
-            units: self.members.iter().map(|member| self.unit_status(member, now)).collect(),
+            units: self.members.iter().map(|member| self.unit_status(member, now, kernel)).collect(),
             streams: self.members.iter().flat_map(|member| stream_rows(member, now)).collect(),
             warnings: self.warnings.clone(),
+            next_program: Some(kernel.next_program().display().to_string()),
         }
     }
 
@@ -39,7 +40,8 @@ impl Reconciler {
         for (client, since) in std::mem::take(&mut self.asked) {
             let stale = |member: &&Member| member.report.as_ref().is_none_or(|report| report.at < since);
             if all || now >= self.answer_due(since) || self.running().find(stale).is_none() {
-                kernel.show(client, self.status(now));
+                let status = self.status(now, kernel);
+                kernel.show(client, status);
             } else {
                 self.asked.push((client, since));
             }
@@ -56,7 +58,7 @@ impl Reconciler {
         self.members.iter().filter(|member| matches!(member.machine.state(), State::Running { .. }))
     }
 
-    fn unit_status(&self, unit: &Member, now: Instant) -> UnitStatus {
+    fn unit_status(&self, unit: &Member, now: Instant, kernel: &impl Kernel) -> UnitStatus {
         let look = self.dirs.unit(&unit.id).join("alive.lock");
         let (health, note) = self.verdict(unit, &look, now);
         let (host, port) =
@@ -84,6 +86,7 @@ impl Reconciler {
             cold_starts: unit.cold_starts,
             lost: unit.lost,
             version: unit.version.clone(),
+            program: kernel.program(&unit.id),
             last_exit: unit
                 .last_end()
                 .map(|(at, how)| LastExit { how, ago_ms: millis(now.saturating_duration_since(at)) }),

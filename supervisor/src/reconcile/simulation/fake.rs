@@ -651,6 +651,18 @@ impl Kernel for Fake {
         self.held.get(unit).is_some_and(|(_, pid)| self.processes[pid].is_new == is_new)
     }
 
+    fn program(&self, _: &UnitId) -> Option<cluster::status::Program> {
+        None
+    }
+
+    fn next_program(&self) -> std::path::PathBuf {
+        std::path::PathBuf::from("/srsctl")
+    }
+
+    fn last_words(&self, _: &UnitId) -> Option<String> {
+        None
+    }
+
     fn install(&mut self, _: &Path) {
         self.effects += 1;
         self.processes.values_mut().for_each(|process| process.is_new = false);
