@@ -255,12 +255,16 @@ pub(crate) enum Phase {
 pub(crate) struct AwaitPlay {
     pub(crate) id: UnitId,
     pub(crate) stream: String,
-    /// Until when at most.
-    pub(crate) end: Instant,
+    /// Its encoder has to come back, and is waited for until then.
+    pub(crate) encoder: Option<Instant>,
     /// What is restarted after it.
     pub(crate) rest: Vec<UnitId>,
+    /// Until when it is played at most, since its turn came.
+    pub(crate) end: Option<Instant>,
     /// When it is played again.
     pub(crate) again: Option<Instant>,
+    /// It was not played in time, and why: since then the origin is asked whether anybody still publishes it.
+    pub(crate) failed: Option<(Instant, String)>,
 }
 
 /// See [`Step::Stop`].

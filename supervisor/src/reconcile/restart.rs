@@ -19,6 +19,8 @@ use crate::machine::state::{Event, State, Wanted};
 const RENEW_LIMIT: Duration = Duration::from_secs(10);
 /// Between two plays of a stream that is not there yet.
 const PLAY_RETRY: Duration = Duration::from_millis(100);
+/// For so long the origin is waited for to say whether a stream that was not played is still published.
+const REPORT_LIMIT: Duration = Duration::from_secs(1);
 /// How a person says that it is to be done at any cost.
 const CONSENT: &str =
     "if that shall be: the same with --yes, or with --cold, which closes each port and opens it anew";
@@ -226,24 +228,42 @@ impl Reconciler {
         let Some(port) = self.member(&wait.id).and_then(|member| member.port.clone()) else {
             return Turn::Done;
         };
+        let end = *wait.end.get_or_insert(now + KEYFRAME_LIMIT);
         if let Some(Answer::Played(played)) = job.answer.take() {
             match self.played(&wait, played, now) {
                 Ok(()) => {
                     kernel.say(job.client, format!("{} plays {}", wait.id, wait.stream));
                     return Turn::Done;
                 }
-                Err(why) if now + PLAY_RETRY >= wait.end => {
-                    return self.not_played(&wait, port.role, &why, job, now, kernel);
-                }
+                Err(why) if now + PLAY_RETRY >= end => wait.failed = Some((now, why)),
                 Err(_) => wait.again = Some(now + PLAY_RETRY),
             }
+            // It may be over.
+            let origin = self.members.iter().find(|member| member.role() == Role::Origin);
+            if let Some(origin) = origin.filter(|origin| origin.live.is_some()) {
+                kernel.refresh(&origin.id);
+            }
+        }
+        if wait.encoder.is_none_or(|encoder| now >= encoder) && self.is_over(&wait.stream, now) {
+            // Whatever is being played: nobody waits for that any more.
+            job.question = None;
+            return self.not_played(&wait, port.role, "nobody publishes it", job, now, kernel);
+        }
+        if let Some((failed, why)) = &wait.failed {
+            let due = *failed + REPORT_LIMIT;
+            if now < due && self.origin_reported(now).is_none_or(|at| at < *failed) {
+                return Turn::Wait(Step::AwaitPlay(wait), Some(due));
+            }
+            return self.not_played(&wait, port.role, why, job, now, kernel);
         }
         let again = wait.again.filter(|again| *again > now);
         if again.is_none() && job.question.is_none() {
-            let left = wait.end.saturating_duration_since(now);
+            let left = end.saturating_duration_since(now);
             kernel.play(self.ask(job), &port.local_url(&wait.stream), left);
         }
-        Turn::Wait(Step::AwaitPlay(wait), again)
+        let encoder = wait.encoder.filter(|encoder| *encoder > now);
+        let due = again.into_iter().chain(encoder).min();
+        Turn::Wait(Step::AwaitPlay(wait), due)
     }
 
     fn played(&self, wait: &AwaitPlay, played: Result<(), Unplayed>, now: Instant) -> Result<(), String> {
@@ -265,7 +285,7 @@ impl Reconciler {
 
     fn not_played(
         &self,
-        AwaitPlay { id, stream, rest, .. }: &AwaitPlay,
+        AwaitPlay { id, stream, encoder, rest, .. }: &AwaitPlay,
         role: Role,
         why: &str,
         job: &Job,
@@ -274,11 +294,11 @@ impl Reconciler {
     ) -> Turn {
         let is_live = self.live_streams(now).iter().any(|live| live.name == *stream);
         let line = match (role, is_live) {
-            // Its encoder has left meanwhile.
-            (Role::Edge, false) => format!("{stream} is not published any more"),
-            (Role::Origin, false) => {
+            (Role::Origin, false) if encoder.is_some() => {
                 format!("no encoder has come back to publish {stream}; start it again")
             }
+            // Its encoder has left meanwhile.
+            (Role::Edge | Role::Origin, false) => format!("{stream} is not published any more"),
             // The encoder decides when it comes back, and edges cannot be at fault.
             (Role::Origin | Role::Encoder, _) => format!("{id} does not play {stream} yet: {why}"),
             (Role::Edge, true) => {

@@ -53,6 +53,53 @@ fn a_wanted_unit_has_exactly_one_process_or_a_reason_through_thousands_of_histor
     }
 }
 
+#[test]
+fn streams_that_end_behind_a_restart_do_not_fail_it_and_are_not_waited_for() {
+    for seed in 0..50 {
+        for role in [Role::Edge, Role::Origin] {
+            let mut it = History::new(seed, false);
+            it.fake.calm = true;
+            it.fake.streams = ["live/a", "live/b", "live/c", "live/d"].into();
+            it.start("1935,1936");
+            it.pass(Duration::from_secs(20));
+            let restart = Restart { role, port: None, host: None, cold: false, yes: false };
+            it.ask(Command::Restart(restart));
+            // Three of four end, before their turn or in it.
+            let wait = it.fake.random.ms(1, 1000);
+            it.pass(wait);
+            it.fake.streams = ["live/d"].into();
+            let begun = it.fake.now;
+            while it.fake.answers.is_empty() {
+                it.pass(Duration::from_millis(10));
+                assert!(
+                    it.fake.now < begun + Duration::from_secs(25),
+                    "seed {seed}: it waits for what is over"
+                );
+            }
+            assert!(
+                matches!(it.fake.answers.as_slice(), [(1, Ok(()))]),
+                "seed {seed}: {:?}",
+                it.fake.answers
+            );
+        }
+    }
+}
+
+#[test]
+fn a_stream_that_an_edge_does_not_play_fails_its_restart_whatever_ends_before_it() {
+    let mut it = History::new(1, false);
+    it.fake.calm = true;
+    it.fake.streams = ["live/a", "live/b"].into();
+    it.fake.unplayable = Some("live/b");
+    it.start("1935,1936");
+    it.pass(Duration::from_secs(20));
+    it.ask(Command::Restart(Restart { role: Role::Edge, port: None, host: None, cold: false, yes: false }));
+    it.pass(Duration::from_secs(40));
+    let [(1, Err(error))] = it.fake.answers.as_slice() else { panic!("{:?}", it.fake.answers) };
+    assert!(error.message.contains("does not play live/b within 10 s: nothing came"), "{error}");
+    assert!(error.message.contains("not restarted: edge-127.0.0.6-1936"), "{error}");
+}
+
 /// What one supervisor is watched by.
 struct History {
     fake: Fake,
@@ -72,9 +119,9 @@ struct History {
 }
 
 impl History {
-    fn run(seed: u64, trace: bool) {
+    fn new(seed: u64, trace: bool) -> Self {
         let roots = StateRoots::resolve(Some(Path::new("/nowhere"))).unwrap();
-        let mut it = Self {
+        Self {
             fake: Fake::new(seed, Instant::now(), trace),
             dirs: roots.cluster("live"),
             supervisor: None,
@@ -85,7 +132,11 @@ impl History {
             ready: BTreeSet::new(),
             is_complete: false,
             asked: BTreeMap::new(),
-        };
+        }
+    }
+
+    fn run(seed: u64, trace: bool) {
+        let mut it = Self::new(seed, trace);
         let edges = 1 + it.fake.random.below(4);
         let text: Vec<String> = (0..edges).map(|edge| (1935 + edge).to_string()).collect();
         it.start(&text.join(","));

@@ -2,11 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use cluster::UnitId;
+use cluster::{Role, UnitId};
 use control::{Code, Error};
 
 use super::job::{AwaitPlay, AwaitReady, Job, Restarted, Step, Turn};
 use super::kernel::Kernel;
+use super::member::Member;
 use super::reconciler::Reconciler;
 use crate::machine::heartbeat::Heartbeat;
 use crate::machine::state::{KILL_REPEAT, STOP_STEP, State};
@@ -102,9 +103,15 @@ impl Reconciler {
         };
         let took = now.saturating_duration_since(begin).as_secs_f32();
         kernel.say(job.client, format!("{id} is ready after {took:.1} s"));
-        let end = now + KEYFRAME_LIMIT;
+        let goes_on = |member: &Member| {
+            let serving = member.live.and_then(|live| live.serving);
+            serving.is_some_and(|serving| serving.generation > 0 && !serving.is_cold)
+        };
+        let is_left = |it: &&Member| it.role() == Role::Origin && !goes_on(it);
+        let encoder = self.member(id).filter(is_left).map(|_| now + KEYFRAME_LIMIT);
         job.push_first(streams.into_iter().map(|stream| {
-            Step::AwaitPlay(AwaitPlay { id: id.clone(), stream, end, rest: rest.clone(), again: None })
+            let (id, rest) = (id.clone(), rest.clone());
+            Step::AwaitPlay(AwaitPlay { id, stream, encoder, rest, end: None, again: None, failed: None })
         }));
     }
 

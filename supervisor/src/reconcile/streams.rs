@@ -41,6 +41,22 @@ impl Reconciler {
         live.collect()
     }
 
+    /// When the origin reported last, if that is to be believed still.
+    pub(super) fn origin_reported(&self, now: Instant) -> Option<Instant> {
+        self.members
+            .iter()
+            .find(|member| member.role() == Role::Origin)?
+            .fresh_report(now)
+            .map(|report| report.at)
+    }
+
+    /// Whether nobody publishes `stream` to the origin any more, as it says itself.
+    pub(super) fn is_over(&self, stream: &str, now: Instant) -> bool {
+        let origin = self.members.iter().find(|member| member.role() == Role::Origin);
+        let report = origin.and_then(|origin| origin.fresh_report(now));
+        report.is_some_and(|report| !report.streams.iter().any(|it| it.publishing && it.stream == stream))
+    }
+
     pub(super) fn look_for_missing_streams(&mut self, now: Instant) {
         let live = self.live_streams(now);
         for member in self.members.iter_mut().filter(|member| member.role() == Role::Edge) {

@@ -126,6 +126,10 @@ pub(super) struct Fake {
     /// Whatever was done that is no answer, counted.
     pub(super) effects: u64,
     pub(super) in_force: String,
+    /// What is published everywhere.
+    pub(super) streams: BTreeSet<&'static str>,
+    /// The one of which no player gets anything.
+    pub(super) unplayable: Option<&'static str>,
     /// Units that were asked to stop since the step began.
     pub(super) stops: Vec<UnitId>,
     readied_at: BTreeMap<UnitId, Instant>,
@@ -153,6 +157,8 @@ impl Fake {
             asked: BTreeSet::new(),
             effects: 0,
             in_force: String::new(),
+            streams: ["live/a"].into(),
+            unplayable: None,
             stops: Vec::new(),
             readied_at: BTreeMap::new(),
             restarts: BTreeMap::new(),
@@ -314,17 +320,18 @@ impl Fake {
         let unit = process.unit.clone();
         let Some((instance, _)) = self.held.get(&unit).filter(|(_, held)| *held == pid) else { return };
         let instance = *instance;
-        let streams = vec![cluster::stats::StreamStats {
-            stream: "live/a".into(),
+        let stream = |name: &&str| cluster::stats::StreamStats {
+            stream: (*name).to_owned(),
             publishing: true,
             last_frame_age_ms: Some(10),
             keyframe_age_ms: Some(10),
             ..Default::default()
-        }];
+        };
+        let streams = self.streams.iter().map(stream).collect();
         let report = Report { at: self.now, process: ProcessStats::default(), streams };
         self.tell_after(Duration::ZERO, Input::Process { unit, instance, what: What::Report(report) });
         if again {
-            self.after(MS * 10_000, Due::Report(self.supervisor, pid, true));
+            self.after(MS * 1000, Due::Report(self.supervisor, pid, true));
         }
     }
 
@@ -668,8 +675,15 @@ impl Kernel for Fake {
         self.processes.values_mut().for_each(|process| process.is_new = false);
     }
 
-    fn play(&mut self, ticket: Ticket, _: &str, limit: Duration) {
+    fn play(&mut self, ticket: Ticket, url: &str, limit: Duration) {
         assert!(limit <= 10_000 * MS, "a play without an end");
+        assert!(limit > 100 * MS, "a play that has no time");
+        let is_playable = |stream: &&&str| url.ends_with(**stream) && self.unplayable != Some(**stream);
+        if self.streams.iter().find(is_playable).is_none() {
+            let unplayed = Unplayed { why: "nothing came".into(), is_full: false };
+            self.answer_after(limit, ticket, Answer::Played(Err(unplayed)));
+            return;
+        }
         let plays = self.calm || self.random.percent(70);
         let wait = self.random.ms(1, 2000).min(limit);
         let is_full = self.random.percent(30);
