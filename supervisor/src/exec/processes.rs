@@ -64,6 +64,8 @@ pub(crate) struct Processes {
     /// What could not be put back, as it was told.
     missing: Option<String>,
     journal: Journal,
+    /// The program of the upgrade that was begun last, whatever becomes of its file.
+    upgrade: Option<(PathBuf, OwnedFd)>,
     /// Kept for a spawn, whatever else this process has open.
     reserve: Vec<OwnedFd>,
     is_closed: bool,
@@ -167,6 +169,7 @@ impl Processes {
             helpers: JoinSet::new(),
             own_log_fails: None,
             missing: None,
+            upgrade: None,
             reserve: Vec::new(),
             is_closed: false,
         };
@@ -226,6 +229,11 @@ impl Processes {
                 Look::Process { pid: identity.pid, serving, silent, age }
             }
         }
+    }
+
+    /// The program of an upgrade as it was when that began.
+    fn of_upgrade(&self, path: &Path) -> Option<&OwnedFd> {
+        self.upgrade.as_ref().filter(|(begun, _)| begun == path).map(|(_, program)| program)
     }
 
     fn held(&mut self, unit: &UnitId) -> &mut Held {
@@ -526,7 +534,10 @@ impl Kernel for Processes {
 
     fn examine(&mut self, ticket: Ticket, program: &Program, units: &[UnitId]) {
         let path = match program {
-            Program::At(path) => path.clone(),
+            Program::At(path) => {
+                self.upgrade = Spawner::open(path).ok().map(|program| (path.clone(), program));
+                path.clone()
+            }
             Program::OfStart | Program::Before => self.spawner.program_path(),
         };
         let keeper = |unit: &UnitId| Some((unit.clone(), self.live(unit)?.process.identity().pid));
@@ -550,7 +561,7 @@ impl Kernel for Processes {
                 self.held(&spec.id).log_before = length;
                 // Whatever becomes of its file.
                 self.held(&spec.id).before = process.as_ref().and_then(|process| process.program().ok());
-                Spawner::open(path)
+                self.of_upgrade(path).map_or_else(|| Spawner::open(path), OwnedFd::try_clone)
             }
             Program::Before => {
                 let before = self.held(&spec.id).before.as_ref().map(OwnedFd::try_clone);
@@ -591,7 +602,7 @@ impl Kernel for Processes {
     fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool {
         let Some(held) = self.held.get(unit) else { return false };
         let path = match program {
-            Program::At(path) => path.clone(),
+            Program::At(path) => self.of_upgrade(path).map_or_else(|| path.clone(), fds::path_of),
             Program::OfStart => self.spawner.program_path(),
             Program::Before => match &held.before {
                 Some(before) => fds::path_of(before),
@@ -599,6 +610,12 @@ impl Kernel for Processes {
             },
         };
         held.live.as_ref().is_some_and(|live| live.process.is_running(&path))
+    }
+
+    fn is_in_place(&mut self, path: &Path) -> bool {
+        let file = FileId::behind(path);
+        file.is_some()
+            && self.of_upgrade(path).is_none_or(|begun| FileId::behind(&fds::path_of(begun)) == file)
     }
 
     fn program(&self, unit: &UnitId) -> Option<status::Program> {

@@ -287,6 +287,8 @@ pub(crate) trait Kernel {
     fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: &Program);
     /// Whether a unit's process runs `program`.
     fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool;
+    /// Whether the program of an upgrade is still what is at its path.
+    fn is_in_place(&mut self, path: &Path) -> bool;
     /// The program that a unit's process runs, as far as the system tells.
     fn program(&self, unit: &UnitId) -> Option<status::Program>;
     /// The path of the program that every start runs.

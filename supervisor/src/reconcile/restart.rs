@@ -12,7 +12,7 @@ use super::kernel::{Answer, Kernel, Program, Unplayed};
 use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
-use super::upgrade::names;
+use super::upgrade::{moved, names};
 use crate::machine::state::{Event, State, Wanted};
 
 /// How long a keeper may take to start the worker after one that has made place.
@@ -75,6 +75,12 @@ impl Reconciler {
             // It came back by itself.
             self.note_upgraded(&id, &program, job, kernel);
             return Turn::Done;
+        }
+        if let Program::At(path) = &program
+            && !kernel.is_in_place(path)
+        {
+            let outcome = (UpgradeResult::NotTried, &*moved(path));
+            return self.not_upgraded(&id, &program, outcome, job, kernel);
         }
         let live = self.live_streams(now).into_iter().filter(|stream| has_port && stream.has_keyframes);
         let restart = Restarted { begin: now, streams: live.map(|stream| stream.name).collect(), rest };

@@ -39,11 +39,7 @@ impl Reconciler {
             Step::Restart(restart) => self.restart_one(restart, job, now, kernel),
             Step::Renew(renew) => self.renew(renew, job, now, kernel),
             Step::Try(it) => self.try_program(it, job, now, kernel),
-            Step::Install(program) => {
-                kernel.install(&program);
-                job.undo.clear();
-                Turn::Done
-            }
+            Step::Install(program) => self.install(&program, job, kernel),
             Step::AwaitPlay(wait) => self.await_play(wait, job, now, kernel),
             Step::GoBack(before) => self.go_back(*before, job, kernel),
             Step::Stop(stop) => self.stop_role(stop, job, now, kernel),

@@ -2,6 +2,7 @@
 //! on one, those before it are given back what they ran: the supervisor starts that, and a cluster of two programs is nobody's wish.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use cluster::{ProcessSpec, Role, UnitId};
@@ -20,6 +21,8 @@ const TRIAL_LIMIT: Duration = Duration::from_secs(11);
 const NAMED: usize = 3;
 /// How a person says that it is to be done at any cost.
 const CONSENT: &str = "if that shall be: the same with --yes";
+/// Told when an upgrade is given up.
+const GIVEN_BACK: &str = "ports that run it are given back what they ran";
 
 impl Reconciler {
     /// Has all ports run another program: edges first, since encoders are at the origin.
@@ -205,12 +208,24 @@ impl Reconciler {
         };
         self.note(id, job, |port| (port.result, port.why) = (result, Some(why.clone())));
         if !job.undo.is_empty() {
-            kernel.say(job.client, "ports that run it are given back what they ran".to_owned());
+            kernel.say(job.client, GIVEN_BACK.to_owned());
         }
         Turn::Failed(Error::new(
             Code::Failed,
             format!("the upgrade stops: {id} does not run the new program: {why}"),
         ))
+    }
+
+    /// Has every start run a program that all ports have proven, if that is still there.
+    pub(super) fn install(&self, program: &Path, job: &mut Job, kernel: &mut impl Kernel) -> Turn {
+        if !kernel.is_in_place(program) {
+            kernel.say(job.client, GIVEN_BACK.to_owned());
+            let why = format!("the upgrade stops: no start could run the new program: {}", moved(program));
+            return Turn::Failed(Error::new(Code::Failed, why));
+        }
+        kernel.install(program);
+        job.undo.clear();
+        Turn::Done
     }
 
     fn note(&self, id: &UnitId, job: &mut Job, change: impl FnOnce(&mut UpgradedPort)) {
@@ -270,6 +285,11 @@ impl Reconciler {
         }
         upgraded
     }
+}
+
+/// That the file of an upgrade's program is another one by now, for a person.
+pub(super) fn moved(path: &Path) -> String {
+    format!("{} has been replaced or removed since the upgrade began", path.display())
 }
 
 /// Units, for a person.

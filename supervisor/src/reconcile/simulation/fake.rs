@@ -658,6 +658,10 @@ impl Kernel for Fake {
         self.held.get(unit).is_some_and(|(_, pid)| self.processes[pid].is_new == is_new)
     }
 
+    fn is_in_place(&mut self, _: &Path) -> bool {
+        self.calm || !self.random.percent(5)
+    }
+
     fn program(&self, _: &UnitId) -> Option<cluster::status::Program> {
         None
     }
