@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -54,6 +54,8 @@ const LARGE_BLOCK: &str = "131072";
 pub(crate) struct Given<'a> {
     /// `worker` or `encoder`.
     pub(crate) subcommand: &'a str,
+    /// The program, where it is another than every start runs.
+    pub(crate) program: Option<&'a OwnedFd>,
     /// Its config file.
     pub(crate) config: &'a Path,
     /// Descriptors 1 and 2.
@@ -233,7 +235,7 @@ impl Spawner {
     /// # Errors
     /// When there is no process afterwards.
     pub(crate) fn spawn(&self, given: Given<'_>) -> Result<Process, SpawnError> {
-        let Given { subcommand, config, log, lent, descriptors } = given;
+        let Given { subcommand, program, config, log, lent, descriptors } = given;
         let fail = |source| SpawnError { binary: self.binary.clone(), source };
         let limit = fd_limit_for(self.soft_limit, descriptors);
         let lent = Arc::new(lent);
@@ -271,8 +273,11 @@ impl Spawner {
                 Some(Errno::NOENT | Errno::NOTDIR | Errno::ACCESS | Errno::NOEXEC | Errno::TXTBSY)
             )
         };
-        let mut child = match start(&self.binary) {
-            Err(error) if is_away(&error) => {
+        // As this process has it: the numbers of descriptors are others between fork and exec.
+        let own = program
+            .map(|program| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), program.as_raw_fd())));
+        let mut child = match start(own.as_deref().unwrap_or(&self.binary)) {
+            Err(error) if own.is_none() && is_away(&error) => {
                 tracing::warn!(binary = %self.binary.display(), %error, "the program that runs here is started instead");
                 start(Path::new(OWN_IMAGE)).map_err(|_| fail(error))?
             }
@@ -509,6 +514,7 @@ mod tests {
         }
         Spawner::new(binary).unwrap().spawn(Given {
             subcommand: "worker",
+            program: None,
             config: Path::new("/nowhere"),
             log: File::create(dir.join("log")).unwrap(),
             lent: Lent::default(),

@@ -98,6 +98,8 @@ struct Held {
     config: Option<String>,
     /// What it ran before an upgrade.
     before: Option<OwnedFd>,
+    /// What its next start runs in place of what every start does.
+    next: Option<OwnedFd>,
     /// How long its log was then, bytes.
     log_before: u64,
 }
@@ -345,6 +347,7 @@ impl Processes {
             .spawner
             .spawn(Given {
                 subcommand: if spec.role() == Role::Encoder { "encoder" } else { "worker" },
+                program: held.next.as_ref(),
                 config: &config,
                 log,
                 lent,
@@ -612,6 +615,14 @@ impl Kernel for Processes {
         held.live.as_ref().is_some_and(|live| live.process.is_running(&path))
     }
 
+    fn start_next(&mut self, unit: &UnitId, program: &Program) {
+        let program = match program {
+            Program::At(path) => self.of_upgrade(path).and_then(|program| program.try_clone().ok()),
+            Program::OfStart | Program::Before => None,
+        };
+        self.held(unit).next = program;
+    }
+
     fn is_in_place(&mut self, path: &Path) -> bool {
         let file = FileId::behind(path);
         file.is_some()
@@ -703,6 +714,7 @@ fn held<'a>(all: &'a mut BTreeMap<UnitId, Held>, dirs: &ClusterDirs, unit: &Unit
         log_fails: None,
         config: None,
         before: None,
+        next: None,
         log_before: 0,
     })
 }

@@ -9,7 +9,7 @@ use control::{Code, Error};
 
 use super::events;
 use super::job::{AwaitReady, Configure, Job, Phase, Step, Turn};
-use super::kernel::{Answer, InForce, Kernel};
+use super::kernel::{Answer, InForce, Kernel, Program};
 use super::member::Member;
 use super::plan::{Kind, Plan};
 use super::reconciler::{Reconciler, specs};
@@ -92,6 +92,7 @@ impl Reconciler {
                 end: None,
                 restart: None,
                 go_on: false,
+                program: Program::OfStart,
             })
         });
         let told = new
@@ -226,7 +227,8 @@ impl Reconciler {
             self.feed_id(id, Event::Restart, now, kernel);
         }
         let waits = ids.into_iter().map(|id| {
-            Step::AwaitReady(AwaitReady { id, before: None, end: None, restart: None, go_on: true })
+            let program = Program::OfStart;
+            Step::AwaitReady(AwaitReady { id, before: None, end: None, restart: None, go_on: true, program })
         });
         job.push_first(waits);
         Turn::Done

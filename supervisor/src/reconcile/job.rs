@@ -148,6 +148,8 @@ pub(crate) struct AwaitReady {
     pub(crate) restart: Option<Restarted>,
     /// The command goes on when it fails, and tells of it at its end.
     pub(crate) go_on: bool,
+    /// What it has to run then.
+    pub(crate) program: Program,
 }
 
 /// A restart that has begun.

@@ -287,6 +287,8 @@ pub(crate) trait Kernel {
     fn renew(&mut self, ticket: Ticket, spec: &WorkerSpec, program: &Program);
     /// Whether a unit's process runs `program`.
     fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool;
+    /// Has the starts of a unit run `program` until another is named: where it is not [`Program::At`], what every start runs.
+    fn start_next(&mut self, unit: &UnitId, program: &Program);
     /// Whether the program of an upgrade is still what is at its path.
     fn is_in_place(&mut self, path: &Path) -> bool;
     /// The program that a unit's process runs, as far as the system tells.

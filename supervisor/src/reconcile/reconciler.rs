@@ -13,7 +13,7 @@ use control::{Code, Error};
 
 use super::events;
 use super::job::{AwaitStart, Configure, Job, Step, StopRole, Turn};
-use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, What, Worker};
+use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, Program, What, Worker};
 use super::member::{Live, Member, Outlived};
 use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
 use crate::host::dirs::ClusterDirs;
@@ -558,6 +558,9 @@ impl Reconciler {
                 kernel.say(job.client, line);
             }
             let upgraded = self.upgraded(upgrade, kernel);
+            for port in &upgraded.ports {
+                kernel.start_next(&port.unit, &Program::OfStart);
+            }
             kernel.report(job.client, upgraded);
         }
         kernel.finish(job.client, outcome);

@@ -102,7 +102,7 @@ impl Reconciler {
             job.push_first([Step::Renew(Renew { id, restart, before, cost, program, end: None })]);
             return Turn::Done;
         }
-        if program != Program::OfStart {
+        if program != Program::OfStart && !(runs && cost == Cost::Cold) {
             let outcome = (UpgradeResult::Failed, "it does not serve");
             return self.not_upgraded(&id, &program, outcome, job, kernel);
         }
@@ -111,7 +111,9 @@ impl Reconciler {
             Role::Edge => ": its players are disconnected and must reconnect",
             Role::Encoder => "",
         };
-        kernel.say(job.client, format!("restarting {id}{cost}"));
+        let doing = if program == Program::OfStart { "restarting" } else { "starting anew" };
+        kernel.say(job.client, format!("{doing} {id}{cost}"));
+        kernel.start_next(&id, &program);
         if let Some(index) = self.index(&id).filter(|_| runs && has_port)
             && let Some(member) = self.members.get_mut(index)
         {
@@ -119,7 +121,14 @@ impl Reconciler {
         }
         self.feed_id(&id, Event::Restart, now, kernel);
         let restart = Some(restart);
-        job.push_first([Step::AwaitReady(AwaitReady { id, before, end: None, restart, go_on: false })]);
+        job.push_first([Step::AwaitReady(AwaitReady {
+            id,
+            before,
+            end: None,
+            restart,
+            go_on: false,
+            program,
+        })]);
         Turn::Done
     }
 
@@ -137,7 +146,10 @@ impl Reconciler {
         let end = match (renew.end, job.answer.take()) {
             (Some(end), _) => end,
             (None, Some(Answer::Renewed(Ok(())))) => *renew.end.insert(now + RENEW_LIMIT),
-            (None, Some(Answer::Renewed(Err(error)))) if renew.program != Program::OfStart => {
+            (None, Some(Answer::Renewed(Err(error))))
+                if renew.program != Program::OfStart
+                    && (error.code != Code::Unsupported || renew.cost == Cost::Nothing) =>
+            {
                 let outcome = (UpgradeResult::NotTried, &*error.to_string());
                 return self.not_upgraded(&id, &renew.program, outcome, job, kernel);
             }
@@ -152,7 +164,7 @@ impl Reconciler {
                     return Turn::Failed(Error::new(Code::NeedsConsent, why));
                 }
                 kernel.say(job.client, format!("{id} cannot keep its connections: {error}"));
-                job.push_first([Step::Restart(Restart { id, rest, cost, program: Program::OfStart })]);
+                job.push_first([Step::Restart(Restart { id, rest, cost, program: renew.program })]);
                 return Turn::Done;
             }
             (None, Some(Answer::Renewed(Err(error)))) => return failed(error.to_string()),
@@ -180,7 +192,8 @@ impl Reconciler {
                 // The next one would fare no better.
                 job.steps.clear();
                 let (before, restart) = (Some(instance), Some(renew.restart));
-                let wait = AwaitReady { id, before, end: None, restart, go_on: false };
+                let wait =
+                    AwaitReady { id, before, end: None, restart, go_on: false, program: Program::OfStart };
                 job.push_first([Step::AwaitReady(wait)]);
                 return Turn::Done;
             }

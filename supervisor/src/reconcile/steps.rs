@@ -3,10 +3,11 @@
 use std::time::{Duration, Instant};
 
 use cluster::{Role, UnitId};
+use control::api::UpgradeResult;
 use control::{Code, Error};
 
 use super::job::{AwaitPlay, AwaitReady, Job, Restarted, Step, Turn};
-use super::kernel::Kernel;
+use super::kernel::{Kernel, Program};
 use super::member::Member;
 use super::reconciler::Reconciler;
 use crate::machine::heartbeat::Heartbeat;
@@ -60,6 +61,12 @@ impl Reconciler {
         let id = wait.id.clone();
         let failure = match self.member(&id).map(|member| (member, member.machine.state())) {
             Some((member, State::Running { .. })) if member.live.map(|live| live.instance) != wait.before => {
+                if wait.program != Program::OfStart && kernel.is_running(&id, &wait.program) {
+                    self.note_upgraded(&id, &wait.program, job, kernel);
+                } else if wait.program != Program::OfStart {
+                    let outcome = (UpgradeResult::Failed, "it runs another one");
+                    return self.not_upgraded(&id, &wait.program, outcome, job, kernel);
+                }
                 self.ready(&wait.id, wait.restart, job, now, kernel);
                 return Turn::Done;
             }
@@ -75,6 +82,12 @@ impl Reconciler {
             )) if now < end => return Turn::Wait(Step::AwaitReady(wait), Some(end)),
             Some(_) => format!("not within {} s", limit.as_secs()),
         };
+        if wait.program != Program::OfStart {
+            // It is tried again with what a start runs.
+            kernel.start_next(&id, &Program::OfStart);
+            let outcome = (UpgradeResult::Failed, &*failure);
+            return self.not_upgraded(&id, &wait.program, outcome, job, kernel);
+        }
         let why = format!("{id} did not get ready: {failure}; its log: {}", self.dirs.log(&id).display());
         let error = Error::new(Code::NotReady, why);
         if wait.go_on {

@@ -97,13 +97,19 @@ impl Reconciler {
                 port.to.clone_from(&port.from);
             }
         }
-        if !unread.is_empty() && it.cost == Cost::Nothing {
-            let cost: String =
-                unread.iter().map(|id| format!("\n  {id}: {}", self.connections(id))).collect();
-            let why = format!(
-                "nothing was touched: version {version} reads nothing of what runs, so connections would be lost:{cost}\n{}",
-                it.consent
-            );
+        let is_unkept = |id: &&UnitId| !unread.contains(id) && self.unkept(id).is_some();
+        let unkept: Vec<UnitId> = ports.iter().filter(is_unkept).cloned().collect();
+        if !(unread.is_empty() && unkept.is_empty()) && it.cost == Cost::Nothing {
+            let cost = |id: &UnitId, why: &str| format!("\n  {id}: {}{why}", self.connections(id));
+            let of_unread = unread.iter().map(|id| cost(id, ""));
+            let of_unkept =
+                unkept.iter().map(|id| cost(id, &format!(" ({})", self.unkept(id).unwrap_or_default())));
+            let reason = match unread.as_slice() {
+                [] => "connections do not outlive their worker there, and would be lost".to_owned(),
+                _ => format!("version {version} reads nothing of what runs, so connections would be lost"),
+            };
+            let cost: String = of_unread.chain(of_unkept).collect();
+            let why = format!("nothing was touched: {reason}:{cost}\n{}", it.consent);
             return Turn::Failed(Error::new(Code::NeedsConsent, why));
         }
         if job.upgrade.is_some() || before.values().any(|before| *before != version) {
@@ -114,6 +120,12 @@ impl Reconciler {
             kernel.say(job.client, line.to_owned());
         }
         Turn::Done
+    }
+
+    /// Why nothing outlives the worker of a port, as it says itself, if that is so.
+    fn unkept(&self, id: &UnitId) -> Option<&str> {
+        let member = self.member(id).filter(|member| member.port.is_some())?;
+        member.report.as_ref()?.process.trouble.as_deref()
     }
 
     /// Who is connected to a port, for a person.

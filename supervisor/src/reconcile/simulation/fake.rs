@@ -126,6 +126,8 @@ pub(super) struct Fake {
     /// Whatever was done that is no answer, counted.
     pub(super) effects: u64,
     pub(super) in_force: String,
+    /// Units of which a start runs the program of an upgrade.
+    start_new: BTreeSet<UnitId>,
     /// What is published everywhere.
     pub(super) streams: BTreeSet<&'static str>,
     /// The one of which no player gets anything.
@@ -157,6 +159,7 @@ impl Fake {
             asked: BTreeSet::new(),
             effects: 0,
             in_force: String::new(),
+            start_new: BTreeSet::new(),
             streams: ["live/a"].into(),
             unplayable: None,
             stops: Vec::new(),
@@ -366,6 +369,7 @@ impl Fake {
         self.found.clear();
         self.owed.clear();
         self.told.clear();
+        self.start_new.clear();
         self.asked.clear();
         for process in self.processes.values_mut() {
             process.child = false;
@@ -400,7 +404,7 @@ impl Fake {
             frozen: false,
             ready: false,
             generation: 0,
-            is_new: false,
+            is_new: ours && self.start_new.contains(unit),
             manners,
             child: ours,
         };
@@ -656,6 +660,14 @@ impl Kernel for Fake {
     fn is_running(&mut self, unit: &UnitId, program: &Program) -> bool {
         let is_new = matches!(program, Program::At(_));
         self.held.get(unit).is_some_and(|(_, pid)| self.processes[pid].is_new == is_new)
+    }
+
+    fn start_next(&mut self, unit: &UnitId, program: &Program) {
+        if matches!(program, Program::At(_)) {
+            self.start_new.insert(unit.clone());
+        } else {
+            self.start_new.remove(unit);
+        }
     }
 
     fn is_in_place(&mut self, _: &Path) -> bool {
