@@ -79,6 +79,7 @@ pub(crate) struct Document {
     streams: Vec<StreamRow>,
     warnings: Vec<String>,
     next_program: Option<String>,
+    next_program_removed: bool,
 }
 
 impl From<Status> for Document {
@@ -93,6 +94,7 @@ impl From<Status> for Document {
             streams,
             warnings,
             next_program,
+            next_program_removed,
         } = status;
         Self {
             schema,
@@ -106,6 +108,7 @@ impl From<Status> for Document {
             streams,
             warnings,
             next_program,
+            next_program_removed,
         }
     }
 }
@@ -131,6 +134,7 @@ impl Document {
             streams: Vec::new(),
             warnings: Vec::new(),
             next_program: None,
+            next_program_removed: false,
         }
     }
 }
@@ -297,6 +301,10 @@ fn programs(status: &Status, paper: Paper) -> String {
             format!("a start, as the other {} ports, runs srsctl {version} from {next}", others.len())
         }
     };
+    if status.next_program_removed {
+        line(format!("{who}, whose file has been removed"));
+        return text;
+    }
     line(format!("{who}: srsctl upgrade --bin {next} has all ports run it"));
     text
 }
@@ -611,6 +619,8 @@ rtmp://192.168.1.6:1935/live/livestream 10240   9285 h264+aac 1/1 40ms ago
                 "a start runs /usr/bin/srsctl: srsctl upgrade --bin /usr/bin/srsctl has all ports run it",
             ]
         );
+        guide.next_program_removed = true;
+        assert_eq!(told(&guide)[1], "a start runs /usr/bin/srsctl, whose file has been removed");
     }
 
     #[test]

@@ -27,12 +27,16 @@ pub struct Status {
     pub units: Vec<UnitStatus>,
     /// Every stream on every port, in the order of `units`.
     pub streams: Vec<StreamRow>,
-    /// What is wrong with the place where logs and state are kept, a sentence each: nothing stops for it.
+    /// What is wrong with the place where logs and state are kept, or with the program that is started, a sentence each: nothing stops
+    /// for it.
     #[serde(default)]
     pub warnings: Vec<String>,
-    /// Absolute path of the program that every start runs.
+    /// Absolute path of the program that a start would run now; of a supervisor that is older, `None`.
     #[serde(default)]
     pub next_program: Option<String>,
+    /// That file is there no more: a start runs what the supervisor has of it.
+    #[serde(default)]
+    pub next_program_removed: bool,
 }
 
 /// The program that a process runs.

@@ -199,9 +199,29 @@ impl Spawner {
         Self::open(&self.program_path())
     }
 
-    /// The path of what every start runs, whether it is there or not.
-    pub(crate) fn binary(&self) -> &Path {
-        &self.binary
+    /// The path of what every start runs where that is there; else of what runs here, and so of what is started instead.
+    pub(crate) fn next_path(&self) -> PathBuf {
+        if self.is_away() {
+            own_binary().unwrap_or_else(|_| self.binary.clone())
+        } else {
+            self.binary.clone()
+        }
+    }
+
+    /// That every start runs another program than it should, for a person.
+    pub(crate) fn lack(&self) -> Option<String> {
+        let next = self.next_path();
+        let instead = if next.exists() {
+            next.display().to_string()
+        } else {
+            "what the supervisor runs, whose file is away too".to_owned()
+        };
+        self.is_away()
+            .then(|| format!("the program {} is away: a start runs {instead}", self.binary.display()))
+    }
+
+    fn is_away(&self) -> bool {
+        Self::open(&self.binary).is_err()
     }
 
     /// The file that a start would run.

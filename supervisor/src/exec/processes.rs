@@ -636,7 +636,7 @@ impl Kernel for Processes {
     }
 
     fn next_program(&self) -> PathBuf {
-        self.spawner.binary().to_owned()
+        self.spawner.next_path()
     }
 
     fn last_words(&self, unit: &UnitId) -> Option<String> {

@@ -22,6 +22,7 @@ const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(1);
 impl Reconciler {
     /// The whole cluster as it is `now`.
     pub(super) fn status(&self, now: Instant, kernel: &impl Kernel) -> Status {
+        let next_program = kernel.next_program();
         Status {
             schema: SCHEMA.to_owned(),
             cluster: self.cluster.name.clone(),
@@ -31,7 +32,8 @@ impl Reconciler {
             units: self.members.iter().map(|member| self.unit_status(member, now, kernel)).collect(),
             streams: self.members.iter().flat_map(|member| stream_rows(member, now)).collect(),
             warnings: self.warnings.clone(),
-            next_program: Some(kernel.next_program().display().to_string()),
+            next_program: Some(next_program.display().to_string()),
+            next_program_removed: !next_program.exists(),
         }
     }
 

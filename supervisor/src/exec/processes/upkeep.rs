@@ -39,7 +39,7 @@ impl Processes {
         true
     }
 
-    /// What is wrong with the place where logs and state are kept.
+    /// What is wrong with the place where logs and state are kept, and with the program that is started.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let logs = self.held.values().filter(|held| held.live.is_some()).map(|held| &held.log_fails);
         let logs = std::iter::once(&self.own_log_fails).chain(logs).flatten();
@@ -47,7 +47,7 @@ impl Processes {
         let room = self.dirs.lack_of_room();
         // What is missing for want of room is put back with it.
         let missing = self.missing.iter().filter(|_| room.is_empty()).cloned();
-        room.clone().into_iter().chain(logs).chain(missing).collect()
+        room.clone().into_iter().chain(logs).chain(missing).chain(self.spawner.lack()).collect()
     }
 
     /// Puts back what somebody removed.
