@@ -99,6 +99,7 @@ impl From<supervisor::ClientError> for Failure {
             E::NotRunning { .. }
             | E::Unreachable { .. }
             | E::Silent { .. }
+            | E::Older { .. }
             | E::Broken { .. }
             | E::StaysOn { .. } => code::FAILED,
         };

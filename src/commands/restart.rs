@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::ValueEnum;
 use cluster::Role;
+use cluster::status::{Status, UnitStatus};
 use control::api::Restart;
 
 use crate::failure::{Failure, code};
@@ -54,6 +55,9 @@ pub(crate) async fn run(global: &Global, Args { words, host, cold, yes }: Args) 
     let role =
         role.ok_or_else(|| Failure::usage(format!("which processes? {}", Words::<RoleArg>::expected())))?;
     let subject = Subject::find(global, path.as_deref(), "restart ROLE")?;
+    if !(cold || yes) && role != RoleArg::Encoder {
+        refuse_cost(&subject.client().status().await?, role.into(), port, host.as_deref())?;
+    }
     let (client, request) = (subject.client(), Restart { role: role.into(), port, host, cold, yes });
     tokio::select! {
         done = client.restart(&request, complain) => done?,
@@ -63,4 +67,29 @@ pub(crate) async fn run(global: &Global, Args { words, host, cold, yes }: Args) 
         )),
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A supervisor that does not say which program it starts knows of no port that outlives its worker, and asks nobody before it restarts one.
+fn refuse_cost(status: &Status, role: Role, port: Option<u16>, host: Option<&str>) -> Result<(), Failure> {
+    let fits = |unit: &&UnitStatus| {
+        unit.role == role
+            && port.is_none_or(|port| unit.port == port)
+            && host.is_none_or(|host| unit.host == host)
+    };
+    let cost = status.units.iter().filter(fits).map(|unit| {
+        let (players, publishers) = unit.stats.as_ref().map_or((0, 0), |it| (it.players, it.publishers));
+        // Those of an edge are the origin's.
+        let encoders = if role == Role::Origin { publishers } else { 0 };
+        format!("\n  {}: {players} players, {encoders} encoders", unit.id)
+    });
+    let cost: String = cost.collect();
+    if status.next_program.is_some() || cost.is_empty() {
+        return Ok(());
+    }
+    let instead = supervisor::take_over(Some(&status.supervisor_pid));
+    let why = format!(
+        "nothing was touched: the supervisor is older than this srsctl, and its restart costs all connections:{cost}\n\
+         if that shall be: the same with --yes; else {instead}"
+    );
+    Err(Failure::new(code::CONSENT, why))
 }

@@ -69,6 +69,14 @@ pub enum ClientError {
         /// Its process.
         pid: Option<u32>,
     },
+    /// It does not know what it was asked.
+    #[error("the supervisor of cluster {cluster} is older than this srsctl and does not know that: {}", take_over(.pid.as_ref()))]
+    Older {
+        /// The cluster's name.
+        cluster: String,
+        /// Its process.
+        pid: Option<u32>,
+    },
     /// It went away, or answered what cannot be understood.
     #[error("the supervisor of cluster {cluster} broke off: {what}; its log: {log}")]
     Broken {
@@ -96,6 +104,15 @@ async fn has_ended(supervisor: Option<Process>) -> bool {
         Some(supervisor) => tokio::time::timeout(END_LIMIT, supervisor.wait()).await.is_ok(),
         None => true,
     }
+}
+
+/// How a supervisor is replaced by one of this program, for a person; `pid` is its process.
+#[must_use]
+pub fn take_over(pid: Option<&u32>) -> String {
+    format!(
+        "kill -QUIT {}, which leaves the ports running, and then srsctl up, has this one take over",
+        pid_word(pid)
+    )
 }
 
 fn pid_text(pid: Option<&u32>) -> String {
@@ -138,10 +155,7 @@ impl Client {
     async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
         let response = self.send(Method::GET, path, Bytes::new()).await?.0;
         if response.status() == StatusCode::NOT_FOUND {
-            let pid = pid_word(self.dirs.supervisor_pid().as_ref());
-            return Err(self.broken(format!(
-                "it is older than this srsctl and does not know that: kill -QUIT {pid}, and then srsctl up, has this one take over"
-            )));
+            return Err(self.older());
         }
         let is_refused = !response.status().is_success();
         let body = response.into_body().collect().await.map_err(|error| self.broken(error))?.to_bytes();
@@ -215,6 +229,9 @@ impl Client {
     ) -> Result<Option<Process>, ClientError> {
         let body = serde_json::to_vec(body).map_err(|error| self.broken(error))?;
         let (response, supervisor) = self.send(Method::POST, path, body.into()).await?;
+        if response.status() == StatusCode::NOT_FOUND {
+            return Err(self.older());
+        }
         let ok = response.status().is_success();
         let mut body = response.into_body();
         let mut text = Vec::new();
@@ -308,6 +325,10 @@ impl Client {
 
     fn silent(&self) -> ClientError {
         ClientError::Silent { cluster: self.dirs.name().to_owned(), pid: self.dirs.supervisor_pid() }
+    }
+
+    fn older(&self) -> ClientError {
+        ClientError::Older { cluster: self.dirs.name().to_owned(), pid: self.dirs.supervisor_pid() }
     }
 
     fn broken(&self, what: impl std::fmt::Display) -> ClientError {

@@ -40,7 +40,7 @@ mod machine;
 pub mod probe;
 mod reconcile;
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, take_over};
 pub use exec::orphans;
 pub use exec::process::{die_of_faults, fail_at_file_limit, keep_descriptors_to_self, own_binary};
 pub use exec::record::{AliveLock, UnitFiles};
