@@ -78,6 +78,7 @@ pub(crate) struct Document {
     units: Vec<UnitStatus>,
     streams: Vec<StreamRow>,
     warnings: Vec<String>,
+    busy: Option<String>,
     next_program: Option<String>,
     next_program_removed: bool,
 }
@@ -93,6 +94,7 @@ impl From<Status> for Document {
             units,
             streams,
             warnings,
+            busy,
             next_program,
             next_program_removed,
         } = status;
@@ -107,6 +109,7 @@ impl From<Status> for Document {
             units,
             streams,
             warnings,
+            busy,
             next_program,
             next_program_removed,
         }
@@ -133,6 +136,7 @@ impl Document {
             units: remnants.into_iter().map(|remnant| unit_of(remnant, dirs, note)).collect(),
             streams: Vec::new(),
             warnings: Vec::new(),
+            busy: None,
             next_program: None,
             next_program_removed: false,
         }
@@ -194,6 +198,9 @@ fn summary(status: &Status, paper: Paper) -> String {
         status.supervisor_pid,
         duration(status.supervisor_uptime_ms)
     );
+    if let Some(busy) = &status.busy {
+        let _ = write!(text, "\n{}", paper.paint(&format!("the supervisor is busy: {busy}"), Look::Warning));
+    }
     for warning in &status.warnings {
         let _ = write!(text, "\n{}", paper.paint(&sentence(&format!("WARNING: {warning}")), Look::Warning));
     }
@@ -291,6 +298,10 @@ fn programs(status: &Status, paper: Paper) -> String {
         let version = version.map(|version| format!(" {version}")).unwrap_or_default();
         let replaced = if replaced { ", which has been replaced or removed since" } else { "" };
         line(format!("{who} srsctl{version} from {path}{replaced}"));
+    }
+    if status.busy.is_some() {
+        // What is under way may be just that.
+        return text;
     }
     let as_next = ports.iter().filter(|unit| unit.program.as_ref().is_some_and(|program| program.next));
     let as_next: Vec<&UnitStatus> = as_next.copied().collect();
@@ -619,6 +630,13 @@ rtmp://192.168.1.6:1935/live/livestream 10240   9285 h264+aac 1/1 40ms ago
                 "a start runs /usr/bin/srsctl: srsctl upgrade --bin /usr/bin/srsctl has all ports run it",
             ]
         );
+        guide.busy = Some("it gives ports another program (for 3 s)".to_owned());
+        assert_eq!(told(&guide).len(), 1, "no advice while it is busy");
+        assert!(
+            status(&guide, Paper::PLAIN)
+                .contains("\nthe supervisor is busy: it gives ports another program (for 3 s)\n")
+        );
+        guide.busy = None;
         guide.next_program_removed = true;
         assert_eq!(told(&guide)[1], "a start runs /usr/bin/srsctl, whose file has been removed");
     }

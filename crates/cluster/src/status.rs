@@ -31,6 +31,9 @@ pub struct Status {
     /// for it.
     #[serde(default)]
     pub warnings: Vec<String>,
+    /// What a command has the supervisor do now, since when and who asked, for a person; `None` where nothing is.
+    #[serde(default)]
+    pub busy: Option<String>,
     /// Absolute path of the program that a start would run now; of a supervisor that is older, `None`.
     #[serde(default)]
     pub next_program: Option<String>,

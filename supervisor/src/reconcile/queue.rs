@@ -162,6 +162,13 @@ impl Queue {
         }
     }
 
+    /// What a command has the supervisor do, since when and for whom, for a person. The first start is nobody's command.
+    pub(crate) fn busy(&self, now: Instant) -> Option<String> {
+        let running = self.running.filter(|running| running.what != Runs::Start)?;
+        let lasts = now.saturating_duration_since(running.since).as_secs();
+        Some(format!("{} (for {lasts} s{})", doing(running.what), by(running.by)))
+    }
+
     /// What runs.
     pub(crate) fn runs(&self) -> Option<Runs> {
         self.running.map(|running| running.what)
@@ -251,7 +258,9 @@ mod tests {
         let mut queue = Queue::starting(start);
         queue.handle_done();
         queue.handle(start, Asked::Restart, Some(4711)).unwrap();
-        let refusal = queue.handle(start + Duration::from_secs(12), Asked::Apply, None).unwrap_err();
+        let later = start + Duration::from_secs(12);
+        assert_eq!(queue.busy(later).unwrap(), "it restarts processes (for 12 s, asked by pid 4711)");
+        let refusal = queue.handle(later, Asked::Apply, None).unwrap_err();
         assert_eq!(
             refusal.to_string(),
             "apply: the supervisor is busy: it restarts processes (for 12 s, asked by pid 4711); \

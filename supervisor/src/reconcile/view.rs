@@ -32,6 +32,7 @@ impl Reconciler {
             units: self.members.iter().map(|member| self.unit_status(member, now, kernel)).collect(),
             streams: self.members.iter().flat_map(|member| stream_rows(member, now)).collect(),
             warnings: self.warnings.clone(),
+            busy: self.queue.busy(now),
             next_program: Some(next_program.display().to_string()),
             next_program_removed: !next_program.exists(),
         }
