@@ -10,6 +10,7 @@ use nix::sys::signal::Signal::{SIGKILL, SIGSTOP};
 
 use crate::support::clients::{Recorder, ffmpeg_encoder_loop, ffmpeg_publisher};
 use crate::support::cluster::{TestCluster, finish, signal, spawn};
+use crate::support::debugger::Debugger;
 use crate::support::flv::assert_same;
 use crate::support::net::url;
 use crate::support::raw::{Raw, message};
@@ -132,12 +133,15 @@ fn a_frozen_worker_that_is_taken_over_is_told_to_be_unknown_until_it_is_replaced
     let cluster = TestCluster::up_guide();
     let edge = cluster.net.edges()[0];
     let (old, supervisor) = (cluster.pid(edge), cluster.status().supervisor_pid);
+    // One that is stopped is woken as it is taken over; what a debugger has is left to it.
+    let Some(debugger) = Debugger::of(old) else { return };
     signal(supervisor, SIGKILL);
-    signal(old, SIGSTOP);
     let up = spawn(&mut cluster.srsctl(&["up", "cluster.yaml"]));
     wait_until("the new supervisor", SOON, || cluster.try_status().is_ok());
     let done = cluster.run(&["status"]).expect_code(4);
     assert!(done.text().contains("no report yet"), "{done:?}");
+    signal(old, SIGSTOP);
+    debugger.let_go();
     let _ = finish(up, SOON).expect_code(0).expect_words(&["does not answer", "all 5 ready"]);
     assert_ne!(cluster.pid(edge), old);
     cluster.run(&["status"]).expect_code(0);

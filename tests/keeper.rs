@@ -1,5 +1,6 @@
 //! A port goes on while its workers die: its keeper starts the next one, and the supervisor sees both.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -243,6 +244,45 @@ fn a_keeper_that_somebody_stops_is_woken_and_one_that_a_debugger_has_is_warned_o
     signal(keeper, SIGCONT);
     assert_same("the player", &player.record_after(0, 4.0), &looped_card(), 4.0);
     assert_eq!((player.ended(), encoder.ended(), cluster.unit(edge).lost), (None, None, 0));
+}
+
+#[test]
+fn who_was_stopped_while_no_supervisor_ran_is_woken_by_the_next_one_and_nothing_is_lost() {
+    let cluster = TestCluster::up_guide();
+    let [first, second, ..] = cluster.net.edges();
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let players = [first, second].map(|edge| rml::play(edge, STREAM).unwrap());
+    players.iter().for_each(|player| drop(player.record_after(0, 1.0)));
+    let before = cluster.status();
+    let [origin, dead, slept] =
+        [cluster.net.origin(), first, second].map(|addr| find(&before, addr).unwrap());
+    signal(before.supervisor_pid, SIGKILL);
+    // Nobody starts the next worker of either, and none of the third does anything.
+    for unit in [&origin, &dead] {
+        signal(unit.keeper_pid.unwrap(), SIGSTOP);
+        signal(unit.pid.unwrap(), SIGKILL);
+    }
+    signal(slept.keeper_pid.unwrap(), SIGSTOP);
+    signal(slept.pid.unwrap(), SIGSTOP);
+    cluster.up();
+    for (unit, addr) in [(&origin, cluster.net.origin()), (&dead, first)] {
+        let after = await_unit(&cluster, addr, |after| after.resumed == 1);
+        assert_eq!((after.keeper_pid, after.restarts, after.lost), (unit.keeper_pid, 0, 0), "{after:#?}");
+    }
+    let after = cluster.unit(second);
+    assert_eq!((after.pid, after.resumed, after.restarts), (slept.pid, 0, 0), "{after:#?}");
+    for player in &players {
+        assert_same("a player", &player.record_after(0, 4.0), &looped_card(), 4.0);
+        assert_eq!(player.ended(), None);
+    }
+    assert_eq!(encoder.ended(), None);
+    let told = cluster.run(&["events", "--json"]).expect_code(0).stdout;
+    let told: cluster::events::Events = serde_json::from_str(&told).unwrap();
+    let woken = told.events.iter().filter(|event| event.what.kind == Kind::Woken);
+    let woken: BTreeSet<_> = woken.filter_map(|event| event.what.pid).collect();
+    let stopped = [origin.keeper_pid, dead.keeper_pid, slept.keeper_pid, slept.pid];
+    assert_eq!(woken, stopped.into_iter().flatten().collect(), "{told:#?}");
 }
 
 /// What a signal does, by what a process has said of it to the kernel.

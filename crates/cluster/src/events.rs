@@ -98,7 +98,7 @@ pub enum Kind {
     Renewed,
     /// A port went back to the program that it ran before, with all its connections.
     WentBack,
-    /// A keeper that somebody had stopped was sent SIGCONT.
+    /// A keeper that somebody had stopped, or a process that was found so when it was taken over, was sent SIGCONT.
     Woken,
     /// A process that showed no sign of life was killed.
     Frozen,

@@ -3,7 +3,8 @@
 //! A supervisor that was killed left processes behind. Each holds the lock of its unit, which no stranger can; it
 //! answers with the token that was given to it alone; the kernel says which pid answered, and whose session that is in: of a port
 //! its keeper's; a pidfd keeps that pid from being another's; its start time and the boot are those on record. What is not
-//! proved is neither stopped nor replaced. A worker whose keeper has died is ended: nothing would hold its port open. So is all that is
+//! proved is neither stopped nor replaced. Who was stopped (SIGSTOP) is woken before it is asked: nobody has a reason to stop what serves,
+//! and each second of it is one that players wait. A worker whose keeper has died is ended: nothing would hold its port open. So is all that is
 //! in the session of a process that has ended, where one of it holds the lock that this was lent.
 
 use std::collections::BTreeMap;
@@ -21,6 +22,7 @@ use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::StateError;
 use crate::host::procfs;
+use crate::machine::health::Halt;
 
 /// How long a process may take to say who it is, and to lend its listener.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
@@ -48,6 +50,8 @@ pub(crate) enum Found {
         listener: Option<OwnedFd>,
         /// It does not answer; the watchdog must judge it.
         silent: bool,
+        /// Those of it that were stopped, and were sent SIGCONT.
+        woken: Vec<u32>,
         /// What is remembered of it, or what would be, had nobody removed the record.
         record: Box<Record>,
     },
@@ -180,6 +184,8 @@ pub(crate) async fn find(
     }
     let record = files.read(unit);
     let listener_fd = record.as_ref().and_then(|record| record.listener_fd);
+    let of_this_boot = record.as_ref().filter(|record| record.boot_id == boot_id);
+    let woken = of_this_boot.map(|record| wake(record.process)).unwrap_or_default();
     let mut connection = None;
     let answer = match hello(files, stray).await {
         Ok((opened, answered)) => {
@@ -247,7 +253,20 @@ pub(crate) async fn find(
     });
     let serving = sender.or(stray).filter(|serving| process.has(*serving)).unwrap_or(pid);
     let listener = listener.filter(fds::is_tcp_listener);
-    Ok(Found::Process { process, serving, listener, silent, record })
+    Ok(Found::Process { process, serving, listener, silent, woken, record })
+}
+
+/// Wakes the process on record and those of its session, as far as they are stopped; tells whom.
+fn wake(recorded: Identity) -> Vec<u32> {
+    let Some(leader) = Process::adopt(recorded.pid).ok().filter(|it| it.identity() == recorded) else {
+        return Vec::new();
+    };
+    let followers = leader.workers().into_iter().filter_map(|pid| Process::adopt(pid).ok());
+    // Their pids may have become others' since they were listed.
+    let followers: Vec<_> = followers.filter(|process| leader.has(process.identity().pid)).collect();
+    let all = std::iter::once(&leader).chain(&followers);
+    let stopped = all.filter(|process| process.wake() == Some(Halt::Stopped));
+    stopped.map(|process| process.identity().pid).collect()
 }
 
 /// Ends a worker whose keeper has died, and all else of its session.

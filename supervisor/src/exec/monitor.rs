@@ -198,7 +198,7 @@ impl Watched {
                     }
                 },
                 _ = tick.tick() => {
-                    self.look_after_keeper(&serving, &mut keeper).await;
+                    self.look_after_keeper(&serving, &mut keeper, &mut heart).await;
                     let (elapsed, now) = (last.elapsed(), serving.cpu());
                     last = Instant::now();
                     match heart.handle_sample(elapsed, procfs::own_time(cpu, now, elapsed)) {
@@ -224,13 +224,18 @@ impl Watched {
     }
 
     /// Wakes a keeper that somebody has stopped, and tells how it was found. A process that serves itself is judged by its heartbeat.
-    async fn look_after_keeper(&self, serving: &Serving, keeper: &mut Keeper) {
+    async fn look_after_keeper(&self, serving: &Serving, keeper: &mut Keeper, heart: &mut Heartbeat) {
         let leader = self.process.identity().pid;
-        let is_keeper = || serving.pid != leader || !self.process.workers().is_empty();
+        // Before anybody has said that it serves, this may be a keeper whose worker has died.
+        let is_unknown = self.port.is_some() && serving.generation.is_none();
+        let is_keeper = || is_unknown || serving.pid != leader || !self.process.workers().is_empty();
         let halt = procfs::halt(leader).filter(|_| is_keeper());
         let found = keeper.next(halt.and_then(|_| self.process.wake()));
         if found != *keeper {
             *keeper = found;
+            if found == Keeper::Woken && self.process.workers().is_empty() {
+                heart.handle_woken();
+            }
             self.tell(What::Keeper(found)).await;
         }
     }

@@ -36,7 +36,7 @@ use crate::machine::health::Halt;
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
-use crate::reconcile::events::{WOKEN, of_cluster, of_unit};
+use crate::reconcile::events::{WOKEN, WORKER_WOKEN, of_cluster, of_unit};
 use crate::reconcile::kernel::{
     Answer, Client, Input, Instance, Kernel, Look, Program, Ticket, Unplayed, What,
 };
@@ -224,8 +224,13 @@ impl Processes {
                 Look::Nothing
             }
             Found::Unknown { why } => Look::Unknown { why },
-            Found::Process { process, serving, listener, silent, record } => {
+            Found::Process { process, serving, listener, silent, woken, record } => {
                 let identity = process.identity();
+                for pid in woken {
+                    let is_keeper = pid == identity.pid && *unit != UnitId::encoder();
+                    let text = if is_keeper { WOKEN } else { WORKER_WOKEN };
+                    self.record(of_unit(Kind::Woken, unit, Some(pid), text));
+                }
                 let age = procfs::age(identity.start_ticks).unwrap_or_default();
                 self.held(unit).found = Some((process, listener, record));
                 Look::Process { pid: identity.pid, serving, silent, age }

@@ -74,6 +74,11 @@ impl Heartbeat {
         self.is_alive = true;
     }
 
+    /// It could show none, since who starts the next worker was stopped, and goes on now: its time begins anew.
+    pub(crate) fn handle_woken(&mut self) {
+        self.is_alive = true;
+    }
+
     /// The first packet of a report came.
     pub(crate) fn handle_beats(&mut self, beats: u64) {
         self.moves = self.beats.replace(beats) != Some(beats);
@@ -202,6 +207,19 @@ mod tests {
             heartbeat.handle_missing();
             assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
         }
+    }
+
+    #[test]
+    fn who_is_found_stopped_at_the_verdict_has_its_time_once_it_is_woken() {
+        let mut heartbeat = alive();
+        for _ in 0..2 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+        }
+        heartbeat.handle_woken();
+        for _ in 0..3 {
+            assert_eq!(heartbeat.handle_sample(TICK, TICK), None);
+        }
+        assert!(heartbeat.handle_sample(TICK, TICK).is_some());
     }
 
     #[test]

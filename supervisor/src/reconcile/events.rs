@@ -16,6 +16,9 @@ use crate::machine::state::State;
 /// What is told of a keeper that somebody had stopped.
 pub(crate) const WOKEN: &str = "its keeper was stopped, and goes on: it was sent SIGCONT";
 
+/// What is told of another process that was stopped when it was taken over.
+pub(crate) const WORKER_WOKEN: &str = "it was stopped, and goes on: it was sent SIGCONT";
+
 /// Of the whole cluster.
 pub(crate) fn of_cluster(kind: Kind, by: Option<By>, text: impl Into<String>) -> Happening {
     Happening { kind, unit: None, pid: None, by, text: text.into() }

@@ -125,7 +125,8 @@ async fn a_worker_that_is_frozen_when_it_is_adopted_is_killed_and_its_port_never
     let supervisor = bench.up();
     let edge = bench.edge(1935);
     let pid = bench.pids().await[&edge];
-    send(pid, Signal::SIGSTOP);
+    // One that is stopped is woken.
+    bench.fake(&edge, "hung");
     supervisor.kill();
     let mut supervisor = bench.command();
     while !supervisor.line().unwrap().contains("\"silent\":true") {}

@@ -177,10 +177,16 @@ impl Fake {
 
     async fn serve_control(&self, mut connection: Socket) {
         while let Ok(Some(packet)) = connection.receive::<Request>().await {
-            if !self.has("mute") {
+            if !self.has("mute") && !self.is_hung() {
                 self.answer(&connection, packet.message, packet.fds).await;
             }
         }
+    }
+
+    /// From when its file says so, on; not what is started then.
+    fn is_hung(&self) -> bool {
+        let words = std::fs::read_to_string(&self.words_file).unwrap_or_default();
+        words.contains("hung") && !self.has("hung")
     }
 
     async fn answer(&self, connection: &Socket, request: Request, fds: Vec<OwnedFd>) {
