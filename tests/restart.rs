@@ -428,6 +428,24 @@ fn what_a_program_leaves_in_the_background_is_ended_with_it_and_the_port_is_serv
 }
 
 #[test]
+fn a_program_that_starts_something_beside_it_is_not_taken_for_frozen_behind_an_upgrade() {
+    let (cluster, encoder, player) = with_a_player();
+    let edge = cluster.net.edges()[0];
+    let text =
+        format!(r#"case "$*" in *--self-check* | *--trial*) ;; *) sleep 1000 & ;; esac; exec {SRSCTL} "$@""#);
+    let new = script(&cluster, "new-srsctl", &text);
+    // What runs in the end is srsctl, and not the script.
+    let _ = cluster.run(&["upgrade", "--bin", new.to_str().unwrap()]).expect_code(1);
+    let unit = wait_for("it to report", SOON, || {
+        let unit = find(&cluster.try_status()?, edge)?;
+        if unit.stats.is_some() { Ok(unit) } else { Err(format!("{unit:#?}")) }
+    });
+    assert_eq!((unit.restarts, unit.resumed, unit.lost), (0, 0, 0), "{unit:#?}");
+    assert_same("the player", &player.record_after(0, 8.0), &looped_card(), 8.0);
+    assert_eq!((player.ended(), encoder.ended()), (None, None));
+}
+
+#[test]
 fn an_upgrade_that_fails_on_its_last_port_gives_the_others_back_what_they_ran() {
     let (cluster, encoder, player) = with_a_player();
     let (edge, origin) = (cluster.net.edges()[0], cluster.net.origin());

@@ -20,6 +20,7 @@ use control::{cause, trial};
 use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, FdFlags};
+use rustix::net::AddressFamily;
 use rustix::process::{Resource, getrlimit};
 use tracing::warn;
 
@@ -162,7 +163,7 @@ fn command(lent: &Lent, life: &Life) -> io::Result<Command> {
     Ok(command)
 }
 
-/// Becomes it, with every socket.
+/// Becomes it, with every connection of players and of others of the cluster.
 fn exec(lent: &Lent, life: &Life) -> io::Result<()> {
     lent.pass_on()?;
     for socket in sockets()? {
@@ -177,11 +178,14 @@ fn exec(lent: &Lent, life: &Life) -> io::Result<()> {
     Err(failed)
 }
 
+/// Those of the network. What the worker had open on its control socket ends with it, and whoever asks there shall see that: what the
+/// program starts besides would keep it open, and nobody would answer.
 fn sockets() -> io::Result<Vec<RawFd>> {
     Ok(numbers()?
         .filter(|number| {
             // SAFETY: only looked at; a number that is closed by now is none of a socket.
-            rustix::net::sockopt::socket_domain(unsafe { BorrowedFd::borrow_raw(*number) }).is_ok()
+            let domain = rustix::net::sockopt::socket_domain(unsafe { BorrowedFd::borrow_raw(*number) });
+            matches!(domain, Ok(AddressFamily::INET | AddressFamily::INET6))
         })
         .collect())
 }
