@@ -428,6 +428,24 @@ fn what_a_program_leaves_in_the_background_is_ended_with_it_and_the_port_is_serv
 }
 
 #[test]
+fn what_a_program_on_trial_leaves_in_a_session_of_its_own_has_nothing_by_which_the_port_is_started() {
+    let (cluster, encoder, player) = with_a_player();
+    let edge = cluster.net.edges()[0];
+    let left = cluster.dir.path().join("left");
+    let text = format!(
+        r#"case "$*" in *--trial*) setsid sh -c 'ls -l /proc/$$/fd; exec sleep 1000' > {left} & echo $! > {left}.pid; until grep -q . {left}; do :; done;; esac; exec {SRSCTL} "$@""#,
+        left = left.display()
+    );
+    let new = script(&cluster, "new-srsctl", &text);
+    let _ = cluster.run(&["upgrade", "--canary", "0", "--bin", new.to_str().unwrap()]);
+    let open = fs::read_to_string(&left).unwrap();
+    assert!(open.contains("srsctl-config") && !open.contains("socket:") && !open.contains("lock"), "{open}");
+    assert_eq!((player.ended(), encoder.ended(), cluster.unit(edge).lost), (None, None, 0));
+    let sleeper = fs::read_to_string(left.with_extension("pid")).unwrap().trim().parse().unwrap();
+    signal(sleeper, SIGKILL);
+}
+
+#[test]
 fn a_program_that_starts_something_beside_it_is_not_taken_for_frozen_behind_an_upgrade() {
     let (cluster, encoder, player) = with_a_player();
     let edge = cluster.net.edges()[0];

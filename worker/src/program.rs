@@ -30,6 +30,8 @@ const VARIABLE: &str = "SRSCTL_LIFE";
 const OWN: &str = "/proc/self/exe";
 /// The word by which a program is tried out; an older one does not know it, and fails.
 const TRIAL: &str = "--trial";
+/// What a program on trial looks at.
+const TRIED: [Name; 4] = [Name::Config, Name::Secret, Name::State, Name::Program];
 /// A program may take so long to show that it runs, while nobody serves.
 const TRIAL_MAX: Duration = Duration::from_secs(2);
 
@@ -101,9 +103,12 @@ pub(crate) fn prepare(lent: &mut Lent) {
 }
 
 /// Runs [`Name::Program`] as a child that goes no further than [`rehearse`](crate::keeper::rehearse): as a keeper that dies before it has a
-/// worker it would take the port with it. What it leaves in the background would have all that the port has open, so it is killed.
+/// worker it would take the port with it. Of the port it gets [`TRIED`] alone: what it leaves in the background, in a session of its own too, must
+/// not have what nobody could start the port again with, its listener and its lock.
 fn try_out(lent: &Lent, life: &Life) -> io::Result<()> {
-    match trial::run(command(lent, life)?.arg(TRIAL).stdin(Stdio::null()), TRIAL_MAX)? {
+    let lent = lent.try_clone_of(&TRIED)?;
+    lent.pass_on()?;
+    match trial::run(command(&lent, life)?.arg(TRIAL).stdin(Stdio::null()), TRIAL_MAX)? {
         Some(ended) if ended.status.success() => Ok(()),
         Some(ended) => Err(io::Error::other(format!("on trial it ends with {}", ended.status))),
         None => {
@@ -120,7 +125,6 @@ pub(crate) fn start_anew(lent: &mut Lent, life: &Life) -> io::Error {
         let program = lent.get(Name::Program).ok_or(io::ErrorKind::NotFound)?;
         let is_other = identity(program)? != identity(own.as_fd())?;
         lent.remove(Name::Before);
-        lent.pass_on()?;
         if is_other {
             try_out(lent, life)?;
             lent.add(Name::Before, own);
@@ -166,16 +170,24 @@ fn command(lent: &Lent, life: &Life) -> io::Result<Command> {
 /// Becomes it, with every connection of players and of others of the cluster.
 fn exec(lent: &Lent, life: &Life) -> io::Result<()> {
     lent.pass_on()?;
-    for socket in sockets()? {
-        // SAFETY: only borrowed for one fcntl. A keeper has one thread and nobody shares its table then, so it is the socket that was found;
-        // were it closed, that gives EBADF, and it need not go on.
-        let _ = rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(socket) }, FdFlags::empty());
-    }
+    let sockets = sockets()?;
+    set_flags(&sockets, FdFlags::empty());
     let failed = command(lent, life)?.exec();
+    // What is tried out next gets none of them.
+    let _ = lent.keep();
+    set_flags(&sockets, FdFlags::CLOEXEC);
     let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
     // SAFETY: it is no handler that could run. It was so until the exec was tried, which changes it, as it unblocks all signals.
     let _ = unsafe { sigaction(Signal::SIGPIPE, &ignore) };
     Err(failed)
+}
+
+fn set_flags(sockets: &[RawFd], flags: FdFlags) {
+    for socket in sockets {
+        // SAFETY: only borrowed for one fcntl. A keeper has one thread and nobody shares its table then, so it is the socket that was found;
+        // were it closed, that gives EBADF, and it need not go on.
+        let _ = rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(*socket) }, flags);
+    }
 }
 
 /// Those of the network. What the worker had open on its control socket ends with it, and whoever asks there shall see that: what the

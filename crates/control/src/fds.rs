@@ -157,7 +157,16 @@ impl Lent {
     /// # Errors
     /// When descriptors run out.
     pub fn try_clone(&self) -> io::Result<Self> {
-        self.0.iter().map(|(name, fd)| Ok((*name, fd.try_clone()?))).collect::<io::Result<_>>().map(Self)
+        self.try_clone_of(&Name::ALL)
+    }
+
+    /// The same of what is lent under `names`.
+    ///
+    /// # Errors
+    /// When descriptors run out.
+    pub fn try_clone_of(&self, names: &[Name]) -> io::Result<Self> {
+        let wanted = self.0.iter().filter(|(name, _)| names.contains(name));
+        wanted.map(|(name, fd)| Ok((*name, fd.try_clone()?))).collect::<io::Result<_>>().map(Self)
     }
 
     /// Puts a duplicate of `fd` at the number of what is lent under `name`; nothing happens where nothing is.
@@ -203,10 +212,19 @@ impl Lent {
     /// # Errors
     /// As of fcntl(2).
     pub fn pass_on(&self) -> io::Result<()> {
-        for (_, fd) in &self.0 {
-            fcntl_setfd(fd, FdFlags::empty())?;
-        }
-        Ok(())
+        self.set_flags(FdFlags::empty())
+    }
+
+    /// Has them closed at exec again.
+    ///
+    /// # Errors
+    /// As of fcntl(2).
+    pub fn keep(&self) -> io::Result<()> {
+        self.set_flags(FdFlags::CLOEXEC)
+    }
+
+    fn set_flags(&self, flags: FdFlags) -> io::Result<()> {
+        self.0.iter().try_for_each(|(_, fd)| Ok(fcntl_setfd(fd, flags)?))
     }
 }
 
