@@ -36,7 +36,7 @@ use crate::machine::health::Halt;
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
-use crate::reconcile::events::{WOKEN, WORKER_WOKEN, of_cluster, of_unit};
+use crate::reconcile::events::{BEFORE, WOKEN, WORKER_WOKEN, of_cluster, of_unit};
 use crate::reconcile::kernel::{
     Answer, Client, Input, Instance, Kernel, Look, Program, Ticket, Unplayed, What,
 };
@@ -668,6 +668,10 @@ impl Kernel for Processes {
     }
 
     fn record(&mut self, event: Happening) {
+        // The supervisor before has told of it, if it saw that.
+        if event.text.starts_with(BEFORE) && self.journal.has_worker(&event) {
+            return;
+        }
         self.journal.add(SystemTime::now(), event);
     }
 

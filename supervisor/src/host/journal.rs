@@ -104,6 +104,18 @@ impl Journal {
         }
     }
 
+    /// Whether the newest of the same unit that is told of a worker is of the same one.
+    pub(crate) fn has_worker(&self, what: &Happening) -> bool {
+        let of_worker = |event: &&Event| {
+            event.what.unit == what.unit
+                && matches!(
+                    event.what.kind,
+                    Kind::Resumed | Kind::Renewed | Kind::ColdStart | Kind::WentBack | Kind::Started
+                )
+        };
+        self.events.iter().rev().find(of_worker).is_some_and(|event| event.what.pid == what.pid)
+    }
+
     /// Those behind number `after`, and the number of the newest.
     pub(crate) fn after(&self, after: u64) -> (Vec<Event>, u64) {
         (self.events.iter().filter(|event| event.number > after).cloned().collect(), self.newest)
@@ -199,6 +211,20 @@ mod tests {
         assert_eq!(texts(&next.after(2).0), ["three"]);
         assert_eq!(read(&path).unwrap(), events);
         assert_eq!(events[0].at, "1970-01-01T00:00:00.000Z");
+    }
+
+    #[test]
+    fn a_worker_is_known_to_have_been_told_of_as_long_as_no_other_was() {
+        let (_temporary, path) = scratch();
+        let unit = |pid, kind| Happening { kind, pid: Some(pid), ..happening("") };
+        let mut journal = Journal::open(path.clone());
+        let has = |journal: &Journal| [7, 8].map(|pid| journal.has_worker(&unit(pid, Kind::Resumed)));
+        assert_eq!(has(&journal), [false, false]);
+        journal.add(SystemTime::UNIX_EPOCH, unit(7, Kind::Renewed));
+        journal.add(SystemTime::UNIX_EPOCH, unit(8, Kind::Adopted));
+        assert_eq!(has(&Journal::open(path)), [true, false]);
+        journal.add(SystemTime::UNIX_EPOCH, unit(8, Kind::Resumed));
+        assert_eq!(has(&journal), [false, true]);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What is told of decisions and of what happens, as events: pure functions from what changed to words.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use cluster::events::{By, Happening, Kind};
@@ -8,10 +9,13 @@ use cluster::{Role, UnitId};
 use control::api::{Restart, Upgrade};
 use control::{Error, cause};
 
-use super::kernel::{Command, Worker};
+use super::kernel::{Command, Program, Worker};
 use super::member::{Member, Outlived};
 use crate::machine::exit::Last;
 use crate::machine::state::State;
+
+/// What the text begins with of what a supervisor did not see itself.
+pub(crate) const BEFORE: &str = "before it was taken over";
 
 /// What is told of a keeper that somebody had stopped.
 pub(crate) const WOKEN: &str = "its keeper was stopped, and goes on: it was sent SIGCONT";
@@ -80,11 +84,15 @@ pub(super) fn of_worker(
     (is_first, version): (bool, Option<String>),
 ) -> Option<Happening> {
     let cause = worker.cause.as_deref().unwrap_or_default();
+    let words = [Program::OfStart, Program::At(PathBuf::new()), Program::Before].map(|it| it.word());
+    let has_made_place = words.iter().any(|word| cause.starts_with(word));
     let kind = match outlived {
         Outlived { resumed: 0, renewed: 0, cold: 0 } => return None,
         Outlived { cold: 1.., .. } => Kind::ColdStart,
         _ if cause.ends_with(cause::WENT_BACK) => Kind::WentBack,
         Outlived { resumed: 0, .. } => Kind::Renewed,
+        // Of several the last one says what it is.
+        Outlived { renewed: 1.., .. } if has_made_place => Kind::Renewed,
         Outlived { resumed: 1.., .. } => Kind::Resumed,
     };
     let text = match outlived.total() {
@@ -92,7 +100,7 @@ pub(super) fn of_worker(
         // They ended faster than it was looked.
         ended => format!("{ended} workers ended, the last one so: {cause}"),
     };
-    let mut text = if is_first { format!("before it was taken over: {text}") } else { text };
+    let mut text = if is_first { format!("{BEFORE}: {text}") } else { text };
     if let Some(version) = version.filter(|version| *version != worker.version) {
         text.push_str(&format!("; version {version} → {}", worker.version));
     }
@@ -181,6 +189,8 @@ mod tests {
         let several = "4 workers ended, the last one so: killed by SIGKILL; connections lost: 4".to_owned();
         assert_eq!(told(killed, (2, 1, 1)), Some((Kind::ColdStart, several)));
         assert_eq!(told("restart", (0, 1, 0)), Some((Kind::Renewed, "restart; version 0 → 2".to_owned())));
+        let last = "3 workers ended, the last one so: restart; version 0 → 2".to_owned();
+        assert_eq!(told("restart", (2, 1, 0)), Some((Kind::Renewed, last)));
         let back = format!("exit 70; {}", cause::WENT_BACK);
         assert_eq!(told(&back, (1, 0, 0)), Some((Kind::WentBack, back)));
     }
