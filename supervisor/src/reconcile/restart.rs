@@ -8,7 +8,7 @@ use control::api::UpgradeResult;
 use control::{Code, Error, api};
 
 use super::job::{AwaitPlay, AwaitReady, Cost, Examine, Job, Renew, Restart, Restarted, Step, Turn};
-use super::kernel::{Answer, Kernel, Program, Unplayed};
+use super::kernel::{Answer, Instance, Kernel, Program, Unplayed};
 use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
@@ -145,7 +145,7 @@ impl Reconciler {
             |why: String| Turn::Failed(Error::new(Code::NotReady, format!("{id} is not restarted: {why}")));
         let end = match (renew.end, job.answer.take()) {
             (Some(end), _) => end,
-            (None, Some(Answer::Renewed(Ok(())))) => *renew.end.insert(now + RENEW_LIMIT),
+            (None, Some(Answer::Renewed(Ok(())))) => now + RENEW_LIMIT,
             (None, Some(Answer::Renewed(Err(error))))
                 if renew.program != Program::OfStart
                     && (error.code != Code::Unsupported || renew.cost == Cost::Nothing) =>
@@ -167,9 +167,12 @@ impl Reconciler {
                 job.push_first([Step::Restart(Restart { id, rest, cost, program: renew.program })]);
                 return Turn::Done;
             }
+            // It was killed meanwhile: what that cost is told when it has ended.
+            (None, Some(Answer::Renewed(Err(_)))) if !self.runs(&id, instance) => now + RENEW_LIMIT,
             (None, Some(Answer::Renewed(Err(error)))) => return failed(error.to_string()),
             (None, _) => return Turn::Wait(Step::Renew(renew), None),
         };
+        renew.end = Some(end);
         let Some(member) = self.member(&id) else { return Turn::Done };
         let serving = match member.live.filter(|live| live.instance == instance) {
             Some(live) if matches!(member.machine.state(), State::Running { .. }) => live.serving,
@@ -234,6 +237,12 @@ impl Reconciler {
             return self.not_upgraded(&id, &renew.program, (UpgradeResult::Failed, &why), job, kernel);
         }
         failed(why)
+    }
+
+    /// Whether a unit has this process still, and that is not being ended.
+    fn runs(&self, id: &UnitId, instance: Instance) -> bool {
+        let member = self.member(id).filter(|it| it.live.is_some_and(|live| live.instance == instance));
+        member.is_some_and(|member| matches!(member.machine.state(), State::Running { .. }))
     }
 
     /// Waits until a keyframe of a stream comes.
