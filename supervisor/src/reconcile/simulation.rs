@@ -59,6 +59,7 @@ fn streams_that_end_behind_a_restart_do_not_fail_it_and_are_not_waited_for() {
         for role in [Role::Edge, Role::Origin] {
             let mut it = History::new(seed, false);
             it.fake.calm = true;
+            it.fake.reports = Duration::from_secs(1);
             it.fake.streams = ["live/a", "live/b", "live/c", "live/d"].into();
             it.start("1935,1936");
             it.pass(Duration::from_secs(20));
@@ -89,6 +90,7 @@ fn streams_that_end_behind_a_restart_do_not_fail_it_and_are_not_waited_for() {
 fn a_stream_that_an_edge_does_not_play_fails_its_restart_whatever_ends_before_it() {
     let mut it = History::new(1, false);
     it.fake.calm = true;
+    it.fake.reports = Duration::from_secs(1);
     it.fake.streams = ["live/a", "live/b"].into();
     it.fake.unplayable = Some("live/b");
     it.start("1935,1936");

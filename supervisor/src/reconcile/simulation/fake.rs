@@ -130,6 +130,8 @@ pub(super) struct Fake {
     start_new: BTreeSet<UnitId>,
     /// What is published everywhere.
     pub(super) streams: BTreeSet<&'static str>,
+    /// Between two reports of a process; a history with many takes long.
+    pub(super) reports: Duration,
     /// The one of which no player gets anything.
     pub(super) unplayable: Option<&'static str>,
     /// Units that were asked to stop since the step began.
@@ -162,6 +164,7 @@ impl Fake {
             start_new: BTreeSet::new(),
             streams: ["live/a"].into(),
             unplayable: None,
+            reports: MS * 10_000,
             stops: Vec::new(),
             readied_at: BTreeMap::new(),
             restarts: BTreeMap::new(),
@@ -334,7 +337,7 @@ impl Fake {
         let report = Report { at: self.now, process: ProcessStats::default(), streams };
         self.tell_after(Duration::ZERO, Input::Process { unit, instance, what: What::Report(report) });
         if again {
-            self.after(MS * 1000, Due::Report(self.supervisor, pid, true));
+            self.after(self.reports, Due::Report(self.supervisor, pid, true));
         }
     }
 
