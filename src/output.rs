@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use cluster::Role;
 use cluster::stats::ForwardState;
-use cluster::status::{Health, SCHEMA, Status, StreamRow, UnitState, UnitStatus};
+use cluster::status::{Health, SCHEMA, Status, StreamRow, UnitState, UnitStatus, who_runs};
+use cluster::{Role, UnitId};
 use serde::Serialize;
 use supervisor::ClusterDirs;
 use supervisor::orphans::Remnant;
@@ -17,8 +17,6 @@ use crate::table::{Cell, Column, Look, Paper, Table};
 const STALE_AFTER: u64 = 3_000;
 /// Columns that a stream's name may take in a sentence about forwards.
 const NAME_COLUMNS: usize = 40;
-/// So many ports are named in a note about the program that they run; of more their number is told.
-const NAMED: usize = 3;
 /// Columns that a word of a note may take: names of streams stand in them, and paths, most of which fit.
 const WORD_COLUMNS: usize = 80;
 
@@ -276,11 +274,11 @@ fn units(status: &Status, paper: Paper) -> String {
 /// A line for each program that ports run and a start would not run, and how they all run that.
 fn programs(status: &Status, paper: Paper) -> String {
     let ports: Vec<&UnitStatus> = status.units.iter().filter(|unit| unit.role != Role::Encoder).collect();
-    let mut others: BTreeMap<(&str, bool, Option<&str>), Vec<&UnitStatus>> = BTreeMap::new();
+    let mut others: BTreeMap<(&str, bool, Option<&str>), Vec<&UnitId>> = BTreeMap::new();
     for unit in &ports {
         if let Some(program) = unit.program.as_ref().filter(|program| !program.next) {
             let program = (program.path.as_str(), program.replaced, unit.version.as_deref());
-            others.entry(program).or_default().push(unit);
+            others.entry(program).or_default().push(&unit.id);
         }
     }
     let (Some(next), false) = (&status.next_program, others.is_empty()) else { return String::new() };
@@ -289,12 +287,7 @@ fn programs(status: &Status, paper: Paper) -> String {
         let _ = writeln!(text, "{}", paper.paint(&sentence(&line), Look::Warning));
     };
     for ((path, replaced, version), units) in others {
-        let who = match units.len() {
-            count if count == ports.len() && count > 1 => format!("all {count} ports run"),
-            1 => format!("{} runs", ids(&units)),
-            2..=NAMED => format!("{} run", ids(&units)),
-            count => format!("{count} ports run"),
-        };
+        let who = who_runs(&units, ports.len());
         let version = version.map(|version| format!(" {version}")).unwrap_or_default();
         let replaced = if replaced { ", which has been replaced or removed since" } else { "" };
         line(format!("{who} srsctl{version} from {path}{replaced}"));
@@ -318,10 +311,6 @@ fn programs(status: &Status, paper: Paper) -> String {
     }
     line(format!("{who}: srsctl upgrade --bin {next} has all ports run it"));
     text
-}
-
-fn ids(units: &[&UnitStatus]) -> String {
-    units.iter().map(|unit| unit.id.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 /// `text` on one line, and no word of it longer than a line of a terminal.

@@ -36,6 +36,16 @@ fn how(unit: &UnitStatus) -> &str {
     unit.last_exit.as_ref().map_or_else(|| panic!("{unit:#?}"), |exit| &exit.how)
 }
 
+/// The guide's cluster with the stream live on every port, one of its edges, and the encoder.
+#[track_caller]
+fn up_live() -> (TestCluster, SocketAddr, rml::Peer) {
+    let cluster = TestCluster::up_guide();
+    let edge = cluster.net.edges()[0];
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    (cluster, edge, encoder)
+}
+
 /// Bytes of memory that a process alone has.
 fn private_memory(pid: u32) -> u64 {
     let smaps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).unwrap();
@@ -45,10 +55,7 @@ fn private_memory(pid: u32) -> u64 {
 
 #[test]
 fn a_killed_worker_is_followed_by_the_next_within_a_second_and_that_is_no_restart() {
-    let cluster = TestCluster::up_guide();
-    let edge = cluster.net.edges()[0];
-    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
-    cluster.await_live(STREAM);
+    let (cluster, edge, _encoder) = up_live();
     let before = cluster.unit(edge);
     let keeper = before.keeper_pid.unwrap();
     assert!(private_memory(keeper) < 2 << 20, "{}", private_memory(keeper));
@@ -198,10 +205,7 @@ fn a_frozen_worker_is_replaced_by_its_keeper_and_one_whose_keeper_does_nothing_b
 
 #[test]
 fn a_keeper_that_somebody_stops_is_woken_and_one_that_a_debugger_has_is_warned_of_and_not_restarted() {
-    let cluster = TestCluster::up_guide();
-    let edge = cluster.net.edges()[0];
-    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
-    cluster.await_live(STREAM);
+    let (cluster, edge, encoder) = up_live();
     let player = rml::play(edge, STREAM).unwrap();
     player.record_after(0, 1.0);
     let before = cluster.unit(edge);
@@ -377,10 +381,7 @@ fn deaths_leave_no_descriptor_behind() {
 
 #[test]
 fn a_worker_that_dies_when_no_descriptor_is_left_is_followed_by_one_that_goes_on() {
-    let cluster = TestCluster::up_guide();
-    let edge = cluster.net.edges()[0];
-    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
-    cluster.await_live(STREAM);
+    let (cluster, edge, encoder) = up_live();
     let player = rml::play(edge, STREAM).unwrap();
     player.record_after(0, 1.0);
     let unit = cluster.unit(edge);
@@ -444,10 +445,7 @@ fn whoever_dies_in_whatever_order_every_port_serves_again_and_nothing_is_left() 
 
 #[test]
 fn a_connection_that_plays_no_more_outlives_the_worker_too() {
-    let cluster = TestCluster::up_guide();
-    let edge = cluster.net.edges()[0];
-    let _encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
-    cluster.await_live(STREAM);
+    let (cluster, edge, _encoder) = up_live();
     let delete = [&amf::NULL[..], &amf::number(1.0)].concat();
     let mut idle =
         [("closeStream", &amf::NULL[..], 1), ("deleteStream", &delete, 0)].map(|(name, arguments, msid)| {

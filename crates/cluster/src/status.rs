@@ -42,6 +42,21 @@ pub struct Status {
     pub next_program_removed: bool,
 }
 
+/// So many ports are named where it is told what they run; of more their number is told.
+const NAMED: usize = 3;
+
+/// That some of `all` ports run something, for a person: `edge-a-1935 runs`, `5 ports run`, `all 6 ports run`.
+#[must_use]
+pub fn who_runs(ports: &[&UnitId], all: usize) -> String {
+    let names = || ports.iter().map(|id| id.as_str()).collect::<Vec<_>>().join(", ");
+    match ports.len() {
+        count if count == all && count > 1 => format!("all {count} ports run"),
+        1 => format!("{} runs", names()),
+        2..=NAMED => format!("{} run", names()),
+        count => format!("{count} ports run"),
+    }
+}
+
 /// The program that a process runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Program {

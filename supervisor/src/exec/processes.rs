@@ -640,8 +640,10 @@ impl Kernel for Processes {
         Some(status::Program { path: path.display().to_string(), replaced, next })
     }
 
-    fn next_program(&self) -> PathBuf {
-        self.spawner.next_path()
+    fn next_program(&self) -> (PathBuf, bool) {
+        let path = self.spawner.next_path();
+        let is_there = path.exists();
+        (path, is_there)
     }
 
     fn last_words(&self, unit: &UnitId) -> Option<String> {

@@ -293,8 +293,8 @@ pub(crate) trait Kernel {
     fn is_in_place(&mut self, path: &Path) -> bool;
     /// The program that a unit's process runs, as far as the system tells.
     fn program(&self, unit: &UnitId) -> Option<status::Program>;
-    /// The path of the program that a start would run now, where its file is or was.
-    fn next_program(&self) -> PathBuf;
+    /// The path of the program that a start would run now, where its file is or was, and whether it is there.
+    fn next_program(&self) -> (PathBuf, bool);
     /// What a unit has written to its log of trouble since it was given the program of an upgrade.
     fn last_words(&self, unit: &UnitId) -> Option<String>;
     /// Every start runs `program` from now on.

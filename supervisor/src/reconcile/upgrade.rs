@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cluster::status::who_runs;
 use cluster::{ProcessSpec, Role, UnitId};
 use control::api::{Upgrade, UpgradeResult, Upgraded, UpgradedPort};
 use control::{Code, Error};
@@ -17,8 +18,6 @@ use crate::machine::state::{State, Wanted};
 
 /// A keeper goes back to the program before within 10 s of trial, and then tells.
 const TRIAL_LIMIT: Duration = Duration::from_secs(11);
-/// So many ports are named in a line that tells what runs; of more their number is told.
-const NAMED: usize = 3;
 /// How a person says that it is to be done at any cost.
 const CONSENT: &str = "if that shall be: the same with --yes";
 /// Told when an upgrade is given up.
@@ -257,7 +256,7 @@ impl Reconciler {
         for member in ports.iter().filter_map(|port| self.member(&port.unit)) {
             if !matches!(member.machine.state(), State::Running { .. }) {
                 let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
-                let next = kernel.next_program();
+                let (next, _) = kernel.next_program();
                 lines.push(format!(
                     "{} does not serve now: {how}; a start runs {}",
                     member.id,
@@ -270,12 +269,7 @@ impl Reconciler {
             }
         }
         lines.extend(programs.into_iter().map(|((version, path), ids)| {
-            let who = match ids.len() {
-                count if count == ports.len() && count > 1 => format!("all {count} ports run"),
-                1 => format!("{} runs", names(&ids)),
-                2..=NAMED => format!("{} run", names(&ids)),
-                count => format!("{count} ports run"),
-            };
+            let who = who_runs(&ids.iter().collect::<Vec<_>>(), ports.len());
             let more = if is_done { ", and so does every start" } else { "" };
             format!("{who} srsctl {version} from {path} now{more}")
         }));

@@ -22,7 +22,7 @@ const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(1);
 impl Reconciler {
     /// The whole cluster as it is `now`.
     pub(super) fn status(&self, now: Instant, kernel: &impl Kernel) -> Status {
-        let next_program = kernel.next_program();
+        let (next_program, is_there) = kernel.next_program();
         Status {
             schema: SCHEMA.to_owned(),
             cluster: self.cluster.name.clone(),
@@ -34,7 +34,7 @@ impl Reconciler {
             warnings: self.warnings.clone(),
             busy: self.queue.busy(now),
             next_program: Some(next_program.display().to_string()),
-            next_program_removed: !next_program.exists(),
+            next_program_removed: !is_there,
         }
     }
 

@@ -681,8 +681,8 @@ impl Kernel for Fake {
         None
     }
 
-    fn next_program(&self) -> std::path::PathBuf {
-        std::path::PathBuf::from("/srsctl")
+    fn next_program(&self) -> (std::path::PathBuf, bool) {
+        (std::path::PathBuf::from("/srsctl"), true)
     }
 
     fn last_words(&self, _: &UnitId) -> Option<String> {
