@@ -78,7 +78,8 @@ impl Cause {
             Self::Abort => "SIGABRT",
             Self::Oom => "out of memory",
             Self::Descriptors | Self::Supervisor => "SIGKILL",
-            Self::Disk | Self::Upgrade | Self::Restarts => "restart",
+            Self::Disk | Self::Restarts => "restart",
+            Self::Upgrade => "upgrade",
         }
     }
 }
