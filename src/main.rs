@@ -7,6 +7,7 @@ mod commands;
 mod failure;
 mod log;
 mod output;
+mod starting;
 mod subject;
 mod table;
 mod terminal;

@@ -78,6 +78,8 @@ pub(crate) struct Loaded {
     pub(crate) path: PathBuf,
     /// What is written in it.
     pub(crate) text: String,
+    /// The hosts that are this machine; without any, all are.
+    pub(crate) hosts: Vec<String>,
 }
 
 /// The cluster that a command means.
@@ -131,7 +133,8 @@ impl Subject {
         };
         let text = file.text().to_owned();
         let file = ClusterFile::new(path.clone(), text.clone());
-        Ok((Self::of_file(file, &cluster.name, roots)?, Loaded { cluster, path, text }))
+        let hosts = roots.cluster(&cluster.name).hosts_in_force()?;
+        Ok((Self::of_file(file, &cluster.name, roots)?, Loaded { cluster, path, text, hosts }))
     }
 
     /// The cluster's name.
@@ -370,7 +373,7 @@ mod tests {
             let global = self.write(name, text);
             let dirs = global.roots().unwrap().cluster("live");
             dirs.create().unwrap().keep();
-            dirs.put_in_force(&self.path(name), text).unwrap();
+            dirs.put_in_force(&self.path(name), text, &[]).unwrap();
             global
         }
     }

@@ -1,19 +1,19 @@
-//! `srsctl agent`: the supervisor itself. `up` starts it, with the text of the cluster file as its standard input and a pipe as
-//! its standard output.
+//! `srsctl agent`: the supervisor itself. `up` starts it, with a [`Start`] as its standard input and a pipe as its standard
+//! output.
 //!
 //! The agent keeps a duplicate of that pipe and writes a line of JSON to it for each [`StartupEvent`], or one
 //! [`StartupLine::Failed`] with message and exit code. Once all checks have passed, standard output and error are the log. After
 //! [`StartupEvent::Complete`] the pipe is closed, and `up` asks for the status.
 
 use std::fs::File;
-use std::io::{self, Read as _, Write};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use cluster::file::ClusterFile;
 use control::api::StartupEvent;
-use serde::{Deserialize, Serialize};
+use control::start::{Secret, Start, StartupLine};
 use supervisor::{AgentConfig, AgentError};
 
 use crate::failure::{Failure, code};
@@ -24,21 +24,6 @@ use crate::subject::{self, Global, Loaded, Subject};
 pub(crate) struct Args {
     /// Where the text came from
     path: PathBuf,
-}
-
-/// What a supervisor in the background tells the `up` that started it, a line of JSON each, on its stdout.
-#[derive(Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) enum StartupLine {
-    /// It comes up.
-    Startup(StartupEvent),
-    /// It does not, and nothing is left of it.
-    Failed {
-        /// For a person.
-        message: String,
-        /// Exit code for `up`.
-        code: u8,
-    },
 }
 
 /// Becomes the supervisor, detached from the terminal that started it.
@@ -60,12 +45,10 @@ async fn supervise_in_background(
     path: &Path,
     pipe: &mut Option<File>,
 ) -> Result<(), Failure> {
-    let mut text = String::new();
-    let unreadable = |e: io::Error| Failure::failed(format!("{}: cannot be taken over: {e}", path.display()));
-    io::stdin().lock().read_to_string(&mut text).map_err(unreadable)?;
-    let file = ClusterFile::new(path.to_owned(), text);
-    let (subject, loaded) = Subject::of_loaded(global, file)?;
-    let config = config(&subject, loaded, true)?;
+    let Start { path, text, hosts, secret } = serde_json::from_reader(io::stdin().lock())
+        .map_err(|e| Failure::failed(format!("{}: cannot be taken over: {e}", path.display())))?;
+    let (subject, loaded) = Subject::of_loaded(global, ClusterFile::new(path, text))?;
+    let config = config(&subject, Loaded { hosts, ..loaded }, secret, true)?;
     // The state directory must not pin the directory that `up` was called in.
     std::env::set_current_dir("/").map_err(|e| Failure::failed(format!("cannot change to /: {e}")))?;
     log::start();
@@ -89,15 +72,22 @@ fn tell(pipe: &mut impl Write, report: &StartupLine) -> io::Result<()> {
 }
 
 /// The supervisor's config for the cluster that `subject` is to run.
-pub(crate) fn config(subject: &Subject, loaded: Loaded, detached: bool) -> Result<AgentConfig, Failure> {
+pub(crate) fn config(
+    subject: &Subject,
+    loaded: Loaded,
+    secret: Option<Secret>,
+    detached: bool,
+) -> Result<AgentConfig, Failure> {
     let binary =
         supervisor::own_binary().map_err(|e| Failure::failed(format!("cannot find srsctl itself: {e}")))?;
-    let Loaded { cluster, path, text } = loaded;
+    let Loaded { cluster, path, text, hosts } = loaded;
     let roots = subject.roots().clone();
     Ok(AgentConfig {
-        cluster,
+        cluster: cluster.only(&hosts),
         path,
         text,
+        hosts,
+        secret,
         dirs: subject.dirs().clone(),
         binary,
         detached,

@@ -1,8 +1,7 @@
 //! `srsctl up`: starts a supervisor in the background, or hands a changed file to the one that runs.
 
-use std::os::unix::process::ExitStatusExt as _;
 use std::path::PathBuf;
-use std::process::{ExitCode, Stdio};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
@@ -11,21 +10,19 @@ use cluster::Cluster;
 use cluster::stats::ForwardState;
 use cluster::status::Status;
 use control::api::{Apply, StartupEvent};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use control::start::{Start, StartupLine};
+use nix::sys::signal::Signal;
 use signal_hook::consts::SIGINT;
 use supervisor::{Client, ClientError};
-use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::process::{Child, Command};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::commands::agent::{self, StartupLine};
+use crate::commands::agent;
 use crate::failure::{Failure, code};
 use crate::subject::{Global, Loaded, Subject};
 use crate::table::Paper;
 use crate::terminal::{complain, print_clean};
-use crate::{log, output};
+use crate::{log, output, starting};
 
 /// How long the first reports, the encoder's first frames and forwards may take before `up` shows what there is.
 const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
@@ -51,7 +48,7 @@ pub(crate) async fn run(global: &Global, Args { path, foreground }: Args) -> Res
     leave_at_second_interrupt()?;
     // One that ends meanwhile is no obstacle.
     if !subject.dirs().is_supervised() || !apply(&subject, &loaded).await? {
-        start(global, &loaded).await?;
+        start(&subject, &loaded).await?;
     }
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
     print_clean(&format!("\n{}", output::status(&status, Paper::stdout())))?;
@@ -97,7 +94,7 @@ fn leave_at_second_interrupt() -> Result<(), Failure> {
 
 async fn in_foreground(subject: &Subject, loaded: Loaded) -> Result<ExitCode, Failure> {
     log::start();
-    let config = agent::config(subject, loaded, false)?;
+    let config = agent::config(subject, loaded, None, false)?;
     complain(&format!("cluster {}: Ctrl-C stops it", subject.name()));
     let ended = supervisor::run(config, |event| {
         // The supervisor's log tells the rest.
@@ -111,7 +108,7 @@ async fn in_foreground(subject: &Subject, loaded: Loaded) -> Result<ExitCode, Fa
 /// Hands the file to the supervisor that runs; false if none does any more.
 async fn apply(subject: &Subject, loaded: &Loaded) -> Result<bool, Failure> {
     let client = subject.client();
-    let request = Apply { path: loaded.path.clone(), text: loaded.text.clone() };
+    let request = Apply { path: loaded.path.clone(), text: loaded.text.clone(), hosts: loaded.hosts.clone() };
     tokio::select! {
         applied = client.apply(&request, complain) => match applied {
             Ok(()) => Ok(true),
@@ -126,49 +123,36 @@ async fn apply(subject: &Subject, loaded: &Loaded) -> Result<bool, Failure> {
 }
 
 /// Starts a supervisor in the background and waits until all it starts is ready.
-async fn start(global: &Global, loaded: &Loaded) -> Result<(), Failure> {
+async fn start(subject: &Subject, loaded: &Loaded) -> Result<(), Failure> {
     let mut signals = Signals::new()?;
-    let mut child = spawn(global, loaded)?;
-    if let Some(mut stdin) = child.stdin.take() {
-        // One that ends early says why.
-        let _ = stdin.write_all(loaded.text.as_bytes()).await;
-    }
-    let stdout = child.stdout.take().ok_or_else(|| Failure::failed("the supervisor has no output"))?;
-    let mut lines = BufReader::new(stdout).lines();
-    let mut interrupted = false;
+    let start = Start {
+        path: loaded.path.clone(),
+        text: loaded.text.clone(),
+        hosts: loaded.hosts.clone(),
+        secret: None,
+    };
+    let mut lines = starting::start(subject.roots(), &start).await?;
     loop {
         let line = tokio::select! {
-            line = lines.next_line() => line,
-            () = signals.any(), if !interrupted => {
+            line = lines.next() => line?,
+            () = signals.any(), if !lines.is_interrupted() => {
                 complain("interrupted: stopping what was started");
-                interrupted = true;
-                terminate(&child);
+                lines.interrupt();
                 continue;
             }
         };
-        let report = line.ok().flatten().and_then(|line| serde_json::from_str(&line).ok());
-        match report {
-            Some(StartupLine::Startup(event)) => {
-                if !interrupted {
+        match line {
+            StartupLine::Startup(event) => {
+                if !lines.is_interrupted() {
                     complain(&progress(&event));
                 }
                 match event {
                     StartupEvent::Complete { waiting: 0, .. } => return Ok(()),
-                    StartupEvent::Complete { waiting, .. } => {
-                        return Err(not_ready(waiting));
-                    }
+                    StartupEvent::Complete { waiting, .. } => return Err(not_ready(waiting)),
                     _ => {}
                 }
             }
-            Some(StartupLine::Failed { message, code }) => return Err(Failure::new(code, message)),
-            None => {
-                let ended = child.wait().await;
-                // A Ctrl-C reaches a supervisor that has not left the terminal yet as well.
-                interrupted |= ended.as_ref().is_ok_and(|status| status.signal() == Some(SIGINT));
-                let how = ended.map_or_else(|e| e.to_string(), |status| status.to_string());
-                let code = if interrupted { code::INTERRUPTED } else { code::FAILED };
-                return Err(Failure::new(code, format!("the supervisor ended before all was ready: {how}")));
-            }
+            StartupLine::Failed { message, code } => return Err(Failure::new(code, message)),
         }
     }
 }
@@ -214,25 +198,6 @@ fn ignores_hangup() -> bool {
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     // Bit 0 is signal 1.
     mask.is_some_and(|mask| mask >> (Signal::SIGHUP as u32 - 1) & 1 == 1)
-}
-
-fn spawn(global: &Global, loaded: &Loaded) -> Result<Child, Failure> {
-    let failed = |e: std::io::Error| Failure::failed(format!("cannot start the supervisor: {e}"));
-    supervisor::keep_descriptors_to_self().map_err(failed)?;
-    let mut command = Command::new(supervisor::own_binary().map_err(failed)?);
-    command.arg("agent").arg(&loaded.path);
-    if let Some(dir) = global.state_dir() {
-        command.arg("--state-dir").arg(std::path::absolute(dir).map_err(failed)?);
-    }
-    // It leaves this terminal and, once its state directory is there, this stderr too.
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().map_err(failed)
-}
-
-fn terminate(child: &Child) {
-    if let Some(pid) = child.id().and_then(|pid| i32::try_from(pid).ok()) {
-        // It is our child and not waited for: the number is still its own.
-        let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-    }
 }
 
 fn progress(event: &StartupEvent) -> String {

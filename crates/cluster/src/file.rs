@@ -5,6 +5,7 @@
 //! names up and finds ports that are one and the same. [`report`] renders what any of them has to say.
 
 mod check;
+mod destination;
 mod draft;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzz;

@@ -3,6 +3,7 @@
 //! * [`file`]: cluster.yaml as written → [`Cluster`], or a [`file::FileError`] that shows the line.
 //! * `config`: the generated file that tells one process what it is.
 //! * [`spec`]: [`Cluster`] and what one process of it is told, [`WorkerSpec`] and [`EncoderSpec`]; valid by construction.
+//! * [`Machine`]: where a supervisor runs for the cluster, and how an operator gets there.
 //! * [`Delays`]: how long to wait before the next attempt.
 //! * [`stats`]: what a process reports.
 //! * [`status`]: what `srsctl status --json` prints; [`events`]: what `srsctl events --json` does.
@@ -11,8 +12,10 @@
 
 mod config;
 mod delays;
+mod destination;
 pub mod events;
 pub mod file;
+mod machine;
 pub mod memory;
 pub mod span;
 pub mod spec;
@@ -20,6 +23,8 @@ pub mod stats;
 pub mod status;
 
 pub use delays::Delays;
+pub use destination::Destination;
+pub use machine::Machine;
 pub use memory::Memory;
 pub use span::{Latency, Span};
 pub use spec::{

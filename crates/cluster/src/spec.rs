@@ -1,5 +1,6 @@
 //! A cluster and what each of its processes is told.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
@@ -7,6 +8,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use crate::destination::Destination;
 use crate::memory::Memory;
 use crate::span::{Latency, Span};
 
@@ -295,7 +297,8 @@ pub struct Encoder {
     pub stream: String,
 }
 
-/// A whole cluster, checked: ports are unique, an edge is never an origin, there is at least one of both.
+/// A cluster, checked: ports are unique, an edge is never an origin, there is at least one of both. Of one that is on several machines
+/// (see [`Cluster::only`]) `origins` and `edges` are what is on one of them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cluster {
     /// Letters, digits, `-` and `_`; names the state directory.
@@ -304,7 +307,11 @@ pub struct Cluster {
     pub origins: Vec<Port>,
     /// Every edge port, in the file's order.
     pub edges: Vec<Port>,
-    /// The supervised encoder, if any.
+    /// The ports on other machines, origins first, in the file's order.
+    pub elsewhere: Vec<Port>,
+    /// How an operator gets to the hosts that say so, by the host's name.
+    pub ssh: BTreeMap<String, Destination>,
+    /// The supervised encoder, if any; it runs beside the first origin.
     pub encoder: Option<Encoder>,
 }
 
@@ -320,16 +327,15 @@ impl Cluster {
         self.origins.iter().chain(&self.edges)
     }
 
-    /// The forward targets of an origin, one an edge port.
+    /// The forward targets of an origin, one an edge port. Those on other machines are looked up at each connect.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        let target = |p: &Port| Target {
-            id: p.id(),
-            host: p.host.name.clone(),
-            port: p.port,
-            address: Some(p.local_addr().ip()),
-        };
-        self.edges.iter().map(target).collect()
+        let target =
+            |p: &Port, address| Target { id: p.id(), host: p.host.name.clone(), port: p.port, address };
+        let here = self.edges.iter().map(|port| target(port, Some(port.local_addr().ip())));
+        let others =
+            self.elsewhere.iter().filter(|port| port.role == Role::Edge).map(|port| target(port, None));
+        here.chain(others).collect()
     }
 
     /// What the worker of `port` is told; `secret_file` holds the secret between origin and edges.
@@ -339,6 +345,8 @@ impl Cluster {
             Memory::Auto(_) => Memory::Auto(u32::try_from(self.ports().count()).unwrap_or(u32::MAX)),
             fixed @ Memory::Fixed(_) => fixed,
         };
+        let elsewhere = self.elsewhere.iter().filter(|port| port.role == Role::Origin);
+        let origins = self.origins.iter().chain(elsewhere);
         WorkerSpec {
             id: port.id(),
             cluster: self.name.clone(),
@@ -347,13 +355,13 @@ impl Cluster {
             listen: port.listen_addr(),
             address: Some(port.host.address).filter(|address| *address != port.listen),
             options: WorkerOptions { memory, ..port.options.clone() },
-            sources: self.origins.iter().map(Port::source_address).collect(),
+            sources: origins.map(Port::source_address).collect(),
             forward: if port.role == Role::Origin { self.targets() } else { Vec::new() },
             secret_file,
         }
     }
 
-    /// What the encoder's process is told, if the cluster has an encoder.
+    /// What the encoder's process is told, if the cluster has an encoder and its origin is here.
     #[must_use]
     pub fn encoder_spec(&self) -> Option<EncoderSpec> {
         let (encoder, origin) = (self.encoder.as_ref()?, self.origins.first()?);

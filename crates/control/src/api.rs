@@ -38,12 +38,15 @@ pub const DOWN: &str = "/v1/down";
 pub const SENT: &str = "x-srsctl-sent-ms";
 
 /// Body of POST [`APPLY`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Apply {
     /// Absolute path of the cluster file, for messages and for relative paths in it.
     pub path: PathBuf,
     /// Its text.
     pub text: String,
+    /// The hosts that are this machine; without any, all are.
+    #[serde(default)]
+    pub hosts: Vec<String>,
 }
 
 /// Body of POST [`RESTART`]: which processes, one after the other.

@@ -10,6 +10,7 @@
 //! * [`client`]: the supervisor asks, [`service`]: the process answers. What every supervised process does alike is there.
 //! * [`fds`]: the descriptors that a process is started with.
 //! * [`api`]: what `srsctl` and the supervisor exchange.
+//! * [`start`]: what a new supervisor is told, and what it tells.
 //! * [`error`]: why something was not done, on either way.
 //! * [`trial`]: a program that is run to learn of it.
 //! * [`unix`]: unix sockets below directories of any depth.
@@ -23,6 +24,7 @@ pub mod fds;
 pub mod message;
 pub mod packet;
 pub mod service;
+pub mod start;
 pub mod trial;
 pub mod unix;
 mod watch;

@@ -77,8 +77,8 @@ pub(crate) struct Remembered {
     pub(crate) boot_id: String,
     /// Between origin and edges. What the file says since is the next supervisor's.
     pub(crate) secret: String,
-    /// The cluster file in force: where it came from, and its text.
-    pub(crate) in_force: (PathBuf, String),
+    /// The cluster file in force.
+    pub(crate) in_force: Apply,
     /// The supervisor's own log, if its output goes there.
     pub(crate) own_log: Option<PathBuf>,
 }
@@ -476,10 +476,10 @@ impl Kernel for Processes {
     }
 
     fn parse(&mut self, ticket: Ticket, file: &Apply) {
-        let (parse, Apply { path, text }) = (Arc::clone(&self.parse), file.clone());
+        let (parse, Apply { path, text, hosts }) = (Arc::clone(&self.parse), file.clone());
         // Looks names up.
         let parsed = tokio::task::spawn_blocking(move || {
-            let new = parse(&path, &text).map_err(|why| Error::new(Code::Invalid, why))?;
+            let new = parse(&path, &text).map_err(|why| Error::new(Code::Invalid, why))?.only(&hosts);
             match preflight::hosts(&new).as_slice() {
                 [] => Ok(new),
                 elsewhere => Err(Error::new(Code::Refused, untouched(elsewhere))),
@@ -518,9 +518,10 @@ impl Kernel for Processes {
         Ok(())
     }
 
-    fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String> {
-        self.dirs.put_in_force(path, text).map_err(|error| error.to_string())?;
-        self.remembered.in_force = (path.to_owned(), text.to_owned());
+    fn put_in_force(&mut self, file: &Apply) -> Result<(), String> {
+        let Apply { path, text, hosts } = file;
+        self.dirs.put_in_force(path, text, hosts).map_err(|error| error.to_string())?;
+        self.remembered.in_force = file.clone();
         Ok(())
     }
 

@@ -6,6 +6,7 @@
 //! | run/CLUSTER/agent.sock | control API |
 //! | run/CLUSTER/units/ID/{record.json, alive.lock, ctl.sock} | what a new supervisor needs to prove that a process is its own |
 //! | lib/CLUSTER/{cluster.yaml, cluster.path} | the cluster file in force, and where it came from |
+//! | lib/CLUSTER/cluster.hosts | the hosts of it that are this machine, a line each; without it, all are |
 //! | lib/CLUSTER/conf/ID.yaml | the generated config of each process |
 //! | lib/CLUSTER/secret | between origin and edges: 32 random bytes in hex, 0600, created once |
 //! | lib/CLUSTER/log/{ID.log, agent.log} | logs |
@@ -28,6 +29,7 @@ use std::path::{Path, PathBuf};
 
 use cluster::UnitId;
 use cluster::events::Event;
+use control::start::Secret;
 
 use crate::host::ancestors::require_safe;
 use crate::host::files::{StateError, hex, write_atomic, write_synced};
@@ -44,6 +46,8 @@ const A_LITTLE: usize = 4 << 10;
 pub struct StateRoots {
     run: PathBuf,
     lib: PathBuf,
+    /// What was named for both.
+    state_dir: Option<PathBuf>,
 }
 
 impl StateRoots {
@@ -63,10 +67,10 @@ impl StateRoots {
                 let source = io::Error::other("its name is not UTF-8; choose another place with --state-dir");
                 return Err(StateError { what: "cannot use state directory", path: dir, source });
             }
-            return Self::below(&dir).safe();
+            return Self { state_dir: Some(dir.clone()), ..Self::below(&dir) }.safe();
         }
         if rustix::process::geteuid().is_root() {
-            return Self { run: "/run/srsctl".into(), lib: "/var/lib/srsctl".into() }.safe();
+            return Self { run: "/run/srsctl".into(), lib: "/var/lib/srsctl".into(), state_dir: None }.safe();
         }
         let home = std::env::var_os("HOME")
             .map(PathBuf::from)
@@ -87,7 +91,13 @@ impl StateRoots {
     }
 
     fn below(dir: &Path) -> Self {
-        Self { run: dir.join("run"), lib: dir.join("lib") }
+        Self { run: dir.join("run"), lib: dir.join("lib"), state_dir: None }
+    }
+
+    /// The directory that was named for the state of all clusters, absolute.
+    #[must_use]
+    pub fn state_dir(&self) -> Option<&Path> {
+        self.state_dir.as_deref()
     }
 
     /// The directories of one cluster; none is created.
@@ -227,11 +237,34 @@ impl ClusterDirs {
         Ok(Some((PathBuf::from(original.trim_end_matches('\n')), text)))
     }
 
-    /// Puts a cluster file in force.
+    /// The hosts of the file in force that are this machine; without any, all are.
+    ///
+    /// # Errors
+    /// When they are on record and cannot be read.
+    pub fn hosts_in_force(&self) -> Result<Vec<String>, StateError> {
+        let path = self.hosts();
+        match fs::read_to_string(&path) {
+            Ok(text) => Ok(text.lines().map(str::to_owned).collect()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+            Err(source) => Err(StateError { what: "cannot read", path, source }),
+        }
+    }
+
+    fn hosts(&self) -> PathBuf {
+        self.lib.join("cluster.hosts")
+    }
+
+    /// Puts a cluster file in force, for the `hosts` of it that are this machine.
     ///
     /// # Errors
     /// When it cannot be written; then the old one is whole.
-    pub fn put_in_force(&self, original: &Path, text: &str) -> Result<(), StateError> {
+    pub fn put_in_force(&self, original: &Path, text: &str, hosts: &[String]) -> Result<(), StateError> {
+        if self.hosts_in_force()? != hosts {
+            write_atomic(
+                &self.hosts(),
+                hosts.iter().map(|host| format!("{host}\n")).collect::<String>().as_bytes(),
+            )?;
+        }
         write_atomic(&self.file_in_force(), text.as_bytes())?;
         write_atomic(&self.lib.join("cluster.path"), format!("{}\n", original.display()).as_bytes())
     }
@@ -290,6 +323,18 @@ impl ClusterDirs {
             )
         };
         found.into_iter().map(tell).collect()
+    }
+
+    /// Writes the secret that all machines of the cluster have.
+    ///
+    /// # Errors
+    /// When it cannot be written; then the old one is whole.
+    pub(crate) fn put_secret(&self, secret: &Secret) -> Result<(), StateError> {
+        let path = self.secret();
+        if fs::read_to_string(&path).is_ok_and(|text| text == secret.as_str()) {
+            return Ok(());
+        }
+        write_atomic(&path, secret.as_str().as_bytes())
     }
 
     /// The secret. One that is not there any more is written again as `kept` has it, if that is possible, else a new one.
@@ -568,7 +613,11 @@ mod tests {
         let dirs = dirs(&temporary);
         assert!(dirs.in_force().unwrap().is_none());
         dirs.create().unwrap().keep();
-        dirs.put_in_force(Path::new("/etc/c.yaml"), "a: 1\n").unwrap();
+        dirs.put_in_force(Path::new("/etc/c.yaml"), "a: 1\n", &[]).unwrap();
         assert_eq!(dirs.in_force().unwrap(), Some(("/etc/c.yaml".into(), "a: 1\n".to_owned())));
+        for hosts in [&["192.168.1.6".to_owned(), "edge-7".to_owned()][..], &[]] {
+            dirs.put_in_force(Path::new("/etc/c.yaml"), "a: 1\n", hosts).unwrap();
+            assert_eq!(dirs.hosts_in_force().unwrap(), hosts);
+        }
     }
 }

@@ -210,6 +210,8 @@ mod tests {
             name: "live".into(),
             origins: vec![port(Role::Origin, "127.0.0.5")],
             edges: vec![port(Role::Edge, "127.0.0.6")],
+            elsewhere: Vec::new(),
+            ssh: std::collections::BTreeMap::new(),
             encoder: None,
         }
     }

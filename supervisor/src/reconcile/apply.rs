@@ -201,7 +201,7 @@ impl Reconciler {
         job.undo.clear();
         self.cluster = new;
         file.path.clone_into(&mut self.path);
-        match kernel.put_in_force(&file.path, &file.text) {
+        match kernel.put_in_force(file) {
             Ok(()) => Turn::Done,
             Err(why) => {
                 let why = format!("done, but the file in force is not remembered: {why}");
@@ -268,14 +268,14 @@ impl Reconciler {
 
     /// Brings back what was in force before this supervisor, which does not come to its work.
     pub(super) fn go_back(&mut self, before: InForce, job: &mut Job, kernel: &mut impl Kernel) -> Turn {
-        let InForce { path, text, cluster } = before;
-        if let Err(error) = kernel.put_in_force(&path, &text) {
+        let InForce { file, cluster } = before;
+        if let Err(error) = kernel.put_in_force(&file) {
             tracing::warn!(%error, "the file before is not in force again");
         }
         let secret = self.dirs.secret();
         let told: Vec<_> = cluster.ports().map(|port| cluster.worker_spec(port, secret.clone())).collect();
         job.push_first(told.into_iter().map(|spec| Configure::step(spec, false)));
-        (self.cluster, self.path) = (cluster.clone(), path);
+        (self.cluster, self.path) = (cluster.clone(), file.path);
         Turn::Done
     }
 }

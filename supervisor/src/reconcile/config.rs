@@ -4,23 +4,28 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cluster::Cluster;
+use control::start::Secret;
 
 use super::plan::Action;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::StateError;
 use crate::host::preflight::Problem;
 
-/// Parses a cluster file: path and text in, cluster or a message for a person out.
+/// Parses a whole cluster file: path and text in, cluster or a message for a person out.
 pub type Parse = Arc<dyn Fn(&Path, &str) -> Result<Cluster, String> + Send + Sync>;
 
 /// What a supervisor is started with.
 pub struct AgentConfig {
-    /// The cluster.
+    /// The cluster, as this machine sees it.
     pub cluster: Cluster,
     /// Absolute path of its file.
     pub path: PathBuf,
     /// The file's text.
     pub text: String,
+    /// The hosts of it that are this machine; without any, all are.
+    pub hosts: Vec<String>,
+    /// The secret between origin and edges, where other machines have it too. What runs already keeps the one that it has.
+    pub secret: Option<Secret>,
     /// Where its state lives.
     pub dirs: ClusterDirs,
     /// The program that is run as `worker` and `encoder`; see [`crate::exec::process::own_binary`].

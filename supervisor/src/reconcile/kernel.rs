@@ -222,10 +222,8 @@ pub(crate) enum Command {
 /// A cluster file in force.
 #[derive(Clone, Debug)]
 pub(crate) struct InForce {
-    /// Where it came from.
-    pub(crate) path: PathBuf,
-    /// Its text.
-    pub(crate) text: String,
+    /// Where it came from, its text, and whose hosts are here.
+    pub(crate) file: Apply,
     /// What it says.
     pub(crate) cluster: Cluster,
 }
@@ -278,7 +276,7 @@ pub(crate) trait Kernel {
     ///
     /// # Errors
     /// When it cannot be written; then the old one is whole.
-    fn put_in_force(&mut self, path: &Path, text: &str) -> Result<(), String>;
+    fn put_in_force(&mut self, file: &Apply) -> Result<(), String>;
     /// Has a running worker take a spec; [`Answer::Configured`] follows.
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec);
     /// Asks a program what it would make of those of these ports that run; [`Answer::Examined`] follows. Not of [`Program::Before`].

@@ -177,6 +177,8 @@ fn compare_port(current: &Port, new: &Port, actions: &mut Vec<Action>) {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use super::*;
     use cluster::{Encoder, EncoderSource, Role, WorkerOptions};
 
@@ -196,6 +198,8 @@ mod tests {
             name: "live".into(),
             origins: vec![port(Role::Origin, "127.0.0.5", 1935)],
             edges: vec![port(Role::Edge, "127.0.0.6", 1935), port(Role::Edge, "127.0.0.6", 1936)],
+            elsewhere: Vec::new(),
+            ssh: BTreeMap::new(),
             encoder: None,
         }
     }

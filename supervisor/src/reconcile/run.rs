@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use cluster::events::Kind as Happened;
 use cluster::{Cluster, ProcessSpec, UnitId};
-use control::api::StartupEvent;
+use control::api::{Apply, StartupEvent};
 use tokio::signal::unix;
 use tokio::sync::mpsc;
 
@@ -159,7 +159,7 @@ struct Assembled {
 
 /// All that is to be done before the first spawn, and the beginning of the start. When this fails, nothing was touched.
 async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
-    let AgentConfig { cluster, path, text, dirs, binary, detached, parse } = config;
+    let AgentConfig { cluster, path, text, hosts, secret: given, dirs, binary, detached, parse } = config;
     let running = || AgentError::AlreadyRunning { cluster: cluster.name.clone(), pid: dirs.supervisor_pid() };
     if dirs.is_supervised() {
         return Err(running());
@@ -192,7 +192,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     if found.is_empty() {
         dirs.prove_room()?;
     } else {
-        before = what_was_in_force(&dirs, &path, &text, &parse)?;
+        before = what_was_in_force(&dirs, &path, (&text, &hosts), &parse)?;
         let refused = refused(before.as_ref(), &cluster, &found);
         if !refused.is_empty() {
             return Err(AgentError::Changed(refused));
@@ -205,8 +205,10 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let kept = || found.values().find_map(Found::secret);
     // What runs already needs no log, and no file that says again what it says.
     let (is_takeover, is_changed) = (!found.is_empty(), before.is_some());
-    let committed = dirs.ensure_secret(kept).and_then(|secret| {
-        if let Err(error) = dirs.put_in_force(&path, &text) {
+    let given = given.filter(|_| !is_takeover);
+    let committed = given.map_or(Ok(()), |given| dirs.put_secret(&given));
+    let committed = committed.and_then(|()| dirs.ensure_secret(kept)).and_then(|secret| {
+        if let Err(error) = dirs.put_in_force(&path, &text, &hosts) {
             if !is_takeover || is_changed {
                 return Err(error);
             }
@@ -230,7 +232,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let remembered = Remembered {
         boot_id,
         secret,
-        in_force: (path.clone(), text),
+        in_force: Apply { path: path.clone(), text, hosts },
         own_log: detached.then(|| dirs.agent_log()),
     };
     let mut processes = Processes::new(dirs.clone(), parse, spawner, remembered, listeners, sender);
@@ -291,16 +293,20 @@ fn workers(specs: &[(ProcessSpec, Option<cluster::Port>)]) -> Vec<cluster::Worke
 fn what_was_in_force(
     dirs: &ClusterDirs,
     path: &Path,
-    text: &str,
+    (text, hosts): (&str, &[String]),
     parse: &Parse,
 ) -> Result<Option<InForce>, AgentError> {
-    let Some((old_path, old_text)) =
-        dirs.in_force()?.filter(|(p, t)| (p.as_path(), t.as_str()) != (path, text))
-    else {
+    let old_hosts = dirs.hosts_in_force()?;
+    let is_same = |p: &Path, t: &str| (p, t, &*old_hosts) == (path, text, hosts);
+    let Some((old_path, old_text)) = dirs.in_force()?.filter(|(p, t)| !is_same(p, t)) else {
         return Ok(None);
     };
     match parse(&old_path, &old_text) {
-        Ok(cluster) => Ok(Some(InForce { path: old_path, text: old_text, cluster })),
+        Ok(cluster) => {
+            let cluster = cluster.only(&old_hosts);
+            let file = Apply { path: old_path, text: old_text, hosts: old_hosts };
+            Ok(Some(InForce { file, cluster }))
+        }
         // A file that it names may have moved, or a host have lost its address.
         Err(error) => Err(AgentError::Changed(vec![Action {
             kind: Kind::Refuse,

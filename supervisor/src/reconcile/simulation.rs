@@ -185,8 +185,7 @@ impl History {
         let found = self.fake.find_all();
         let before = parse(&self.fake.in_force).ok().filter(|_| self.fake.in_force != text);
         let before = before.map(|cluster| InForce {
-            path: "/before".into(),
-            text: self.fake.in_force.clone(),
+            file: Apply { path: "/before".into(), text: self.fake.in_force.clone(), ..Apply::default() },
             cluster,
         });
         let files = (parse(text).unwrap(), PathBuf::from("/file"), self.dirs.clone());
@@ -309,7 +308,7 @@ impl History {
                 }
             }
         }
-        self.ask(Command::Apply(Apply { path: "/file".into(), text }));
+        self.ask(Command::Apply(Apply { path: "/file".into(), text, ..Apply::default() }));
     }
 
     /// A client asks; a refusal must change nothing.

@@ -18,7 +18,7 @@ async fn a_change_during_a_change_is_told_what_runs_since_when_and_for_whom() {
     let supervisor = bench.up();
     bench.edges = "1935,1936".into();
     bench.fake(&bench.edge(1936), "mute");
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     let client = bench.client();
     let applied = tokio::spawn(async move { client.apply(&apply, |_| {}).await });
     let end = Instant::now() + PATIENCE;
@@ -46,7 +46,7 @@ async fn no_port_is_added_while_the_origin_is_unknown() {
     std::fs::remove_file(bench.dirs.unit(&bench.origin()).join("record.json")).unwrap();
     let supervisor = bench.up();
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains(&format!("{} is left alone", bench.origin())), "{error}");
     assert!(bench.connect(&bench.edge(1936)).is_err());
@@ -59,12 +59,12 @@ async fn an_added_port_is_started_and_forwarded_to_and_nothing_else_is_touched()
     let supervisor = bench.up();
     let before = bench.pids().await;
     let mut said = Vec::new();
-    let same = Apply { path: "/c.txt".into(), text: bench.text() };
+    let same = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     bench.client().apply(&same, |line| said.push(line.to_owned())).await.unwrap();
     assert_eq!(said, ["nothing to change"]);
 
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     bench.client().apply(&apply, |_| {}).await.unwrap();
     let after = bench.pids().await;
     assert_eq!(after.len(), 3);
@@ -88,7 +88,7 @@ async fn an_origin_that_does_not_say_whether_it_took_its_targets_is_told_the_old
     bench.fake(&bench.origin(), "tells-not");
     let supervisor = bench.up();
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("does not take its new config"), "{error}");
     assert_eq!(bench.log(&bench.origin()).lines().last(), Some("configured 1 targets"));
@@ -104,7 +104,7 @@ async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
     let before = std::fs::read_to_string(&config).unwrap();
     std::fs::create_dir(config.with_extension("yaml.tmp")).unwrap();
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("cannot write"), "{error}");
     std::fs::remove_dir(config.with_extension("yaml.tmp")).unwrap();
@@ -121,7 +121,7 @@ async fn any_other_change_is_refused_and_nothing_is_touched() {
     let before = bench.pids().await;
     let text = bench.text();
     bench.edges = "1936,1937".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains(&format!("cannot change {}: removed", bench.edge(1935))), "{error}");
     assert_eq!(bench.pids().await, before);
@@ -143,7 +143,7 @@ async fn an_added_port_that_does_not_get_ready_is_taken_back() {
     let before = bench.pids().await;
     bench.edges = "1935,1936".into();
     bench.fake(&bench.edge(1936), "exit-78");
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("exit 78"), "{error}");
     assert_eq!(bench.pids().await, before);
@@ -160,7 +160,7 @@ async fn an_added_port_whose_lock_a_stranger_holds_is_left_to_it_and_added_later
     files.create().unwrap();
     let AliveLock::Free(lock) = files.wait_for_lock().unwrap() else { panic!("held") };
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text() };
+    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("holds its lock"), "{error}");
     assert!(files.alive_lock().exists(), "what is unknown was touched");

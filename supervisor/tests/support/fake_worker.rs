@@ -60,6 +60,8 @@ fn parse(text: &str) -> Result<Cluster, String> {
         name: value("name").unwrap_or_else(|| "live".to_owned()),
         origins: vec![port(Role::Origin, 5, 1935)],
         edges: edges.split(',').map(|number| port(Role::Edge, 6, number.parse().unwrap())).collect(),
+        elsewhere: Vec::new(),
+        ssh: std::collections::BTreeMap::new(),
         encoder: value("encoder")
             .map(|_| Encoder { source: EncoderSource::TestCard, stream: "live/a".into() }),
     })
@@ -72,6 +74,8 @@ fn supervise(state: &Path, file: &Path) {
     let config = supervisor::AgentConfig {
         cluster,
         path: file.to_owned(),
+        hosts: Vec::new(),
+        secret: None,
         dirs,
         binary: supervisor::own_binary().unwrap(),
         detached: text.contains("detached"),

@@ -3,16 +3,18 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
+use super::destination;
 use super::draft::{Draft, Entry};
 use super::host_name;
 use super::report::{Diagnostic, Mark, quoted};
 use super::tree::{Location, Node, Value};
+use crate::destination::Destination;
 use crate::memory::Memory;
 use crate::spec::{Cluster, Encoder, EncoderSource, Role, WorkerOptions};
 
 const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
-const ORIGIN_KEYS: &[&str] = &["host", "port", "listen", "worker"];
-const EDGE_KEYS: &[&str] = &["host", "ports", "listen", "worker"];
+const ORIGIN_KEYS: &[&str] = &["host", "port", "listen", "ssh", "worker"];
+const EDGE_KEYS: &[&str] = &["host", "ports", "listen", "ssh", "worker"];
 const WORKER_KEYS: &[&str] = &[
     "max_connections",
     "max_streams",
@@ -296,13 +298,15 @@ impl<'t> Checks<'t> {
         defaults: &WorkerOptions,
     ) -> Option<Entry> {
         let listen = section.value("listen").map(|n| self.listen(n));
+        let ssh = section.value("ssh").map(|n| self.ssh(n));
         let options = match section.value("worker") {
             Some(node) => self.worker(node, section.key("worker"), defaults),
             None => Some(defaults.clone()),
         };
         let (host, host_place) = host?;
         let listen = listen.map_or(Some(None), |l| l.map(Some))?;
-        Some(Entry { role, host, host_place, ports: ports?, listen, options: options? })
+        let ssh = ssh.map_or(Some(None), |ssh| ssh.map(Some))?;
+        Some(Entry { role, host, host_place, ports: ports?, listen, ssh, options: options? })
     }
 
     fn host(&mut self, section: &Section<'t>) -> Option<(String, Location)> {
@@ -338,6 +342,20 @@ impl<'t> Checks<'t> {
             );
         }
         address
+    }
+
+    fn ssh(&mut self, node: &Node) -> Option<(Destination, Location)> {
+        let Some(text) = node.text(self.text) else {
+            self.expected(node, destination::EXPECTED, "write `ssh: srsctl@192.168.1.6`");
+            return None;
+        };
+        match destination::parse(&text) {
+            Ok(way) => Some((way, node.place)),
+            Err((message, help)) => {
+                self.say(node.place, message, &help);
+                None
+            }
+        }
     }
 
     fn ports(&mut self, node: &Node, place: Location) -> Option<Vec<(u16, Location)>> {

@@ -3,6 +3,7 @@
 use std::net::IpAddr;
 
 use super::tree::Location;
+use crate::destination::Destination;
 use crate::spec::{Encoder, Role, WorkerOptions};
 
 /// A cluster whose every value is sound by itself; host names are not looked up yet.
@@ -22,5 +23,6 @@ pub(super) struct Entry {
     pub(super) host_place: Location,
     pub(super) ports: Vec<(u16, Location)>,
     pub(super) listen: Option<IpAddr>,
+    pub(super) ssh: Option<(Destination, Location)>,
     pub(super) options: WorkerOptions,
 }

@@ -1,6 +1,6 @@
 //! Where the hosts are, and which ports are one and the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 
@@ -8,6 +8,7 @@ use super::draft::{Draft, Entry};
 use super::host_name::is_group;
 use super::report::{Diagnostic, quoted};
 use super::tree::Location;
+use crate::destination::Destination;
 use crate::spec::{Cluster, Host, Port, Role, host_port};
 
 /// Looks the hosts of `draft` up and makes it a cluster, unless two of its ports are the same.
@@ -41,11 +42,32 @@ pub(super) fn settle(
             ports.push(settled);
         }
     }
+    let ssh = ways(&draft, &mut lookup.found);
     if !lookup.found.is_empty() {
         return Err(lookup.found);
     }
     let (origins, edges) = ports.into_iter().map(|s| s.port).partition(|p| p.role == Role::Origin);
-    Ok(Cluster { name: draft.name, origins, edges, encoder: draft.encoder })
+    Ok(Cluster { name: draft.name, origins, edges, elsewhere: Vec::new(), ssh, encoder: draft.encoder })
+}
+
+/// How to get to each host that says so; a host may be an entry several times, and say it once.
+fn ways(draft: &Draft, found: &mut Vec<Diagnostic>) -> BTreeMap<String, Destination> {
+    let mut ways: BTreeMap<String, (&Destination, Location)> = BTreeMap::new();
+    for entry in draft.origins.iter().chain(&draft.edges) {
+        let Some((way, place)) = &entry.ssh else { continue };
+        match ways.get(&entry.host) {
+            Some((first, first_place)) if *first != way => {
+                let message = format!("{} is reached in two ways: {first} and {way}", entry.host);
+                let diagnostic = place.diagnostic(message).related("first written here", first_place.used);
+                found.push(diagnostic.help("a host has one `ssh`, wherever it is written"));
+            }
+            Some(_) => {}
+            None => {
+                ways.insert(entry.host.clone(), (way, *place));
+            }
+        }
+    }
+    ways.into_iter().map(|(host, (way, _))| (host, way.clone())).collect()
 }
 
 struct Settled {

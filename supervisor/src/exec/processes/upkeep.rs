@@ -5,9 +5,11 @@ use std::os::fd::AsFd as _;
 use std::time::Duration;
 
 use cluster::UnitId;
+use control::api::Apply;
 use control::{Request, fds};
 
 use super::{Processes, Remembered, tell_change};
+use crate::host::dirs::ClusterDirs;
 use crate::host::files::{StateError, write_atomic};
 use crate::host::{logs, procfs};
 
@@ -52,12 +54,16 @@ impl Processes {
 
     /// Puts back what somebody removed.
     fn tend_files(&mut self) -> Result<(), StateError> {
-        let Remembered { secret, in_force: (path, text), .. } = &self.remembered;
+        let Remembered { secret, in_force: Apply { path, text, hosts }, .. } = &self.remembered;
         if !self.dirs.secret().exists() {
             write_atomic(&self.dirs.secret(), secret.as_bytes())?;
         }
-        if self.dirs.in_force()?.is_none_or(|(path, _)| path.as_os_str().is_empty()) {
-            self.dirs.put_in_force(path, text)?;
+        let is_whole = |dirs: &ClusterDirs| -> Result<bool, StateError> {
+            let is_there = dirs.in_force()?.is_some_and(|(path, _)| !path.as_os_str().is_empty());
+            Ok(is_there && (hosts.is_empty() || !dirs.hosts_in_force()?.is_empty()))
+        };
+        if !is_whole(&self.dirs)? {
+            self.dirs.put_in_force(path, text, hosts)?;
         }
         for (unit, held) in &self.held {
             let Some(live) = &held.live else { continue };

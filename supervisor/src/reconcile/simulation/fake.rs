@@ -450,6 +450,8 @@ pub(super) fn parse(text: &str) -> Result<Cluster, String> {
         name: "live".into(),
         origins: vec![port(Role::Origin, 5, 1935)],
         edges: edges.map_err(|error| format!("{text}: {error}"))?,
+        elsewhere: Vec::new(),
+        ssh: BTreeMap::new(),
         encoder: Some(cluster::Encoder { source: cluster::EncoderSource::TestCard, stream: "live/a".into() }),
     })
 }
@@ -601,9 +603,9 @@ impl Kernel for Fake {
         if !self.calm && self.random.percent(3) { Err("no room".into()) } else { Ok(()) }
     }
 
-    fn put_in_force(&mut self, _: &Path, text: &str) -> Result<(), String> {
+    fn put_in_force(&mut self, file: &Apply) -> Result<(), String> {
         self.effects += 1;
-        text.clone_into(&mut self.in_force);
+        file.text.clone_into(&mut self.in_force);
         Ok(())
     }
 
