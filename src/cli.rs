@@ -23,7 +23,7 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage or a wrong cluster file; 3 status: something wanted \
 is not ready; 4 status: cannot tell; 5 another srsctl supervises or is starting this cluster, or its \
-supervisor is busy or ending; 6 restart, upgrade: nothing was touched, since it would disconnect players: --yes; 130 interrupted.";
+supervisor is busy or ending; 6 up, restart, upgrade: nothing was touched, since it would disconnect players: --yes; 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -107,10 +107,7 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
         "srsctl up FILE starts a cluster, and starts what is missing of one that runs",
     ),
     (&["stop", "kill", "quit", "shutdown"], "srsctl down stops a cluster"),
-    (
-        &["reload", "reconfigure", "update"],
-        "srsctl up FILE brings a changed file into force, as far as that takes no restart",
-    ),
+    (&["reload", "reconfigure", "update"], "srsctl up FILE brings a changed file into force"),
     (
         &["rm", "remove", "delete", "clean", "purge"],
         "srsctl down --purge stops a cluster and removes its logs, generated configs and secret",

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
-use cluster::Cluster;
 use cluster::stats::ForwardState;
 use cluster::status::Status;
+use cluster::{Cluster, Span};
 use control::api::{Apply, StartupEvent};
 use control::start::{Start, StartupLine};
 use nix::sys::signal::Signal;
@@ -37,17 +37,35 @@ pub(crate) struct Args {
     /// Stay in the foreground as the supervisor; the first Ctrl-C stops the cluster, the second at once
     #[arg(long)]
     foreground: bool,
+    #[command(flatten)]
+    cost: Cost,
+}
+
+/// What a change may cost those who are connected.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Cost {
+    /// Also where players or encoders are disconnected
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// For so long a port that is taken out of the cluster keeps those whom it has, and takes nobody: 0s to 3600s
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = drain)]
+    pub(crate) drain: Span,
+}
+
+fn drain(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|_| "a time such as 30s or 500ms".to_owned())?;
+    if span <= Span::from_millis(3_600_000) { Ok(span) } else { Err("0s to 3600s".to_owned()) }
 }
 
 /// Makes the cluster run as its file says.
-pub(crate) async fn run(global: &Global, Args { path, foreground }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { path, foreground, cost }: Args) -> Result<ExitCode, Failure> {
     let (subject, loaded) = Subject::to_bring_up(global, path.as_deref())?;
     if foreground {
         return in_foreground(&subject, loaded).await;
     }
     leave_at_second_interrupt()?;
     // One that ends meanwhile is no obstacle.
-    if !subject.dirs().is_supervised() || !apply(&subject, &loaded).await? {
+    if !subject.dirs().is_supervised() || !apply(&subject, &loaded, cost).await? {
         start(&subject, &loaded).await?;
     }
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
@@ -106,9 +124,14 @@ async fn in_foreground(subject: &Subject, loaded: Loaded) -> Result<ExitCode, Fa
 }
 
 /// Hands the file to the supervisor that runs; false if none does any more.
-async fn apply(subject: &Subject, loaded: &Loaded) -> Result<bool, Failure> {
+async fn apply(subject: &Subject, loaded: &Loaded, Cost { yes, drain }: Cost) -> Result<bool, Failure> {
     let client = subject.client();
-    let request = Apply { path: loaded.path.clone(), text: loaded.text.clone(), hosts: loaded.hosts.clone() };
+    let request = Apply {
+        hosts: loaded.hosts.clone(),
+        yes,
+        drain_ms: Some(drain.as_millis().into()),
+        ..Apply::new(loaded.path.clone(), loaded.text.clone())
+    };
     tokio::select! {
         applied = client.apply(&request, complain) => match applied {
             Ok(()) => Ok(true),

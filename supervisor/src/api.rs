@@ -15,6 +15,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::routing::{get, post};
 use axum::serve::IncomingStream;
 use cluster::events::{By, Events};
+use cluster::plan::HostPart;
 use cluster::status::Status;
 use control::api::{self, Apply, Line, Restart, Upgrade, Upgraded};
 use control::{Code, Error};
@@ -55,6 +56,7 @@ pub(crate) enum Request {
     Status,
     /// Those behind this number.
     Events(u64),
+    Plan(Apply),
     Apply(Apply),
     Restart(Restart),
     Upgrade(Upgrade),
@@ -66,6 +68,7 @@ pub(crate) enum Request {
 pub(crate) enum Reply {
     Status(oneshot::Sender<Status>),
     Events(oneshot::Sender<Events>),
+    Plan(oneshot::Sender<Result<HostPart, Error>>),
     Lines(mpsc::Sender<Line>),
 }
 
@@ -103,6 +106,13 @@ impl Reply {
         }
     }
 
+    /// Gives a plan, or says why there is none.
+    pub(crate) fn show_plan(self, plan: Result<HostPart, Error>) {
+        if let Self::Plan(reply) = self {
+            let _ = reply.send(plan);
+        }
+    }
+
     /// Gives the status.
     pub(crate) fn show(self, status: Status) {
         if let Self::Status(reply) = self {
@@ -116,6 +126,7 @@ pub(crate) async fn serve(door: Door, commands: mpsc::Sender<Asked>, stop: onesh
     let router = axum::Router::new()
         .route(api::STATUS, get(status))
         .route(api::EVENTS, get(events))
+        .route(api::PLAN, post(plan))
         .route(api::APPLY, post(apply))
         .route(api::RESTART, post(restart))
         .route(api::UPGRADE, post(upgrade))
@@ -188,6 +199,19 @@ async fn events(
     }
     match answer.await {
         Ok(events) => Json(events).into_response(),
+        Err(_) => ending(),
+    }
+}
+
+async fn plan(State(commands): Commands, ConnectInfo(Peer(by)): From, Json(body): Json<Apply>) -> Response {
+    let (reply, answer) = oneshot::channel();
+    let asked = Asked { by, request: Request::Plan(body), reply: Reply::Plan(reply) };
+    if commands.send(asked).await.is_err() {
+        return ending();
+    }
+    match answer.await {
+        Ok(Ok(plan)) => Json(plan).into_response(),
+        Ok(Err(error)) => refused(error),
         Err(_) => ending(),
     }
 }

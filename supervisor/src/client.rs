@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
 use cluster::events::Events;
+use cluster::plan::HostPart;
 use cluster::status::Status;
 use control::Error;
 use control::api::{self, Apply, Line, Restart, Upgrade, Upgraded};
@@ -24,6 +25,8 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// For so long a supervisor may take to take a request up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
+/// The same of a plan, for which names of hosts are looked up.
+const PLAN_LIMIT: Duration = Duration::from_secs(30);
 
 /// For so long one that has the lock may have no socket yet, or no more: it looks for survivors, or ends.
 const SOCKET_LIMIT: Duration = Duration::from_secs(5);
@@ -141,7 +144,7 @@ impl Client {
     /// # Errors
     /// When the supervisor does not run or breaks off.
     pub async fn status(&self) -> Result<Status, ClientError> {
-        self.document(api::STATUS).await
+        self.document(Method::GET, api::STATUS, Bytes::new()).await
     }
 
     /// What happened behind event number `after`, as far as it is kept.
@@ -149,11 +152,16 @@ impl Client {
     /// # Errors
     /// When the supervisor does not run, breaks off, or is older than events.
     pub async fn events(&self, after: u64) -> Result<Events, ClientError> {
-        self.document(&format!("{}?after={after}", api::EVENTS)).await
+        self.document(Method::GET, &format!("{}?after={after}", api::EVENTS), Bytes::new()).await
     }
 
-    async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        let response = self.send(Method::GET, path, Bytes::new()).await?.0;
+    async fn document<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        let response = self.send(method, path, body).await?.0;
         if response.status() == StatusCode::NOT_FOUND {
             return Err(self.older());
         }
@@ -165,10 +173,19 @@ impl Client {
         }
     }
 
-    /// Brings a changed cluster file into force, as far as that can be done to a running cluster.
+    /// What bringing a changed cluster file into force would do.
     ///
     /// # Errors
-    /// [`ClientError::Refused`] lists what cannot be changed; then nothing was.
+    /// When the file is wrong, or the supervisor does not run, breaks off, or is older than plans.
+    pub async fn plan(&self, apply: &Apply) -> Result<HostPart, ClientError> {
+        let body = serde_json::to_vec(apply).map_err(|error| self.broken(error))?;
+        self.document(Method::POST, api::PLAN, body.into()).await
+    }
+
+    /// Brings a changed cluster file into force.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] says why not; whether something was touched says its code.
     pub async fn apply(&self, apply: &Apply, progress: impl FnMut(&str)) -> Result<(), ClientError> {
         self.lines(api::APPLY, apply, progress).await.map(drop)
     }
@@ -287,7 +304,8 @@ impl Client {
             .header(api::SENT, crate::host::procfs::uptime_ms().unwrap_or_default())
             .body(Full::new(body))
             .map_err(|error| self.broken(error))?;
-        let answer = tokio::time::timeout(ANSWER_LIMIT, sender.send_request(request)).await;
+        let limit = if path == api::PLAN { PLAN_LIMIT } else { ANSWER_LIMIT };
+        let answer = tokio::time::timeout(limit, sender.send_request(request)).await;
         match answer.map_err(|_| self.silent())? {
             Ok(response) => Ok((response, supervisor)),
             // It was just dying when it was asked.

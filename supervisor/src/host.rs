@@ -3,6 +3,7 @@
 pub(crate) mod ancestors;
 pub(crate) mod dirs;
 pub(crate) mod files;
+pub(crate) mod history;
 pub(crate) mod journal;
 pub(crate) mod last_words;
 pub(crate) mod lock;

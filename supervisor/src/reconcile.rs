@@ -1,7 +1,9 @@
 //! What a supervisor decides and carries out: commands, the plan, the loop around them.
 
 mod apply;
+mod changes;
 pub(crate) mod config;
+mod configure;
 pub(crate) mod events;
 mod job;
 pub(crate) mod kernel;
@@ -10,6 +12,7 @@ mod notice;
 pub(crate) mod plan;
 mod queue;
 mod reconciler;
+mod remove;
 mod restart;
 pub(crate) mod run;
 #[cfg(test)]

@@ -150,7 +150,14 @@ impl Hub {
     pub(crate) fn take_over_stream(&self, channel: &Rc<Channel>) {
         self.publications.set(self.publications.get().max(channel.number.get() + 1));
         self.known.borrow_mut().note(&channel.key, channel.carried.get());
+        // That process may have been told of another one, and have written down the spec alone.
+        channel.stream_mut().set_queue_length(self.queue_length());
         self.channels.borrow_mut().insert(channel.key.clone(), Rc::clone(channel));
+    }
+
+    /// Media that are kept for slow players, ms.
+    pub(crate) fn queue_length(&self) -> u64 {
+        self.spec.borrow().options.queue_length.as_millis().into()
     }
 
     fn room_for(&self, peer: SocketAddr) -> (usize, bool) {
@@ -244,8 +251,7 @@ impl Hub {
         if channels.len() >= names {
             return None;
         }
-        let queue_length = self.spec.borrow().options.queue_length.as_millis();
-        let mut stream = Stream::new(&self.keeping.store, CHUNK_SIZE, queue_length.into(), self.now());
+        let mut stream = Stream::new(&self.keeping.store, CHUNK_SIZE, self.queue_length(), self.now());
         stream.count_in(self.books.media.clone());
         let number = self.channels_made.replace(self.channels_made.get() + 1);
         let clock = format!("{}-{number}", self.process);

@@ -44,6 +44,12 @@ pub(crate) fn publish(
             description: "this is an edge: publish to the cluster's origin".to_owned(),
         });
     }
+    if role == Role::Origin && !hub.spec.borrow().drain.is_no() {
+        return Err(Refusal {
+            code: "NetStream.Publish.Denied",
+            description: "this origin is taken out of its cluster; publish to another one".to_owned(),
+        });
+    }
     let channel = hub.find(key);
     // A half-open connection of the origin must never hold its place; any other publisher keeps it.
     if clock.is_none() && channel.as_ref().is_some_and(|channel| channel.is_publishing()) {

@@ -7,8 +7,8 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use cluster::WorkerSpec;
 use cluster::stats::{Joining, ProcessStats, StreamStats};
+use cluster::{Drain, Role, WorkerSpec};
 use control::fds::{self, Lent, Name};
 use control::{Code, Error, Service};
 use stream::{Cursor, Offer, Stream};
@@ -72,19 +72,21 @@ impl Service for Port {
         stats
     }
 
-    /// Takes a new spec: limits and forward targets.
+    /// Takes a new spec: all but who it is and where it listens. What is copied anywhere is copied anew here.
     fn configure(&self, new: WorkerSpec) -> Result<(), Error> {
         {
             let old = self.hub.spec.borrow();
             let changed = WorkerSpec {
                 options: new.options.clone(),
                 forward: new.forward.clone(),
+                sources: new.sources.clone(),
+                drain: new.drain,
                 // A worker has no use for it, and an older supervisor did not tell it.
                 address: new.address,
                 ..old.clone()
             };
             if changed != new {
-                let why = "only options and forward targets change without a restart";
+                let why = "only options, forward targets, origins and drain change without a restart";
                 return Err(Error::new(Code::NeedsRestart, why));
             }
         }
@@ -94,8 +96,21 @@ impl Service for Port {
             .map_err(|error| Error::new(Code::Failed, format!("the new config cannot be kept: {error}")))?;
         info!(targets = new.forward.len(), "configured");
         self.hub.books.set_limit(new.options.memory);
-        *self.hub.spec.borrow_mut() = new;
+        let old = self.hub.spec.replace(new);
+        let new = self.hub.spec.borrow().clone();
+        let timeouts =
+            |spec: &WorkerSpec| (spec.options.publish_firstpkt_timeout, spec.options.publish_normal_timeout);
+        if timeouts(&old) != timeouts(&new) {
+            // Each looks at it as it is woken.
+            self.hub.open().iter().for_each(|conn| conn.wake());
+        }
         for channel in self.hub.channels() {
+            if old.options.queue_length != new.options.queue_length {
+                channel.stream_mut().set_queue_length(self.hub.queue_length());
+            }
+            if new.drain == Drain::Close && old.drain != Drain::Close {
+                close(&self.hub, &channel, new.role);
+            }
             // Those that wait for the next publication too.
             if channel.stream().head().is_live || !channel.forwards.borrow().is_empty() {
                 forward::sync(&self.hub, &channel);
@@ -120,6 +135,21 @@ impl Service for Port {
 
     fn keep(&self, name: Name, fd: BorrowedFd<'_>) -> io::Result<()> {
         self.lent.borrow_mut().replace(name, fd)
+    }
+}
+
+/// Tells the players of a stream that it is over, and closes them when they have had all that there is; on an origin also who publishes it.
+fn close(hub: &Hub, channel: &Rc<Channel>, role: Role) {
+    let end = channel.log().end();
+    for player in channel.players.borrow().iter() {
+        player.end_at(end);
+    }
+    hub.mark_dirty(channel);
+    let publisher = channel.stream().publisher().filter(|_| role == Role::Origin);
+    if let Some(publisher) = publisher.and_then(|id| hub.open().into_iter().find(|conn| conn.id == id)) {
+        channel.makes_room.set(true);
+        channel.touch();
+        publisher.wake();
     }
 }
 

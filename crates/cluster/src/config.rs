@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::file::{FileError, read_config};
-use crate::spec::{EncoderSource, EncoderSpec, Role, Target, WorkerOptions, WorkerSpec};
+use crate::spec::{Drain, EncoderSource, EncoderSpec, Role, Target, WorkerOptions, WorkerSpec};
 
 impl WorkerSpec {
     /// The text of this worker's config file, which [`WorkerSpec::from_file`] reads back. Paths have to be UTF-8;
@@ -63,6 +63,11 @@ impl WorkerSpec {
             let address =
                 address.map(|at| format!(", address: {}", quote(&at.to_string()))).unwrap_or_default();
             let _ = writeln!(out, "  - {{ id: {id}, host: {host}, port: {port}{address} }}");
+        }
+        if self.drain != Drain::No {
+            let drain =
+                "Taken out of the cluster: nobody comes; who is there stays (refuse), or is closed (close).";
+            key(&mut out, drain, "drain", self.drain.as_str());
         }
         let secret =
             "The file with the secret by which the edges know the origin; readable by its owner alone.";
@@ -200,6 +205,7 @@ mod tests {
                     address: Some("::1".parse().unwrap()),
                 },
             ],
+            drain: Drain::No,
             secret_file: text.into(),
         }
     }
@@ -216,7 +222,8 @@ mod tests {
             let spec = worker(text);
             let written = file(&spec.to_file_text());
             assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), spec);
-            let edge = WorkerSpec { role: Role::Edge, address: None, forward: Vec::new(), ..spec };
+            let drain = Drain::Refuse;
+            let edge = WorkerSpec { role: Role::Edge, address: None, forward: Vec::new(), drain, ..spec };
             let written = file(&edge.to_file_text());
             assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), edge);
         }

@@ -82,6 +82,8 @@ pub enum Kind {
     Added,
     /// Its addition was undone.
     TakenBack,
+    /// A port was taken out of the cluster.
+    Removed,
     /// A process was started.
     Started,
     /// It serves.
@@ -134,6 +136,7 @@ impl Kind {
             Self::Program => "program",
             Self::Added => "added",
             Self::TakenBack => "taken-back",
+            Self::Removed => "removed",
             Self::Started => "started",
             Self::Ready => "ready",
             Self::Adopted => "adopted",

@@ -6,7 +6,7 @@
 //! * [`Machine`]: where a supervisor runs for the cluster, and how an operator gets there.
 //! * [`Delays`]: how long to wait before the next attempt.
 //! * [`stats`]: what a process reports.
-//! * [`status`]: what `srsctl status --json` prints; [`events`]: what `srsctl events --json` does.
+//! * [`status`], [`events`], [`plan`]: what the command of that name prints with `--json`.
 //!
 //! No sockets and no clock here. This crate alone names the YAML library.
 
@@ -17,6 +17,7 @@ pub mod events;
 pub mod file;
 mod machine;
 pub mod memory;
+pub mod plan;
 pub mod span;
 pub mod spec;
 pub mod stats;
@@ -28,6 +29,6 @@ pub use machine::Machine;
 pub use memory::Memory;
 pub use span::{Latency, Span};
 pub use spec::{
-    Cluster, Encoder, EncoderSource, EncoderSpec, EndOfStream, Host, Port, ProcessSpec, Role, Target, UnitId,
-    WorkerOptions, WorkerSpec, hosts,
+    Cluster, Drain, Encoder, EncoderSource, EncoderSpec, EndOfStream, Host, Port, ProcessSpec, Role, Target,
+    UnitId, WorkerOptions, WorkerSpec, hosts,
 };

@@ -357,6 +357,7 @@ impl Cluster {
             options: WorkerOptions { memory, ..port.options.clone() },
             sources: origins.map(Port::source_address).collect(),
             forward: if port.role == Role::Origin { self.targets() } else { Vec::new() },
+            drain: Drain::No,
             secret_file,
         }
     }
@@ -388,6 +389,37 @@ pub struct Target {
     pub address: Option<IpAddr>,
 }
 
+/// What becomes of the players and encoders of a port that was taken out of the cluster.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Drain {
+    /// It is not taken out.
+    #[default]
+    No,
+    /// They stay, and nobody comes.
+    Refuse,
+    /// They are told that it is over, and closed; nobody comes.
+    Close,
+}
+
+impl Drain {
+    /// Whether it is not taken out.
+    #[must_use]
+    pub fn is_no(&self) -> bool {
+        *self == Self::No
+    }
+
+    /// The word used in files.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Refuse => "refuse",
+            Self::Close => "close",
+        }
+    }
+}
+
 /// All that one worker is told: its generated config file, and what it is told when that changes while it runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -413,6 +445,9 @@ pub struct WorkerSpec {
     pub sources: Vec<IpAddr>,
     /// Where every stream is forwarded; empty on an edge.
     pub forward: Vec<Target>,
+    /// Whether it was taken out of the cluster.
+    #[serde(default, skip_serializing_if = "Drain::is_no")]
+    pub drain: Drain,
     /// Absolute path of the file, mode 0600, with the secret between origin and edges.
     pub secret_file: PathBuf,
 }

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | GET [`STATUS`] | | [`Status`](cluster::status::Status) |
 //! | GET [`EVENTS`]`?after=N` | | [`Events`](cluster::events::Events) behind number N, from 0 on all that are kept |
+//! | POST [`PLAN`] | [`Apply`] | [`HostPart`](cluster::plan::HostPart): what APPLY would do; nothing is touched |
 //! | POST [`APPLY`] | [`Apply`] | lines |
 //! | POST [`RESTART`] | [`Restart`] | lines |
 //! | POST [`UPGRADE`] | [`Upgrade`] | lines, with one [`Line::Upgraded`] |
@@ -24,6 +25,8 @@ use crate::error::Error;
 pub const STATUS: &str = "/v1/status";
 /// Path of the request for what happened.
 pub const EVENTS: &str = "/v1/events";
+/// Path of the request for what bringing a file into force would do.
+pub const PLAN: &str = "/v1/plan";
 /// Path of the request to bring a file into force.
 pub const APPLY: &str = "/v1/apply";
 /// Path of the request to restart processes.
@@ -37,7 +40,7 @@ pub const DOWN: &str = "/v1/down";
 /// carried out after its sender has given up.
 pub const SENT: &str = "x-srsctl-sent-ms";
 
-/// Body of POST [`APPLY`].
+/// Body of POST [`APPLY`] and [`PLAN`].
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Apply {
     /// Absolute path of the cluster file, for messages and for relative paths in it.
@@ -47,6 +50,26 @@ pub struct Apply {
     /// The hosts that are this machine; without any, all are.
     #[serde(default)]
     pub hosts: Vec<String>,
+    /// Only where the file in force has this number.
+    #[serde(default)]
+    pub expect_generation: Option<u64>,
+    /// Also where players or encoders are disconnected.
+    #[serde(default)]
+    pub yes: bool,
+    /// For so long a port that is taken out keeps those whom it has, ms; without it for 30 s.
+    #[serde(default)]
+    pub drain_ms: Option<u64>,
+    /// The number of the earlier file that it is.
+    #[serde(default)]
+    pub rollback: Option<u64>,
+}
+
+impl Apply {
+    /// Of a file of which all hosts are this machine, whatever is in force, as long as nobody is disconnected.
+    #[must_use]
+    pub fn new(path: PathBuf, text: String) -> Self {
+        Self { path, text, ..Self::default() }
+    }
 }
 
 /// Body of POST [`RESTART`]: which processes, one after the other.

@@ -50,6 +50,8 @@ pub enum Code {
     Interrupted,
     /// It would disconnect whoever is connected, and whoever asked has not said that it shall. Nothing was touched.
     NeedsConsent,
+    /// What is in force is not what whoever asked has seen. Nothing was touched.
+    Changed,
     /// A process does not serve as it should: not ready in time, or left alone.
     NotReady,
     /// It was tried and failed; the system or another process is at fault.
@@ -75,6 +77,7 @@ impl Code {
             | Self::Refused
             | Self::NotFound
             | Self::Interrupted
+            | Self::Changed
             | Self::NotReady
             | Self::Failed
             | Self::Unknown => 1,
@@ -88,7 +91,7 @@ impl Code {
             Self::Malformed | Self::Invalid => 400,
             Self::NotFound => 404,
             Self::Stale => 408,
-            Self::Busy | Self::Refused | Self::NeedsRestart | Self::NeedsConsent => 409,
+            Self::Busy | Self::Refused | Self::NeedsRestart | Self::NeedsConsent | Self::Changed => 409,
             Self::TooLong => 413,
             Self::Unsupported => 501,
             Self::Ending | Self::Interrupted => 503,

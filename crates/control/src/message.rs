@@ -149,6 +149,7 @@ mod tests {
             options: WorkerOptions::default(),
             sources: vec![[127, 0, 0, 5].into()],
             forward: Vec::new(),
+            drain: cluster::Drain::No,
             secret_file: "/secret".into(),
         };
         let configure = Request::Configure { spec: Box::new(spec) };

@@ -248,6 +248,11 @@ impl Log {
         }
     }
 
+    /// Keeps `queue_length` ms from now on; what is beyond that goes with the next trim.
+    pub(crate) fn set_queue_length(&mut self, queue_length: u64) {
+        self.queue_length = queue_length;
+    }
+
     /// Offset after the last byte.
     #[must_use]
     pub fn end(&self) -> u64 {

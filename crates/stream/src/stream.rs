@@ -98,6 +98,11 @@ impl Stream {
         }
     }
 
+    /// Its log keeps `queue_length` ms from now on.
+    pub fn set_queue_length(&mut self, queue_length: u64) {
+        self.log.set_queue_length(queue_length);
+    }
+
     /// Appends a record of all that it is, so that it may go on in another process: what it names of its store's memory is that of now.
     /// `None` if a part of it ends with this process, because there was no memory that stays.
     #[must_use]

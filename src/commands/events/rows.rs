@@ -106,6 +106,7 @@ fn look(kind: Kind) -> Look {
         | Kind::Done
         | Kind::Program
         | Kind::Added
+        | Kind::Removed
         | Kind::Started
         | Kind::Ready
         | Kind::Adopted

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use cluster::events::{self, Events, Happening, Kind};
+use cluster::events::{self, By, Events, Happening, Kind};
+use cluster::plan::HostPart;
 use cluster::status::{self, Status};
 use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::{Apply, Upgraded};
@@ -31,14 +32,14 @@ use crate::host::dirs::ClusterDirs;
 use crate::host::files::{FileId, write_atomic};
 use crate::host::journal::Journal;
 use crate::host::last_words::last_words;
-use crate::host::{logs, preflight, procfs};
+use crate::host::{history, logs, preflight, procfs};
 use crate::machine::health::Halt;
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;
 use crate::reconcile::events::{BEFORE, WOKEN, WORKER_WOKEN, of_cluster, of_unit};
 use crate::reconcile::kernel::{
-    Answer, Client, Input, Instance, Kernel, Look, Program, Ticket, Unplayed, What,
+    Answer, Client, Command, Input, Instance, Kernel, Look, Program, Ticket, Unplayed, What,
 };
 
 /// Descriptors that the encoder uses at most.
@@ -194,6 +195,40 @@ impl Processes {
         let (events, newest) = self.journal.after(after);
         let (schema, cluster) = (events::SCHEMA.to_owned(), self.dirs.name().to_owned());
         reply.tell(Events { schema, cluster, newest, events });
+    }
+
+    /// Reads a file of which somebody asks what it would do, and has that asked then.
+    pub(crate) fn read_for_plan(&mut self, file: &Apply, by: Option<By>, reply: Reply) {
+        let (client, parsed) = (self.enrol(reply), self.read(file));
+        let messages = self.messages.clone();
+        self.helpers.spawn(async move {
+            let command = Command::Plan(parsed.await.map(Box::new));
+            let _ = messages.send(Message::Input(Input::Asked { client, by, command })).await;
+        });
+    }
+
+    /// What a file says, and that its hosts are this machine. Looks names up.
+    fn read(&self, file: &Apply) -> impl Future<Output = Result<Cluster, Error>> + Send + 'static + use<> {
+        let (parse, Apply { path, text, hosts, .. }) = (Arc::clone(&self.parse), file.clone());
+        let parsed = tokio::task::spawn_blocking(move || {
+            let new = parse(&path, &text).map_err(|why| Error::new(Code::Invalid, why))?.only(&hosts);
+            match preflight::hosts(&new).as_slice() {
+                [] => Ok(new),
+                elsewhere => Err(Error::new(Code::Refused, untouched(elsewhere))),
+            }
+        });
+        async {
+            parsed.await.unwrap_or_else(|error| {
+                Err(Error::new(Code::Failed, format!("the file could not be read: {error}")))
+            })
+        }
+    }
+
+    /// Closes the port of a unit: whoever is no process of it cannot connect there any more.
+    fn close_listener(&mut self, unit: &UnitId) {
+        if let Some(held) = self.held.get_mut(unit) {
+            held.listener = None;
+        }
     }
 
     /// Whether the supervisor before this one ended without a word.
@@ -464,10 +499,11 @@ impl Kernel for Processes {
     }
 
     fn close_port(&mut self, unit: &UnitId) {
-        self.held(unit).listener = None;
+        self.close_listener(unit);
     }
 
     fn remove(&mut self, unit: &UnitId, wanted: bool) {
+        self.close_listener(unit);
         self.held(unit).files.remove();
         self.held.remove(unit);
         if !wanted {
@@ -476,26 +512,13 @@ impl Kernel for Processes {
     }
 
     fn parse(&mut self, ticket: Ticket, file: &Apply) {
-        let (parse, Apply { path, text, hosts }) = (Arc::clone(&self.parse), file.clone());
-        // Looks names up.
-        let parsed = tokio::task::spawn_blocking(move || {
-            let new = parse(&path, &text).map_err(|why| Error::new(Code::Invalid, why))?.only(&hosts);
-            match preflight::hosts(&new).as_slice() {
-                [] => Ok(new),
-                elsewhere => Err(Error::new(Code::Refused, untouched(elsewhere))),
-            }
-        });
-        self.answer(ticket, async move {
-            Answer::Parsed(parsed.await.unwrap_or_else(|error| {
-                Err(Error::new(Code::Failed, format!("the file could not be read: {error}")))
-            }))
-        });
+        let parsed = self.read(file);
+        self.answer(ticket, async move { Answer::Parsed(parsed.await) });
     }
 
     fn prepare(&mut self, new: &Cluster, added: &[&Port]) -> Result<(), String> {
         let specs: Vec<_> = new.ports().map(|port| new.worker_spec(port, self.dirs.secret())).collect();
-        // The encoder is the one that runs: any other is refused.
-        let problems = preflight::check(&Cluster { encoder: None, ..new.clone() }, &specs);
+        let problems = preflight::check(new, &specs);
         let mut problems: Vec<String> = problems.iter().map(ToString::to_string).collect();
         let bound = listeners::bind_all(added.iter().copied());
         problems.extend(bound.as_ref().err().into_iter().flatten().map(ToString::to_string));
@@ -518,11 +541,12 @@ impl Kernel for Processes {
         Ok(())
     }
 
-    fn put_in_force(&mut self, file: &Apply) -> Result<(), String> {
-        let Apply { path, text, hosts } = file;
-        self.dirs.put_in_force(path, text, hosts).map_err(|error| error.to_string())?;
+    fn put_in_force(&mut self, file: &Apply, by: Option<By>, what: String) -> Result<u64, String> {
+        let new = history::New { file, by, what };
+        let number =
+            history::put_in_force(&self.dirs, new, SystemTime::now()).map_err(|error| error.to_string())?;
         self.remembered.in_force = file.clone();
-        Ok(())
+        Ok(number)
     }
 
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec) {
@@ -706,10 +730,17 @@ impl Kernel for Processes {
         }
     }
 
+    fn show_plan(&mut self, client: Client, plan: Result<HostPart, Error>) {
+        if let Some(reply) = self.clients.remove(&client) {
+            reply.show_plan(plan);
+        }
+    }
+
     fn close(&mut self) {
         self.is_closed = true;
         self.dirs.remove_agent_socket();
-        self.held.values_mut().for_each(|held| held.listener = None);
+        let all: Vec<UnitId> = self.held.keys().cloned().collect();
+        all.iter().for_each(|unit| self.close_listener(unit));
     }
 
     fn remove_run(&mut self) -> Result<(), String> {

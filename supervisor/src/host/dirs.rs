@@ -6,6 +6,7 @@
 //! | run/CLUSTER/agent.sock | control API |
 //! | run/CLUSTER/units/ID/{record.json, alive.lock, ctl.sock} | what a new supervisor needs to prove that a process is its own |
 //! | lib/CLUSTER/{cluster.yaml, cluster.path} | the cluster file in force, and where it came from |
+//! | lib/CLUSTER/history/N.json | the cluster files that were in force, the newest few |
 //! | lib/CLUSTER/cluster.hosts | the hosts of it that are this machine, a line each; without it, all are |
 //! | lib/CLUSTER/conf/ID.yaml | the generated config of each process |
 //! | lib/CLUSTER/secret | between origin and edges: 32 random bytes in hex, 0600, created once |
@@ -208,6 +209,12 @@ impl ClusterDirs {
     /// When they cannot be read.
     pub fn written_events(&self) -> Result<Vec<Event>, StateError> {
         journal::read(&self.events())
+    }
+
+    /// The cluster files that were in force.
+    #[must_use]
+    pub(crate) fn history(&self) -> PathBuf {
+        self.lib.join("history")
     }
 
     /// The secret between origin and edges.

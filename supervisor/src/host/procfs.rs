@@ -5,6 +5,8 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cluster::events::By;
+
 use crate::machine::health::Halt;
 
 /// Of the kernel's boot: differs after a reboot.
@@ -43,6 +45,12 @@ pub(crate) fn followers(leader: u32) -> Vec<u32> {
 #[must_use]
 pub(crate) fn name(pid: u32) -> Option<String> {
     Some(fs::read_to_string(format!("/proc/{pid}/comm")).ok()?.trim_end().to_owned())
+}
+
+/// This process, as one that asks.
+pub(crate) fn this_process() -> By {
+    let pid = std::process::id();
+    By { pid, uid: rustix::process::getuid().as_raw(), login_uid: login_uid(pid) }
 }
 
 /// The user who logged in where a process comes from; `None` of a service, and where the kernel keeps no account of it.

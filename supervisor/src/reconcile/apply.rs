@@ -1,23 +1,32 @@
 //! The steps of `apply`: a changed file is compared with the one in force, and the plan carried out, or taken back.
+//!
+//! What may fail comes first: ports are bound, added ones started, running ones told, and until then all can be undone. From
+//! [`Step::Commit`] on the new file is in force, whatever becomes of the rest; only then somebody is disconnected. So whoever is killed
+//! in between leaves one of two files in force, whole, and the next supervisor brings the processes in line with that.
 
 use std::time::Instant;
 
 use cluster::events::Kind as Happened;
-use cluster::{Cluster, Port, ProcessSpec, Role, UnitId, WorkerSpec};
+use cluster::plan::{Action, Change, summary};
+use cluster::{Cluster, Port, ProcessSpec, Role, Target, UnitId};
 use control::api::Apply;
 use control::{Code, Error};
 
+use super::changes::{Moves, consent};
 use super::events;
-use super::job::{AwaitReady, Configure, Job, Phase, Step, Turn};
+use super::job::{AwaitReady, Configure, Job, Removal, Step, Turn};
 use super::kernel::{Answer, InForce, Kernel, Program};
 use super::member::Member;
-use super::plan::{Kind, Plan};
+use super::plan::{compare, differ_in_share};
 use super::reconciler::{Reconciler, specs};
-use super::steps::STOP_LIMIT;
+use super::view::REFRESH_LIMIT;
 use crate::machine::state::{Event, State, Wanted};
 
 impl Reconciler {
     pub(super) fn parse(&mut self, file: Apply, job: &mut Job, kernel: &mut impl Kernel) -> Turn {
+        if let Err(error) = self.expect_generation(&file) {
+            return Turn::Failed(error);
+        }
         let parsed = match job.answer.take() {
             Some(Answer::Parsed(parsed)) => parsed,
             Some(_) => Err(Error::new(Code::Failed, "the file could not be read")),
@@ -29,87 +38,171 @@ impl Reconciler {
                 return Turn::Wait(Step::Parse { file }, None);
             }
         };
-        match parsed.and_then(|new| self.plan(file, new, job, kernel)) {
+        match parsed {
+            Ok(new) => {
+                job.push_first([Step::Weigh { file, new: Box::new(new), asked: None }]);
+                Turn::Done
+            }
+            Err(error) => Turn::Failed(error),
+        }
+    }
+
+    /// Asks those that would be stopped who is connected now, and makes the plan.
+    pub(super) fn weigh(
+        &mut self,
+        (file, new, asked): (Apply, Box<Cluster>, Option<Instant>),
+        job: &mut Job,
+        now: Instant,
+        kernel: &mut impl Kernel,
+    ) -> Turn {
+        let mut changes = compare(Some(&self.cluster), &new);
+        let since = asked.unwrap_or(now);
+        let stopped = changes.iter().filter(|it| matches!(it.action, Action::Stop | Action::Restart));
+        let stopped = stopped.filter_map(|change| self.member(&change.unit));
+        let is_old = |member: &&Member| {
+            let is_running = matches!(member.machine.state(), State::Running { .. });
+            is_running && member.report.as_ref().is_none_or(|report| report.at < since)
+        };
+        let old: Vec<&Member> = stopped.filter(is_old).collect();
+        let end = since + REFRESH_LIMIT;
+        if !old.is_empty() && now < end {
+            if asked.is_none() {
+                old.iter().for_each(|member| kernel.refresh(&member.id));
+            }
+            return Turn::Wait(Step::Weigh { file, new, asked: Some(since) }, Some(end));
+        }
+        self.count(&mut changes, now);
+        match self.plan(file, *new, &changes, job, kernel) {
             Ok(()) => Turn::Done,
             Err(error) => Turn::Failed(error),
         }
     }
 
-    /// Finds out what `new` changes, makes room for it, and puts the steps that do it before those that are left. When
-    /// it fails nothing was touched.
+    /// Makes room for what `new` changes, and puts the steps that do it before those that are left. When it fails nothing was touched.
     fn plan(
         &mut self,
         file: Apply,
         new: Cluster,
+        changes: &[Change],
         job: &mut Job,
         kernel: &mut impl Kernel,
     ) -> Result<(), Error> {
         let refuse = |why| Error::new(Code::Refused, why);
-        let plan = Plan::compare(&self.cluster, &new);
-        let refused: Vec<String> = plan.refused().map(|action| format!("\n  {action}")).collect();
-        if !refused.is_empty() {
+        if new.name != self.cluster.name {
+            let (old, new) = (&self.cluster.name, &new.name);
             return Err(refuse(format!(
-                "{} has changes that a running cluster (started from {}) cannot take yet; nothing was touched:{}\n\
-                 bring them into force, at the cost of disconnecting all players, with: \
-                 srsctl -f {0} down && srsctl -f {0} up",
-                file.path.display(),
-                self.path.display(),
-                refused.concat()
+                "nothing was touched: the file is of cluster {new}, and this is cluster {old}"
             )));
         }
-        if plan.is_empty() {
-            job.push_first([Step::Commit { file, new: Box::new(new) }, Step::Retry { idle: true }]);
+        if changes.iter().all(|change| change.action == Action::Nothing) {
+            let what = summary(changes);
+            job.push_first([Step::Commit { file, new: Box::new(new), what }, Step::Retry { idle: true }]);
             return Ok(());
         }
-        let ids: Vec<UnitId> = plan.units(Kind::Start).cloned().collect();
-        let origins: Vec<UnitId> = new.origins.iter().map(Port::id).collect();
-        let mut touched = ids.iter().chain(&origins).filter_map(|id| self.member(id));
-        if let Some(why) = touched.find_map(Member::left_alone) {
-            return Err(refuse(format!("nothing was touched: {why}")));
-        }
-        // An earlier addition was taken back, and its process does not end.
-        let mut added = ids.iter().filter_map(|id| self.member(id));
-        if let Some(member) = added.find(|member| !member.is_at_rest()) {
-            return Err(refuse(format!(
-                "nothing was touched: {} is still being stopped; try again later",
-                member.id
-            )));
-        }
-        let added: Vec<&Port> = new.edges.iter().filter(|edge| ids.contains(&edge.id())).collect();
-        kernel.prepare(&new, &added).map_err(|why| refuse(format!("nothing was touched: {why}")))?;
+        let moves = Moves::of(changes, &self.cluster, &new);
+        self.check_untouched(&moves, &new)?;
+        consent(changes, file.yes)?;
+        let is_at_once = |port: &&Port| moves.added.contains(&port.id());
+        let added: Vec<&Port> = new.ports().filter(is_at_once).collect();
+        let encoder = changes.iter().find(|change| change.unit == UnitId::encoder());
+        let is_encoder_new = encoder.is_some_and(|it| matches!(it.action, Action::Start | Action::Restart));
+        // That of one that runs may be gone.
+        let checked = Cluster { encoder: new.encoder.clone().filter(|_| is_encoder_new), ..new.clone() };
+        kernel.prepare(&checked, &added).map_err(|why| refuse(format!("nothing was touched: {why}")))?;
+        let ids: Vec<UnitId> = moves.added.iter().chain(&moves.late).cloned().collect();
         // What an earlier rollback had to leave alone is gone by now.
         self.members.retain(|member| !ids.contains(&member.id));
-        let place = self.members.iter().position(|member| member.role() == Role::Encoder);
-        let place = place.unwrap_or(self.members.len());
-        let specs = specs(&new, &self.dirs).into_iter().filter(|(spec, _)| ids.contains(spec.id()));
-        self.members.splice(place..place, specs.map(|(spec, port)| Member::new(spec, port)));
+        let new_ones = specs(&new, &self.dirs).into_iter().filter(|(spec, _)| ids.contains(spec.id()));
+        new_ones.for_each(|(spec, port)| self.insert(Member::new(spec, port)));
 
-        let starts = ids.iter().map(|id| Step::Start { id: id.clone() });
-        let waits = ids.iter().map(|id| {
-            Step::AwaitReady(AwaitReady {
-                id: id.clone(),
-                before: None,
-                end: None,
-                restart: None,
-                go_on: false,
-                program: Program::OfStart,
-            })
-        });
-        let told = new
-            .origins
-            .iter()
-            .map(|origin| Configure::step(new.worker_spec(origin, self.dirs.secret()), true));
-        // Each port's share of memory is smaller by those that were added. One that does not take it now, has it with its next start.
-        let shares: Vec<_> =
-            new.edges.iter().filter(|edge| plan.units(Kind::Configure).any(|id| *id == edge.id())).collect();
-        let told = told.chain(
-            shares.into_iter().map(|edge| Configure::step(new.worker_spec(edge, self.dirs.secret()), false)),
-        );
-        let rest = [Step::Commit { file, new: Box::new(new.clone()) }, Step::Retry { idle: false }];
-        let steps: Vec<Step> = starts.chain(waits).chain(told).chain(rest).collect();
+        let start = |id: &UnitId| Step::Start { id: id.clone() };
+        let (interim, last) = self.told(&moves, &new);
+        let drain = file.drain_ms.map(std::time::Duration::from_millis);
+        let mut steps: Vec<Step> = moves.added.iter().map(start).collect();
+        steps.extend(moves.added.iter().map(|id| await_ready(id.clone(), false)));
+        steps.extend(interim);
+        steps.push(Step::Commit { file, new: Box::new(new.clone()), what: summary(changes) });
+        if !moves.leaving().is_empty() {
+            steps.extend(self.leave(moves.leaving(), drain));
+            steps.push(Step::Remove { ids: moves.removed.clone(), end: None, how: Removal::Removed });
+        }
+        steps.extend(moves.moved.iter().map(|id| Step::Move { id: id.clone(), end: None }));
+        for id in &moves.late {
+            steps.extend([start(id), await_ready(id.clone(), true)]);
+        }
+        steps.extend(last);
+        if encoder.is_some_and(|it| it.action != Action::Nothing) {
+            steps.push(Step::Encoder { end: None });
+        }
+        steps.push(Step::Retry { idle: false });
         job.push_first(steps);
-        job.undo = vec![Step::TakeBack { ids, end: None }];
+        job.undo = vec![Step::Remove { ids, end: None, how: Removal::TakenBack }];
         Ok(())
+    }
+
+    /// That no process is in the way that is left alone, or still ends.
+    fn check_untouched(&self, moves: &Moves, new: &Cluster) -> Result<(), Error> {
+        let refuse = |why| Error::new(Code::Refused, format!("nothing was touched: {why}"));
+        let secret = self.dirs.secret();
+        let is_new = |id: &&UnitId| {
+            let port = new.ports().find(|port| port.id() == **id);
+            match (self.member(id).map(|member| &member.spec), port) {
+                (Some(ProcessSpec::Worker(old)), Some(port)) => {
+                    !differ_in_share(old, &new.worker_spec(port, secret.clone()))
+                }
+                _ => true,
+            }
+        };
+        let added = || moves.added.iter().chain(&moves.late);
+        let told = moves.told.iter().filter(is_new);
+        let touched = added().chain(&moves.removed).chain(&moves.moved).chain(told);
+        if let Some(why) = touched.filter_map(|id| self.member(id)).find_map(Member::left_alone) {
+            return Err(refuse(why));
+        }
+        // An earlier addition was taken back, and its process does not end.
+        let mut added = added().filter_map(|id| self.member(id));
+        match added.find(|member| !member.is_at_rest()) {
+            Some(member) => Err(refuse(format!("{} is still being stopped; try again later", member.id))),
+            None => Ok(()),
+        }
+    }
+
+    /// What running ports are told: before anybody is disconnected, and at the end. In between an origin forwards to those too that are
+    /// taken out.
+    fn told(&self, moves: &Moves, new: &Cluster) -> (Vec<Step>, Vec<Step>) {
+        let (mut interim, mut last) = (Vec::new(), Vec::new());
+        let leaving = moves.leaving();
+        let old: Vec<Target> = self.cluster.targets();
+        let told = |port: &&Port| moves.told.contains(&port.id());
+        for port in new.ports().filter(told) {
+            let spec = new.worker_spec(port, self.dirs.secret());
+            let is_share = match self.member(&spec.id).map(|member| &member.spec) {
+                Some(ProcessSpec::Worker(before)) => differ_in_share(before, &spec),
+                Some(ProcessSpec::Encoder(_)) | None => false,
+            };
+            let mut first = spec.clone();
+            if port.role == Role::Origin {
+                first.forward.retain(|target| !leaving.contains(&target.id));
+                first.forward.extend(old.iter().filter(|target| leaving.contains(&target.id)).cloned());
+            }
+            if first.forward.len() != spec.forward.len()
+                || first.forward.iter().any(|it| !spec.forward.contains(it))
+            {
+                interim.push(Configure::step(first, true));
+                last.push(Configure::step(spec, false));
+            } else {
+                // One that does not take its share now, has it with its next start.
+                interim.push(Configure::step(spec, !is_share));
+            }
+        }
+        (interim, last)
+    }
+
+    /// Adds a member behind those of its role.
+    pub(super) fn insert(&mut self, member: Member) {
+        let rank = |role| [Role::Origin, Role::Edge, Role::Encoder].iter().position(|it| *it == role);
+        let place = self.members.iter().position(|it| rank(it.role()) > rank(member.role()));
+        self.members.insert(place.unwrap_or(self.members.len()), member);
     }
 
     pub(super) fn start_added(
@@ -125,89 +218,32 @@ impl Reconciler {
         Turn::Done
     }
 
-    /// Gives a running port its new spec, and its next process too.
-    pub(super) fn configure(
-        &mut self,
-        configure: Configure,
-        job: &mut Job,
-        kernel: &mut impl Kernel,
-    ) -> Turn {
-        let Configure { spec, is_change, phase } = configure;
-        let id = spec.id.clone();
-        let failed = |why: String| {
-            if is_change {
-                return Turn::Failed(Error::new(Code::Failed, why));
-            }
-            tracing::warn!("{why}");
-            Turn::Done
-        };
-        let Some(member) = self.index(&id).and_then(|index| self.members.get_mut(index)) else {
-            return failed(format!("{id} is not supervised"));
-        };
-        let is_live = member.live.is_some();
-        let (phase, told) = match (phase, job.answer.take()) {
-            (Phase::Begin, _) => {
-                let ProcessSpec::Worker(before) = member.spec.clone() else { return Turn::Done };
-                let new = ProcessSpec::Worker((*spec).clone());
-                // The file first: it can be undone, what the process was told cannot.
-                if let Err(why) = kernel.write_config(&new) {
-                    if is_change {
-                        return failed(why);
-                    }
-                    // Each start writes it again.
-                    tracing::warn!("{why}");
-                }
-                member.spec = new;
-                if !is_live {
-                    return configured(&spec, before, is_change, job, kernel);
-                }
-                (Phase::Telling { before: Box::new(before) }, (*spec).clone())
-            }
-            (Phase::Telling { before }, Some(Answer::Configured(Ok(())))) => {
-                return configured(&spec, *before, is_change, job, kernel);
-            }
-            (Phase::Telling { before }, Some(Answer::Configured(Err(why)))) => {
-                let why = format!("{id} does not take its new config: {why}");
-                if before == spec || !is_change {
-                    // Its next process has it.
-                    return failed(why);
-                }
-                member.spec = ProcessSpec::Worker((*before).clone());
-                if let Err(error) = kernel.write_config(&member.spec) {
-                    tracing::warn!(unit = %id, %error, "old config not written");
-                }
-                if !is_live {
-                    return failed(why);
-                }
-                // It may have taken the new targets and not said so.
-                (Phase::Undoing { why }, *before)
-            }
-            (Phase::Undoing { why }, Some(_)) => return failed(why),
-            (phase @ (Phase::Telling { .. } | Phase::Undoing { .. }), _) => {
-                return Turn::Wait(Step::Configure(Configure { spec, is_change, phase }), None);
-            }
-        };
-        kernel.configure(self.ask(job), &told);
-        Turn::Wait(Step::Configure(Configure { spec, is_change, phase }), None)
-    }
-
     pub(super) fn commit(
         &mut self,
-        file: &Apply,
-        new: Cluster,
+        (file, new, what): (&Apply, Cluster, String),
         job: &mut Job,
         kernel: &mut impl Kernel,
     ) -> Turn {
+        let what = match file.rollback {
+            Some(number) => format!("rollback to {number}: {what}"),
+            None => what,
+        };
+        match kernel.put_in_force(file, job.by, what) {
+            Ok(generation) => self.generation = generation,
+            Err(why) => return Turn::Failed(Error::new(Code::Failed, format!("nothing is changed: {why}"))),
+        }
         job.undo.clear();
-        self.cluster = new;
         file.path.clone_into(&mut self.path);
-        match kernel.put_in_force(file) {
-            Ok(()) => Turn::Done,
-            Err(why) => {
-                let why = format!("done, but the file in force is not remembered: {why}");
-                Turn::Failed(Error::new(Code::Failed, why))
+        for member in &mut self.members {
+            let port = new.ports().find(|port| port.id() == member.id);
+            // Of one that moves it says where it still is.
+            let is_here = |port: &&Port| member.port.as_ref().is_some_and(|it| it.listen == port.listen);
+            if let Some(port) = port.filter(is_here) {
+                member.port = Some(port.clone());
             }
         }
+        self.cluster = new;
+        Turn::Done
     }
 
     pub(super) fn retry(
@@ -217,7 +253,9 @@ impl Reconciler {
         now: Instant,
         kernel: &mut impl Kernel,
     ) -> Turn {
-        let failed = |member: &&Member| matches!(member.machine.state(), State::Failed { .. });
+        let failed = |member: &&Member| {
+            matches!(member.machine.state(), State::Failed { .. }) && member.machine.wanted() == Wanted::Up
+        };
         let ids: Vec<UnitId> = self.members.iter().filter(failed).map(|member| member.id.clone()).collect();
         if idle && ids.is_empty() {
             kernel.say(job.client, "nothing to change".to_owned());
@@ -226,51 +264,16 @@ impl Reconciler {
             kernel.say(job.client, format!("starting {id} again"));
             self.feed_id(id, Event::Restart, now, kernel);
         }
-        let waits = ids.into_iter().map(|id| {
-            let program = Program::OfStart;
-            Step::AwaitReady(AwaitReady { id, before: None, end: None, restart: None, go_on: true, program })
-        });
-        job.push_first(waits);
-        Turn::Done
-    }
-
-    /// Undoes an addition.
-    pub(super) fn take_back(
-        &mut self,
-        ids: Vec<UnitId>,
-        end: Option<Instant>,
-        now: Instant,
-        kernel: &mut impl Kernel,
-    ) -> Turn {
-        if end.is_none() {
-            for id in &ids {
-                self.feed_id(id, Event::Want(Wanted::Down), now, kernel);
-            }
-        }
-        let end: Instant = end.unwrap_or(now + STOP_LIMIT);
-        let at_rest = ids.iter().filter_map(|id| self.member(id)).all(Member::is_at_rest);
-        if !at_rest && now < end {
-            return Turn::Wait(Step::TakeBack { ids, end: Some(end) }, Some(end));
-        }
-        for id in &ids {
-            let Some(member) = self.member(id) else { continue };
-            if member.left_alone().is_some() {
-                // It stays, to be told of, without the port.
-                kernel.close_port(id);
-            } else if member.live.is_none() {
-                kernel.record(events::of_unit(Happened::TakenBack, id, None, ""));
-                kernel.remove(id, false);
-                self.members.retain(|member| member.id != *id);
-            }
-        }
+        job.push_first(ids.into_iter().map(|id| await_ready(id, true)));
         Turn::Done
     }
 
     /// Brings back what was in force before this supervisor, which does not come to its work.
     pub(super) fn go_back(&mut self, before: InForce, job: &mut Job, kernel: &mut impl Kernel) -> Turn {
         let InForce { file, cluster } = before;
-        if let Err(error) = kernel.put_in_force(&file) {
-            tracing::warn!(%error, "the file before is not in force again");
+        match kernel.put_in_force(&file, None, "the start was interrupted".to_owned()) {
+            Ok(generation) => self.generation = generation,
+            Err(error) => tracing::warn!(%error, "the file before is not in force again"),
         }
         let secret = self.dirs.secret();
         let told: Vec<_> = cluster.ports().map(|port| cluster.worker_spec(port, secret.clone())).collect();
@@ -280,18 +283,8 @@ impl Reconciler {
     }
 }
 
-/// A port has its new spec.
-fn configured(
-    spec: &WorkerSpec,
-    before: WorkerSpec,
-    is_change: bool,
-    job: &mut Job,
-    kernel: &mut impl Kernel,
-) -> Turn {
-    if is_change {
-        kernel.say(job.client, format!("{} forwards to {} edge ports", spec.id, spec.forward.len()));
-        // All origins, or none.
-        job.undo.insert(0, Configure::step(before, false));
-    }
-    Turn::Done
+/// Wait until a unit is ready that was just started; where the command is to `go_on` when it is not, that is told at its end.
+pub(super) fn await_ready(id: UnitId, go_on: bool) -> Step {
+    let program = Program::OfStart;
+    Step::AwaitReady(AwaitReady { id, before: None, end: None, restart: None, go_on, program })
 }

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use cluster::Cluster;
 use control::start::Secret;
 
-use super::plan::Action;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::StateError;
 use crate::host::preflight::Problem;
@@ -60,8 +59,8 @@ pub enum AgentError {
     #[error(transparent)]
     State(#[from] StateError),
     /// Processes of an earlier supervisor run, and the file asks for other ones; nothing was touched.
-    #[error("{}", list("processes of this cluster run already, and the file has changes that only `srsctl down` and `srsctl up` can make:", .0))]
-    Changed(Vec<Action>),
+    #[error("{}", list("processes of this cluster run already, and the file in force is another one; nothing was touched:", .0))]
+    Changed(Vec<String>),
     /// Told to stop before all was ready; what had been started was stopped again.
     #[error("interrupted; what had been started is stopped again")]
     Interrupted,

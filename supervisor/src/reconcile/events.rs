@@ -6,7 +6,7 @@ use std::time::Instant;
 use cluster::events::{By, Happening, Kind};
 use cluster::status::Health;
 use cluster::{Role, UnitId};
-use control::api::{Restart, Upgrade};
+use control::api::{Apply, Restart, Upgrade};
 use control::{Error, cause};
 
 use super::kernel::{Command, Program, Worker};
@@ -125,7 +125,8 @@ pub(super) fn of_health(member: &Member, health: Health, note: String) -> Option
 /// A command, as it would be written; `None` of one that only looks.
 pub(super) fn name(command: &Command) -> Option<String> {
     match command {
-        Command::Status => None,
+        Command::Status | Command::Plan(_) => None,
+        Command::Apply(Apply { rollback: Some(number), .. }) => Some(format!("rollback {number}")),
         Command::Apply(apply) => Some(format!("up {}", apply.path.display())),
         Command::Restart(Restart { role, port, host, cold, .. }) => {
             let port = port.map(|port| format!(" {port}")).unwrap_or_default();

@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use cluster::events::By;
 use cluster::{Cluster, Role, UnitId, WorkerSpec};
 use control::Error;
 use control::api::{Apply, Upgraded};
@@ -15,6 +16,8 @@ use super::kernel::{Answer, Client, InForce, Instance, Program, Ticket};
 pub(crate) struct Job {
     /// Who is to be told.
     pub(crate) client: Option<Client>,
+    /// Who asked, if that is known.
+    pub(crate) by: Option<By>,
     /// What was asked, and when; its end is an event then.
     pub(crate) asked: Option<(String, Instant)>,
     /// What is left to be done, in this order.
@@ -72,10 +75,19 @@ pub(crate) enum Step {
         /// When all are asked again.
         ask: Instant,
     },
-    /// Read a file, and find out what it changes.
+    /// Read a file.
     Parse {
         /// The file.
         file: Apply,
+    },
+    /// Find out what it changes, and whom that disconnects.
+    Weigh {
+        /// The file.
+        file: Apply,
+        /// What it says.
+        new: Box<Cluster>,
+        /// When those that would be stopped were asked who is connected.
+        asked: Option<Instant>,
     },
     /// Start an added unit.
     Start {
@@ -92,17 +104,35 @@ pub(crate) enum Step {
         file: Apply,
         /// What it says.
         new: Box<Cluster>,
+        /// What it changes, in short.
+        what: String,
     },
     /// Start what was given up: its cause may be mended.
     Retry {
         /// The command has changed nothing yet.
         idle: bool,
     },
-    /// Stop units that were added, and forget them.
-    TakeBack {
+    /// Wait until units that take nobody any more have nobody, or their time is over.
+    Drain(Draining),
+    /// Stop units, and forget them.
+    Remove {
         /// Which.
         ids: Vec<UnitId>,
         /// Until when they are waited for.
+        end: Option<Instant>,
+        /// As what that is told.
+        how: Removal,
+    },
+    /// Stop a unit, and start it where the file in force says.
+    Move {
+        /// Which.
+        id: UnitId,
+        /// Until when its end is waited for.
+        end: Option<Instant>,
+    },
+    /// Start, stop or restart the encoder, as the file in force says.
+    Encoder {
+        /// Until when its end is waited for.
         end: Option<Instant>,
     },
     /// Find out what a restart into a program costs.
@@ -150,6 +180,30 @@ pub(crate) struct AwaitReady {
     pub(crate) go_on: bool,
     /// What it has to run then.
     pub(crate) program: Program,
+}
+
+/// See [`Step::Drain`].
+#[derive(Debug)]
+pub(crate) struct Draining {
+    /// Which units.
+    pub(crate) ids: Vec<UnitId>,
+    /// For how long.
+    pub(crate) limit: Duration,
+    /// Since when.
+    pub(crate) begun: Option<Instant>,
+    /// When they are asked again who is left.
+    pub(crate) ask: Option<Instant>,
+    /// They were told to close who is left.
+    pub(crate) is_last: bool,
+}
+
+/// Why a unit is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Removal {
+    /// Its addition is undone.
+    TakenBack,
+    /// It is not in the file.
+    Removed,
 }
 
 /// A restart that has begun.
@@ -235,7 +289,7 @@ impl Configure {
     }
 }
 
-/// How far a new config of the origin has come.
+/// How far a new config of a port has come.
 #[derive(Debug)]
 pub(crate) enum Phase {
     /// Nothing was done.

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cluster::events::{By, Happening};
+use cluster::plan::HostPart;
 use cluster::stats::{ProcessStats, StreamStats};
 use cluster::status::{self, Health, Status};
 use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
@@ -209,6 +210,8 @@ pub(crate) struct Unplayed {
 pub(crate) enum Command {
     /// How all is.
     Status,
+    /// What bringing this into force would do; or why it cannot be read.
+    Plan(Result<Box<Cluster>, Error>),
     /// Bring a changed file into force.
     Apply(Apply),
     /// Restart processes.
@@ -226,6 +229,15 @@ pub(crate) struct InForce {
     pub(crate) file: Apply,
     /// What it says.
     pub(crate) cluster: Cluster,
+}
+
+/// What was found beside what the file in force asks for: a supervisor was killed in the middle of a change.
+#[derive(Debug, Default)]
+pub(crate) struct Leftover {
+    /// Processes that the file does not name.
+    pub(crate) surplus: Vec<(ProcessSpec, Option<Port>)>,
+    /// Units that do not listen where the file says.
+    pub(crate) misplaced: Vec<UnitId>,
 }
 
 /// All that a supervisor does to the machine and tells to clients. Nothing here waits, and every question gets its
@@ -255,7 +267,7 @@ pub(crate) trait Kernel {
     fn refresh(&mut self, unit: &UnitId);
     /// Looks for what there is of a unit; [`Input::Looked`] follows.
     fn look(&mut self, unit: &UnitId);
-    /// Closes the port of a unit, where nobody will serve.
+    /// Closes the port of a unit, where nobody will serve; so does [`remove`](Self::remove).
     fn close_port(&mut self, unit: &UnitId);
     /// Removes what is remembered of a unit without a process; its generated config only if it is not `wanted` again.
     fn remove(&mut self, unit: &UnitId, wanted: bool);
@@ -272,11 +284,11 @@ pub(crate) trait Kernel {
     /// # Errors
     /// When it cannot be written; then the old one is whole.
     fn write_config(&mut self, spec: &ProcessSpec) -> Result<(), String>;
-    /// Remembers a file as the one in force.
+    /// Remembers a file as the one in force, who asked for it and what it changes; gives its number.
     ///
     /// # Errors
     /// When it cannot be written; then the old one is whole.
-    fn put_in_force(&mut self, file: &Apply) -> Result<(), String>;
+    fn put_in_force(&mut self, file: &Apply, by: Option<By>, what: String) -> Result<u64, String>;
     /// Has a running worker take a spec; [`Answer::Configured`] follows.
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec);
     /// Asks a program what it would make of those of these ports that run; [`Answer::Examined`] follows. Not of [`Program::Before`].
@@ -311,6 +323,8 @@ pub(crate) trait Kernel {
     fn finish(&mut self, client: Option<Client>, outcome: Result<(), Error>);
     /// Gives a client the status: the last it hears.
     fn show(&mut self, client: Client, status: Status);
+    /// Gives a client a plan, or says why there is none: the last it hears.
+    fn show_plan(&mut self, client: Client, plan: Result<HostPart, Error>);
 
     /// Takes no requests any more and closes all ports.
     fn close(&mut self);

@@ -1,158 +1,72 @@
 //! What has to be done to turn one cluster into another, as data: nothing is touched by making a plan.
 
-use std::fmt;
+use std::path::PathBuf;
 
-use cluster::{Cluster, Host, Memory, Port, UnitId};
-use serde::{Deserialize, Serialize};
+use cluster::plan::{Action, Change};
+use cluster::{Cluster, EncoderSource, EncoderSpec, Memory, Port, Target, UnitId, WorkerOptions, WorkerSpec};
 
-/// One step, with its reason.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Action {
-    /// What is done.
-    pub kind: Kind,
-    /// To which process; none for the cluster as a whole.
-    pub unit: Option<UnitId>,
-    /// Why, for a person.
-    pub reason: String,
+/// What is done to each process of either, in the order of `new`; those that it lacks come last but for the encoder. Without a `current`
+/// all is started. The order of ports is no difference.
+#[must_use]
+pub fn compare(current: Option<&Cluster>, new: &Cluster) -> Vec<Change> {
+    let of_current = |id: &UnitId| {
+        let current = current?;
+        Some((current, current.ports().find(|port| port.id() == *id)?))
+    };
+    let mut changes: Vec<Change> = new
+        .ports()
+        .map(|port| match of_current(&port.id()) {
+            Some(current) => compare_port(current, (new, port)),
+            None if current.is_none() => Change::new(port.id(), Action::Start, Vec::new()),
+            None => Change::new(port.id(), Action::Start, vec!["added to the file".to_owned()]),
+        })
+        .collect();
+    let is_kept = |port: &&Port| new.ports().any(|other| other.id() == port.id());
+    let removed = current.into_iter().flat_map(Cluster::ports).filter(|port| !is_kept(port));
+    let why = || vec!["removed from the file".to_owned()];
+    changes.extend(removed.map(|port| Change::new(port.id(), Action::Stop, why())));
+    changes.extend(compare_encoder(current, new));
+    changes
 }
 
-/// What a step does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Kind {
-    /// Start the worker of an added edge port.
-    Start,
-    /// Give a running port its new forward targets, or its new share of the machine's memory; no connection is dropped.
-    Configure,
-    /// Cannot be done to a running cluster: it would take `down` and `up`.
-    Refuse,
+/// Whether two specs of a port differ in nothing but its share of the machine's memory: what it has with its next start at the latest.
+pub(crate) fn differ_in_share(old: &WorkerSpec, new: &WorkerSpec) -> bool {
+    let memory = &new.options.memory;
+    let are_shares = matches!((&old.options.memory, memory), (Memory::Auto(_), Memory::Auto(_)));
+    let options = WorkerOptions { memory: *memory, ..old.options.clone() };
+    are_shares && WorkerSpec { options, ..old.clone() } == *new
 }
 
-/// All steps from one cluster to another.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Plan {
-    /// In the order in which they are carried out.
-    pub(crate) actions: Vec<Action>,
-}
-
-impl Plan {
-    /// The steps that turn `current` into `new`. The order of edges is no difference.
-    #[must_use]
-    pub(crate) fn compare(current: &Cluster, new: &Cluster) -> Self {
-        let mut actions = Vec::new();
-        if current.name != new.name {
-            actions.push(refuse(None, format!("cluster: {} → {}", current.name, new.name)));
-        }
-        for (origin, other) in current.origins.iter().zip(&new.origins) {
-            compare_port(origin, other, &mut actions);
-        }
-        if current.origins.len() != new.origins.len() {
-            let reason = format!("origins: {} → {}", current.origins.len(), new.origins.len());
-            actions.push(refuse(None, reason));
-        }
-        for edge in &current.edges {
-            match new.edges.iter().find(|other| same_place(edge, other)) {
-                Some(other) => compare_port(edge, other, &mut actions),
-                None => actions.push(refuse(Some(edge.id()), "removed from the file".to_owned())),
-            }
-        }
-        if current.encoder != new.encoder {
-            let reason = match (&current.encoder, &new.encoder) {
-                (None, _) => "encoder: added",
-                (_, None) => "encoder: removed",
-                (Some(_), Some(_)) => "encoder: changed",
-            };
-            actions.push(refuse(Some(UnitId::encoder()), reason.to_owned()));
-        }
-        let added: Vec<&Port> = new
-            .edges
-            .iter()
-            .filter(|edge| !current.edges.iter().any(|other| same_place(edge, other)))
-            .collect();
-        for edge in &added {
-            actions.push(Action {
-                kind: Kind::Start,
-                unit: Some(edge.id()),
-                reason: "added to the file".to_owned(),
-            });
-        }
-        if !added.is_empty() {
-            let targets = match added.len() {
-                1 => "1 more forward target".to_owned(),
-                more => format!("{more} more forward targets"),
-            };
-            actions.extend(new.origins.iter().map(|origin| Action {
-                kind: Kind::Configure,
-                unit: Some(origin.id()),
-                reason: targets.clone(),
-            }));
-            let (before, now) = (current.ports().count(), new.ports().count());
-            let shares = |edge: &&Port| matches!(edge.options.memory, Memory::Auto(_));
-            let kept = current.edges.iter().filter(shares).map(Port::id);
-            actions.extend(kept.map(|unit| Action {
-                kind: Kind::Configure,
-                unit: Some(unit),
-                reason: format!("memory: a share for {before} ports → for {now}"),
-            }));
-        }
-        Self { actions }
-    }
-
-    /// Nothing has to be done.
-    #[must_use]
-    pub(crate) fn is_empty(&self) -> bool {
-        self.actions.is_empty()
-    }
-
-    /// The steps that cannot be done; if there are any, none is.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = &Action> {
-        self.actions.iter().filter(|action| action.kind == Kind::Refuse)
-    }
-
-    /// The ids of the processes to which `kind` is done.
-    pub(crate) fn units(&self, kind: Kind) -> impl Iterator<Item = &UnitId> {
-        self.actions
-            .iter()
-            .filter(move |action| action.kind == kind)
-            .filter_map(|action| action.unit.as_ref())
-    }
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verb = match self.kind {
-            Kind::Start => "start",
-            Kind::Configure => "configure",
-            Kind::Refuse => "cannot change",
-        };
-        match &self.unit {
-            Some(unit) => write!(f, "{verb} {unit}: {}", self.reason),
-            None => write!(f, "{verb} {}", self.reason),
-        }
-    }
-}
-
-fn refuse(unit: Option<UnitId>, reason: String) -> Action {
-    Action { kind: Kind::Refuse, unit, reason }
-}
-
-fn same_place(a: &Port, b: &Port) -> bool {
-    (&a.host.name, a.port) == (&b.host.name, b.port)
-}
-
-fn compare_port(current: &Port, new: &Port, actions: &mut Vec<Action>) {
-    // Destructured, so that a new field cannot be forgotten here.
-    let Port { role: _, host: Host { name, address }, port, listen, options } = current;
+fn compare_port(current: (&Cluster, &Port), new: (&Cluster, &Port)) -> Change {
+    let spec = |(cluster, port): (&Cluster, &Port)| cluster.worker_spec(port, PathBuf::new());
+    let (old, new) = (spec(current), spec(new));
+    let mut why = Vec::new();
     let mut differ = |what: &str, from: String, to: String| {
         if from != to {
-            actions.push(refuse(Some(current.id()), format!("{what}: {from} → {to}")));
+            why.push(format!("{what}: {from} → {to}"));
         }
     };
-    differ("host", name.clone(), new.host.name.clone());
-    differ("port", port.to_string(), new.port.to_string());
-    differ("address of its host", address.to_string(), new.host.address.to_string());
-    differ("listen", listen.to_string(), new.listen.to_string());
-    let cluster::WorkerOptions {
+    // Destructured, so that a new field cannot be forgotten here.
+    let WorkerSpec {
+        id,
+        cluster: _,
+        role: _,
+        host: _,
+        listen,
+        address,
+        options,
+        sources,
+        forward,
+        drain: _,
+        secret_file: _,
+    } = &old;
+    differ("listen", listen.ip().to_string(), new.listen.ip().to_string());
+    let is_moved = listen != &new.listen;
+    if !is_moved {
+        let of = |address: &Option<std::net::IpAddr>| address.unwrap_or(listen.ip()).to_string();
+        differ("address of its host", of(address), of(&new.address));
+    }
+    let WorkerOptions {
         max_connections,
         max_streams,
         gop_cache,
@@ -167,12 +81,66 @@ fn compare_port(current: &Port, new: &Port, actions: &mut Vec<Action>) {
     differ("max_streams", max_streams.to_string(), new.options.max_streams.to_string());
     differ("gop_cache", gop_cache.to_string(), new.options.gop_cache.to_string());
     differ("latency", latency.to_string(), new.options.latency.to_string());
-    differ("memory", memory.to_string(), new.options.memory.to_string());
     differ("queue_length", queue_length.to_string(), new.options.queue_length.to_string());
     let (first, normal) = (new.options.publish_firstpkt_timeout, new.options.publish_normal_timeout);
     differ("publish_firstpkt_timeout", publish_firstpkt_timeout.to_string(), first.to_string());
     differ("publish_normal_timeout", publish_normal_timeout.to_string(), normal.to_string());
     differ("end_of_stream", end_of_stream.to_string(), new.options.end_of_stream.to_string());
+    let share = |memory: &Memory| match memory {
+        Memory::Auto(ports) => format!("a share for {ports} ports"),
+        Memory::Fixed(_) => memory.to_string(),
+    };
+    differ("memory", share(memory), share(&new.options.memory));
+    let names =
+        |sources: &[std::net::IpAddr]| sources.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    differ("origin", names(sources), names(&new.sources));
+    let added = new.forward.iter().filter(|it| !forward.iter().any(|other| other.id == it.id)).count();
+    let removed = forward.iter().filter(|it| !new.forward.iter().any(|other| other.id == it.id)).count();
+    for (count, how) in [(added, "more"), (removed, "fewer")] {
+        match count {
+            0 => {}
+            1 => why.push(format!("1 {how} forward target")),
+            count => why.push(format!("{count} {how} forward targets")),
+        }
+    }
+    // Their order is no difference.
+    let moved = |it: &&Target| new.forward.iter().any(|other| other.id == it.id && other != *it);
+    if forward.iter().any(|it| moved(&it)) {
+        why.push("forward targets are reached elsewhere".to_owned());
+    }
+    let action = if is_moved {
+        Action::Restart
+    } else if why.is_empty() {
+        Action::Nothing
+    } else {
+        Action::Reconfigure
+    };
+    Change::new(id.clone(), action, why)
+}
+
+fn compare_encoder(current: Option<&Cluster>, new: &Cluster) -> Option<Change> {
+    let of = |action, why| Some(Change::new(UnitId::encoder(), action, why));
+    match (current.and_then(Cluster::encoder_spec), new.encoder_spec()) {
+        (None, None) => None,
+        (None, Some(_)) if current.is_none() => of(Action::Start, Vec::new()),
+        (None, Some(_)) => of(Action::Start, vec!["added to the file".to_owned()]),
+        (Some(_), None) => of(Action::Stop, vec!["removed from the file".to_owned()]),
+        (Some(old), Some(new)) => {
+            let mut why = Vec::new();
+            let EncoderSpec { id: _, cluster: _, source, url } = &old;
+            let name = |source: &EncoderSource| match source {
+                EncoderSource::TestCard => "test-card".to_owned(),
+                EncoderSource::File(path) => path.display().to_string(),
+            };
+            if *source != new.source {
+                why.push(format!("source: {} → {}", name(source), name(&new.source)));
+            }
+            if *url != new.url {
+                why.push(format!("publishes to: {url} → {}", new.url));
+            }
+            of(if why.is_empty() { Action::Nothing } else { Action::Restart }, why)
+        }
+    }
 }
 
 #[cfg(test)]
@@ -180,7 +148,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use cluster::{Encoder, EncoderSource, Role, WorkerOptions};
+    use cluster::{Encoder, Host, Role};
 
     fn port(role: Role, host: &str, number: u16) -> Port {
         let address = host.parse().unwrap();
@@ -204,10 +172,15 @@ mod tests {
         }
     }
 
+    fn told(changes: &[Change]) -> Vec<String> {
+        let changes = changes.iter().filter(|change| change.action != Action::Nothing);
+        changes.map(|it| format!("{} {}: {}", it.action, it.unit, it.why.join("; "))).collect()
+    }
+
     fn plan(change: impl FnOnce(&mut Cluster)) -> Vec<String> {
         let mut new = guide();
         change(&mut new);
-        Plan::compare(&guide(), &new).actions.iter().map(ToString::to_string).collect()
+        told(&compare(Some(&guide()), &new))
     }
 
     #[test]
@@ -217,7 +190,20 @@ mod tests {
     }
 
     #[test]
-    fn added_ports_are_started_and_then_forwarded_to() {
+    fn where_nothing_runs_all_is_started() {
+        let mut new = guide();
+        new.encoder = Some(Encoder { source: EncoderSource::TestCard, stream: "live/a".into() });
+        let all = [
+            "start origin-127.0.0.5-1935: ",
+            "start edge-127.0.0.6-1935: ",
+            "start edge-127.0.0.6-1936: ",
+            "start encoder: ",
+        ];
+        assert_eq!(told(&compare(None, &new)), all);
+    }
+
+    #[test]
+    fn added_ports_are_started_and_forwarded_to() {
         let steps = plan(|new| {
             new.edges.insert(0, port(Role::Edge, "127.0.0.6", 1937));
             new.edges.push(port(Role::Edge, "127.0.0.8", 1935));
@@ -225,82 +211,90 @@ mod tests {
         assert_eq!(
             steps,
             [
+                "reconfigure origin-127.0.0.5-1935: memory: a share for 3 ports → a share for 5 ports; 2 more forward targets",
                 "start edge-127.0.0.6-1937: added to the file",
+                "reconfigure edge-127.0.0.6-1935: memory: a share for 3 ports → a share for 5 ports",
+                "reconfigure edge-127.0.0.6-1936: memory: a share for 3 ports → a share for 5 ports",
                 "start edge-127.0.0.8-1935: added to the file",
-                "configure origin-127.0.0.5-1935: 2 more forward targets",
-                "configure edge-127.0.0.6-1935: memory: a share for 3 ports → for 5",
-                "configure edge-127.0.0.6-1936: memory: a share for 3 ports → for 5",
             ]
         );
     }
 
     #[test]
-    fn every_origin_is_told_of_an_added_port_and_no_origin_is_added_itself() {
+    fn a_removed_port_is_stopped_and_forwarded_to_no_more() {
         let mut two = guide();
-        two.origins.push(port(Role::Origin, "127.0.0.4", 1935));
-        assert_eq!(plan(|new| new.clone_from(&two)), ["cannot change origins: 1 → 2"]);
-        for edge in &mut two.edges {
+        for port in two.origins.iter_mut().chain(&mut two.edges) {
             // It has no share.
-            edge.options.memory = Memory::Fixed(300);
+            port.options.memory = Memory::Fixed(300);
         }
-        let mut more = two.clone();
-        more.edges.push(port(Role::Edge, "127.0.0.8", 1935));
-        let steps: Vec<_> = Plan::compare(&two, &more).actions.iter().map(ToString::to_string).collect();
+        let mut one = two.clone();
+        one.edges.remove(0);
+        assert_eq!(
+            told(&compare(Some(&two), &one)),
+            [
+                "reconfigure origin-127.0.0.5-1935: 1 fewer forward target",
+                "stop edge-127.0.0.6-1935: removed from the file",
+            ]
+        );
+    }
+
+    #[test]
+    fn a_knob_of_a_port_changes_while_it_runs_and_says_from_what_to_what() {
+        let steps = plan(|new| {
+            let options = &mut new.edges[1].options;
+            (options.max_connections, options.gop_cache) = (5, false);
+            options.latency = "100ms".parse().unwrap();
+        });
         assert_eq!(
             steps,
             [
-                "start edge-127.0.0.8-1935: added to the file",
-                "configure origin-127.0.0.5-1935: 1 more forward target",
-                "configure origin-127.0.0.4-1935: 1 more forward target",
+                "reconfigure edge-127.0.0.6-1936: max_connections: 10240 → 5; gop_cache: true → false; latency: auto → 100ms"
             ]
         );
     }
 
     #[test]
-    fn any_other_change_is_refused_and_named() {
-        type Change = fn(&mut Cluster);
-        let cases: [(Change, &str); 9] = [
-            (|new| new.name = "other".into(), "cannot change cluster: live → other"),
-            (|new| new.origins[0].port = 1940, "cannot change origin-127.0.0.5-1935: port: 1935 → 1940"),
-            (
-                |new| new.origins[0].host.name = "h".into(),
-                "cannot change origin-127.0.0.5-1935: host: 127.0.0.5 → h",
-            ),
-            (
-                |new| new.origins[0].listen = [0, 0, 0, 0].into(),
-                "cannot change origin-127.0.0.5-1935: listen: 127.0.0.5 → 0.0.0.0",
-            ),
-            (
-                |new| new.edges[1].options.max_connections = 5,
-                "cannot change edge-127.0.0.6-1936: max_connections: 10240 → 5",
-            ),
-            (
-                |new| new.edges[1].options.gop_cache = false,
-                "cannot change edge-127.0.0.6-1936: gop_cache: true → false",
-            ),
-            (
-                |new| new.edges[1].listen = [0, 0, 0, 0].into(),
-                "cannot change edge-127.0.0.6-1936: listen: 127.0.0.6 → 0.0.0.0",
-            ),
-            (|new| drop(new.edges.remove(0)), "cannot change edge-127.0.0.6-1935: removed from the file"),
-            (
-                |new| {
-                    new.encoder = Some(Encoder { source: EncoderSource::TestCard, stream: "live/a".into() })
-                },
-                "cannot change encoder: encoder: added",
-            ),
-        ];
-        for (change, expected) in cases {
-            assert_eq!(plan(change), [expected]);
-        }
+    fn a_changed_port_or_host_is_a_removal_and_an_addition_and_another_listen_a_restart() {
+        let steps = plan(|new| new.edges[1].port = 1940);
+        assert_eq!(steps.iter().filter(|step| step.starts_with("start edge-127.0.0.6-1940")).count(), 1);
+        assert_eq!(steps.iter().filter(|step| step.starts_with("stop edge-127.0.0.6-1936")).count(), 1);
+        let steps = plan(|new| new.edges[1].listen = [0, 0, 0, 0].into());
+        assert_eq!(
+            steps,
+            [
+                "reconfigure origin-127.0.0.5-1935: forward targets are reached elsewhere",
+                "restart edge-127.0.0.6-1936: listen: 127.0.0.6 → 0.0.0.0",
+            ]
+        );
     }
 
     #[test]
-    fn a_refused_change_beside_an_added_port_shows_both() {
-        let mut new = guide();
-        new.edges.push(port(Role::Edge, "127.0.0.8", 1935));
-        new.edges[0].options.gop_cache = false;
-        let plan = Plan::compare(&guide(), &new);
-        assert_eq!((plan.refused().count(), plan.units(Kind::Start).count()), (1, 1));
+    fn another_origin_is_started_the_edges_are_told_and_the_encoder_goes_there() {
+        let mut old = guide();
+        old.encoder = Some(Encoder { source: EncoderSource::TestCard, stream: "live/a".into() });
+        let mut new = old.clone();
+        new.origins[0] = port(Role::Origin, "127.0.0.4", 1935);
+        assert_eq!(
+            told(&compare(Some(&old), &new)),
+            [
+                "start origin-127.0.0.4-1935: added to the file",
+                "reconfigure edge-127.0.0.6-1935: origin: 127.0.0.5 → 127.0.0.4",
+                "reconfigure edge-127.0.0.6-1936: origin: 127.0.0.5 → 127.0.0.4",
+                "stop origin-127.0.0.5-1935: removed from the file",
+                "restart encoder: publishes to: rtmp://127.0.0.5:1935/live/a → rtmp://127.0.0.4:1935/live/a",
+            ]
+        );
+    }
+
+    #[test]
+    fn an_encoder_is_started_stopped_and_started_anew() {
+        let card = Encoder { source: EncoderSource::TestCard, stream: "live/a".into() };
+        assert_eq!(plan(|new| new.encoder = Some(card.clone())), ["start encoder: added to the file"]);
+        let mut old = guide();
+        old.encoder = Some(card);
+        let mut new = old.clone();
+        new.encoder.as_mut().unwrap().source = EncoderSource::File("/clip.flv".into());
+        assert_eq!(told(&compare(Some(&old), &new)), ["restart encoder: source: test-card → /clip.flv"]);
+        assert_eq!(told(&compare(Some(&old), &guide())), ["stop encoder: removed from the file"]);
     }
 }

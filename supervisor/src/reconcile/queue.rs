@@ -3,7 +3,7 @@
 //!
 //! | asked while → | nothing runs | start | apply, restart, upgrade | end |
 //! | --- | --- | --- | --- | --- |
-//! | status | answer | answer | answer | answer |
+//! | status, plan | answer | answer | answer | answer |
 //! | apply, restart, upgrade | begin | refuse | refuse | refuse |
 //! | down | end | end | end | refuse |
 //! | SIGTERM, SIGINT, SIGQUIT | end | end | end | hurry |
@@ -17,6 +17,8 @@ use control::{Code, Error};
 pub(crate) enum Asked {
     /// How all is.
     Status,
+    /// What a changed file would do.
+    Plan,
     /// Bring a changed file into force.
     Apply,
     /// Restart processes.
@@ -90,6 +92,7 @@ impl From<Refusal> for Error {
 fn name(asked: Asked) -> &'static str {
     match asked {
         Asked::Status => "status",
+        Asked::Plan => "plan",
         Asked::Apply => "apply",
         Asked::Restart => "restart",
         Asked::Upgrade => "upgrade",
@@ -140,7 +143,7 @@ impl Queue {
             Err(Refusal { asked, running, lasts })
         };
         let (what, accepted) = match (asked, self.running) {
-            (Asked::Status, _) => return Ok(Accepted::Answer),
+            (Asked::Status | Asked::Plan, _) => return Ok(Accepted::Answer),
             (Asked::Stop | Asked::Leave, Some(Running { what: Runs::End, .. })) => {
                 return Ok(Accepted::Hurry);
             }
@@ -189,6 +192,7 @@ mod tests {
     fn operations() -> impl Strategy<Value = Vec<Operation>> {
         let one = prop_oneof![
             2 => Just(Operation::Ask(Asked::Status)),
+            2 => Just(Operation::Ask(Asked::Plan)),
             6 => Just(Operation::Ask(Asked::Apply)),
             6 => Just(Operation::Ask(Asked::Restart)),
             3 => Just(Operation::Ask(Asked::Upgrade)),
@@ -219,12 +223,12 @@ mod tests {
                         Err(refusal) => {
                             prop_assert_eq!(queue, before);
                             prop_assert!(before.running.is_some(), "idle and refused");
-                            prop_assert!(!matches!(asked, Asked::Status | Asked::Stop | Asked::Leave));
+                            prop_assert!(!matches!(asked, Asked::Status | Asked::Plan | Asked::Stop | Asked::Leave));
                             prop_assert_eq!(Some(refusal.running), before.running);
                             prop_assert_eq!(refusal.lasts, now - refusal.running.since);
                         }
                         Ok(Accepted::Answer) => {
-                            prop_assert_eq!(asked, Asked::Status);
+                            prop_assert!(matches!(asked, Asked::Status | Asked::Plan));
                             prop_assert_eq!(queue, before);
                         }
                         Ok(Accepted::Begin) => {

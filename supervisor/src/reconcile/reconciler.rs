@@ -12,8 +12,10 @@ use control::api::StartupEvent;
 use control::{Code, Error};
 
 use super::events;
-use super::job::{AwaitStart, Configure, Job, Step, StopRole, Turn};
-use super::kernel::{Client, Command, InForce, Input, Instance, Kernel, Look, Program, What, Worker};
+use super::job::{AwaitStart, Configure, Job, Removal, Step, StopRole, Turn};
+use super::kernel::{
+    Client, Command, InForce, Input, Instance, Kernel, Leftover, Look, Program, What, Worker,
+};
 use super::member::{Live, Member, Outlived};
 use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
 use crate::host::dirs::ClusterDirs;
@@ -35,12 +37,23 @@ pub(crate) enum End {
     Left(usize),
 }
 
+/// What a client waits for.
+#[derive(Debug)]
+pub(super) struct Question {
+    pub(super) client: Client,
+    pub(super) since: Instant,
+    /// What bringing this into force would do; else the status.
+    pub(super) new: Option<Box<Cluster>>,
+}
+
 /// A supervisor's decisions.
 #[derive(Debug)]
 pub(crate) struct Reconciler {
     /// What is in force.
     pub(super) cluster: Cluster,
     pub(super) path: PathBuf,
+    /// The number of that file.
+    pub(super) generation: u64,
     pub(super) dirs: ClusterDirs,
     /// What was in force before a start that is not over yet.
     before: Option<Box<InForce>>,
@@ -49,8 +62,8 @@ pub(crate) struct Reconciler {
     pub(super) queue: Queue,
     /// What the queue says to run; what is answered at once has none.
     job: Option<Job>,
-    /// Clients that wait for a status in which all is new, and since when.
-    pub(super) asked: Vec<(Client, Instant)>,
+    /// Clients that wait for a status in which all is new, or a plan that is made of one.
+    pub(super) asked: Vec<Question>,
     spacing: Spacing,
     next_housekeeping: Instant,
     instances: Instance,
@@ -65,13 +78,13 @@ pub(crate) struct Reconciler {
 }
 
 impl Reconciler {
-    /// A supervisor that starts at `now` with what was `found` of its units and, if that differs, with what was in force
-    /// `before`.
+    /// A supervisor that starts at `now` with a file of the number `generation`, what was `found` of its units, what is left of others
+    /// and, if that differs, with what was in force `before`.
     pub(crate) fn start(
         now: Instant,
-        (cluster, path, dirs): (Cluster, PathBuf, ClusterDirs),
+        (cluster, path, dirs, generation): (Cluster, PathBuf, ClusterDirs, u64),
         before: Option<InForce>,
-        mut found: BTreeMap<UnitId, Look>,
+        (mut found, left): (BTreeMap<UnitId, Look>, Leftover),
         kernel: &mut impl Kernel,
     ) -> Self {
         let members =
@@ -79,6 +92,7 @@ impl Reconciler {
         let mut new = Self {
             cluster,
             path,
+            generation,
             dirs,
             before: before.map(Box::new),
             members,
@@ -96,6 +110,8 @@ impl Reconciler {
             fresh: Vec::new(),
             end: None,
         };
+        let surplus: Vec<UnitId> = left.surplus.iter().map(|(spec, _)| spec.id().clone()).collect();
+        left.surplus.into_iter().for_each(|(spec, port)| new.insert(Member::new(spec, port)));
         let mut fresh = Vec::new();
         for index in 0..new.members.len() {
             let Some(unit) = new.members.get(index).map(|member| member.id.clone()) else { continue };
@@ -117,19 +133,27 @@ impl Reconciler {
             }
         }
         for index in 0..new.members.len() {
-            new.feed(index, Event::Want(Wanted::Up), now, kernel);
+            if new.members.get(index).is_some_and(|member| !surplus.contains(&member.id)) {
+                new.feed(index, Event::Want(Wanted::Up), now, kernel);
+            }
         }
         new.fresh = fresh;
-        // An origin that was found may know fewer edges than the file has now, whatever its config says: the supervisor
-        // before may have ended between writing it and telling.
+        // A port that was found may have other values than the file, whatever its config says: the supervisor before may have ended
+        // between writing it and telling, or after telling what was never in force.
         let secret = new.dirs.secret();
         let adopted =
             |unit: &UnitId| new.member(unit).and_then(|it| it.live).is_some_and(|live| live.adopted);
-        let origins = new.cluster.origins.iter().filter(|origin| adopted(&origin.id()));
-        let told =
-            origins.map(|origin| Configure::step(new.cluster.worker_spec(origin, secret.clone()), false));
-        let wait = Step::AwaitStart(AwaitStart { begin: now, told: Vec::new() });
-        let steps: Vec<Step> = told.chain([wait]).collect();
+        let is_told = |port: &&Port| adopted(&port.id()) && !left.misplaced.contains(&port.id());
+        let told = new.cluster.ports().filter(is_told);
+        let mut steps: Vec<Step> =
+            told.map(|port| Configure::step(new.cluster.worker_spec(port, secret.clone()), false)).collect();
+        if !surplus.is_empty() {
+            // They have had their time.
+            steps.extend(new.leave(surplus.clone(), Some(Duration::ZERO)));
+            steps.push(Step::Remove { ids: surplus, end: None, how: Removal::Removed });
+        }
+        steps.extend(left.misplaced.into_iter().map(|id| Step::Move { id, end: None }));
+        steps.push(Step::AwaitStart(AwaitStart { begin: now, told: Vec::new() }));
         new.job = Some(Job { asked: Some(("start".to_owned(), now)), ..Job::new(None, steps) });
         new.advance(now, kernel);
         new
@@ -177,7 +201,7 @@ impl Reconciler {
                 _ => deadline,
             })
         });
-        let asked = self.asked.iter().map(|(_, since)| self.answer_due(*since));
+        let asked = self.asked.iter().map(|question| self.answer_due(question.since));
         let job = self.job.as_ref().and_then(|job| job.due);
         units.chain(asked).chain(job).fold(self.next_housekeeping, Instant::min)
     }
@@ -371,6 +395,7 @@ impl Reconciler {
     ) {
         let asked = match &command {
             Command::Status => Asked::Status,
+            Command::Plan(_) => Asked::Plan,
             Command::Apply(_) => Asked::Apply,
             Command::Restart(_) => Asked::Restart,
             Command::Upgrade(_) => Asked::Upgrade,
@@ -384,14 +409,11 @@ impl Reconciler {
         let asked = name.map(|name| (name, now));
         match (accepted, command) {
             (Err(refusal), _) => kernel.finish(Some(client), Err(refusal.into())),
-            (Ok(_), Command::Status) => {
-                self.asked.push((client, now));
-                for member in self.members.iter().filter(|member| member.live.is_some()) {
-                    kernel.refresh(&member.id);
-                }
-            }
+            (Ok(_), Command::Status) => self.look_first(client, None, now, kernel),
+            (Ok(_), Command::Plan(Ok(new))) => self.look_first(client, Some(new), now, kernel),
+            (Ok(_), Command::Plan(Err(why))) => kernel.show_plan(client, Err(why)),
             (Ok(_), Command::Apply(file)) => {
-                self.job = Some(Job { asked, ..Job::new(Some(client), [Step::Parse { file }]) });
+                self.job = Some(Job { asked, by, ..Job::new(Some(client), [Step::Parse { file }]) });
             }
             (Ok(_), Command::Restart(restart)) => {
                 let (steps, errors) = match self.restart(&restart) {
@@ -406,6 +428,20 @@ impl Reconciler {
                 self.job = Some(job);
             }
             (Ok(_), Command::Down) => self.begin_end((Some(client), asked), true, now, kernel),
+        }
+    }
+
+    /// Has all report, and answers then.
+    fn look_first(
+        &mut self,
+        client: Client,
+        new: Option<Box<Cluster>>,
+        since: Instant,
+        kernel: &mut impl Kernel,
+    ) {
+        self.asked.push(Question { client, since, new });
+        for member in self.members.iter().filter(|member| member.live.is_some()) {
+            kernel.refresh(&member.id);
         }
     }
 

@@ -1,19 +1,20 @@
 //! From nothing to a supervised cluster, all or nothing; the loop; and its end.
 
 use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant, SystemTime};
 
 use cluster::events::Kind as Happened;
-use cluster::{Cluster, ProcessSpec, UnitId};
+use cluster::plan::Action;
+use cluster::{Cluster, EncoderSpec, Host, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::{Apply, StartupEvent};
 use tokio::signal::unix;
 use tokio::sync::mpsc;
 
 use super::config::{AgentConfig, AgentError, Parse};
 use super::events::of_cluster;
-use super::kernel::{Command, InForce, Input, Kernel as _, Look};
-use super::plan::{Action, Kind, Plan};
+use super::kernel::{Command, InForce, Input, Kernel as _, Leftover, Look};
+use super::plan::{compare, differ_in_share};
 use super::reconciler::{End, Reconciler, specs};
 use super::surroundings::{self, Surroundings};
 use crate::api;
@@ -25,7 +26,7 @@ use crate::exec::processes::{Processes, Remembered};
 use crate::host::dirs::{ClusterDirs, Created};
 use crate::host::files::StateError;
 use crate::host::preflight::Problem;
-use crate::host::{logs, preflight, procfs};
+use crate::host::{history, logs, preflight, procfs};
 
 /// Commands that wait for the loop.
 const COMMANDS: usize = 16;
@@ -81,8 +82,9 @@ impl Inputs {
             tokio::select! {
                 Some(message) = self.messages.recv() => return processes.take_in(message),
                 Some(api::Asked { by, request, reply }) = self.commands.recv() => match command(request) {
-                    Ok(command) => return Input::Asked { client: processes.enrol(reply), by, command },
-                    Err(after) => processes.tell_events(after, reply),
+                    Asked::Decision(command) => return Input::Asked { client: processes.enrol(reply), by, command },
+                    Asked::Events(after) => processes.tell_events(after, reply),
+                    Asked::Plan(file) => processes.read_for_plan(&file, by, reply),
                 },
                 _ = self.terminate.recv() => return Input::Stop,
                 _ = self.interrupt.recv() => return Input::Stop,
@@ -104,10 +106,20 @@ impl Inputs {
     }
 }
 
-/// What is to be decided; or the number behind which events are asked for, which takes no decision.
-fn command(request: api::Request) -> Result<Command, u64> {
-    Ok(match request {
-        api::Request::Events(after) => return Err(after),
+/// What a client asks.
+enum Asked {
+    /// What takes a decision.
+    Decision(Command),
+    /// Events behind this number.
+    Events(u64),
+    /// A plan for this file, once it is read.
+    Plan(Apply),
+}
+
+fn command(request: api::Request) -> Asked {
+    Asked::Decision(match request {
+        api::Request::Events(after) => return Asked::Events(after),
+        api::Request::Plan(file) => return Asked::Plan(file),
         api::Request::Status => Command::Status,
         api::Request::Apply(file) => Command::Apply(file),
         api::Request::Restart(restart) => Command::Restart(restart),
@@ -188,12 +200,13 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let is_ended = |(_, found): &(UnitId, Found)| matches!(found, Found::Ended { .. });
     let (ended, found): (BTreeMap<_, _>, BTreeMap<_, _>) =
         find_all(&dirs, units, &boot_id).await?.into_iter().partition(is_ended);
-    let mut before = None;
+    let (mut before, mut left) = (None, Leftover::default());
     if found.is_empty() {
         dirs.prove_room()?;
     } else {
         before = what_was_in_force(&dirs, &path, (&text, &hosts), &parse)?;
-        let refused = refused(before.as_ref(), &cluster, &found);
+        left = leftover(&dirs, &cluster, &found);
+        let refused = refused(before.as_ref(), &cluster, &found, &left);
         if !refused.is_empty() {
             return Err(AgentError::Changed(refused));
         }
@@ -207,20 +220,25 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let (is_takeover, is_changed) = (!found.is_empty(), before.is_some());
     let given = given.filter(|_| !is_takeover);
     let committed = given.map_or(Ok(()), |given| dirs.put_secret(&given));
+    let in_force = Apply { hosts, ..Apply::new(path.clone(), text) };
     let committed = committed.and_then(|()| dirs.ensure_secret(kept)).and_then(|secret| {
-        if let Err(error) = dirs.put_in_force(&path, &text, &hosts) {
-            if !is_takeover || is_changed {
-                return Err(error);
+        let what = if is_changed { "taken over with another file" } else { "brought up" }.to_owned();
+        let new = history::New { file: &in_force, by: Some(procfs::this_process()), what };
+        let generation = match history::put_in_force(&dirs, new, SystemTime::now()) {
+            Ok(generation) => generation,
+            Err(error) if !is_takeover || is_changed => return Err(error),
+            Err(error) => {
+                tracing::warn!(%error, "file in force not written");
+                history::newest(&dirs)
             }
-            tracing::warn!(%error, "file in force not written");
-        }
+        };
         if detached {
             open_log(&dirs.agent_log(), is_takeover)?;
         }
-        Ok(secret)
+        Ok((secret, generation))
     });
-    let secret = match committed {
-        Ok(secret) => secret,
+    let (secret, generation) = match committed {
+        Ok(committed) => committed,
         Err(error) => {
             dirs.remove_agent_socket();
             return Err(error.into());
@@ -229,12 +247,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     undo.keep();
 
     let surroundings = Surroundings::new(lock, dirs.clone(), listener, commands);
-    let remembered = Remembered {
-        boot_id,
-        secret,
-        in_force: Apply { path: path.clone(), text, hosts },
-        own_log: detached.then(|| dirs.agent_log()),
-    };
+    let remembered = Remembered { boot_id, secret, in_force, own_log: detached.then(|| dirs.agent_log()) };
     let mut processes = Processes::new(dirs.clone(), parse, spawner, remembered, listeners, sender);
     let mut first = format!("version {}, pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
     if processes.follows_a_killed_one() {
@@ -252,7 +265,8 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
             (unit, look)
         })
         .collect();
-    let reconciler = Reconciler::start(Instant::now(), (cluster, path, dirs), before, looks, &mut processes);
+    let files = (cluster, path, dirs, generation);
+    let reconciler = Reconciler::start(Instant::now(), files, before, (looks, left), &mut processes);
     Ok(Assembled { inputs, processes, reconciler, surroundings })
 }
 
@@ -304,33 +318,83 @@ fn what_was_in_force(
     match parse(&old_path, &old_text) {
         Ok(cluster) => {
             let cluster = cluster.only(&old_hosts);
-            let file = Apply { path: old_path, text: old_text, hosts: old_hosts };
+            let file = Apply { hosts: old_hosts, ..Apply::new(old_path, old_text) };
             Ok(Some(InForce { file, cluster }))
         }
         // A file that it names may have moved, or a host have lost its address.
-        Err(error) => Err(AgentError::Changed(vec![Action {
-            kind: Kind::Refuse,
-            unit: None,
-            reason: format!("the file in force, to compare it with, is not valid any more: {error}"),
-        }])),
+        Err(error) => Err(AgentError::Changed(vec![format!(
+            "the file in force, to compare it with, is not valid any more: {error}"
+        )])),
     }
 }
 
-/// What the file asks for that cannot be done while the processes found run on.
-fn refused(before: Option<&InForce>, cluster: &Cluster, found: &BTreeMap<UnitId, Found>) -> Vec<Action> {
-    let mut refused: Vec<Action> = before
-        .map(|before| Plan::compare(&before.cluster, cluster).refused().cloned().collect())
-        .unwrap_or_default();
-    let known: Vec<UnitId> = cluster
-        .ports()
-        .map(cluster::Port::id)
-        .chain(cluster.encoder_spec().map(|encoder| encoder.id))
-        .collect();
-    for id in found.keys() {
-        if !known.contains(id) && !refused.iter().any(|action| action.unit.as_ref() == Some(id)) {
-            let reason = "it runs and is not in the file".to_owned();
-            refused.push(Action { kind: Kind::Refuse, unit: Some(id.clone()), reason });
+/// What was found beside what the file asks for, as far as its configs tell what it is.
+fn leftover(dirs: &ClusterDirs, cluster: &Cluster, found: &BTreeMap<UnitId, Found>) -> Leftover {
+    let known = |id: &UnitId| match id.parts().0 {
+        Role::Encoder => cluster.encoder_spec().is_some(),
+        Role::Origin | Role::Edge => cluster.ports().any(|port| port.id() == *id),
+    };
+    let surplus = found.keys().filter(|id| !known(id)).filter_map(|id| {
+        let config = dirs.config(id);
+        let (spec, port) = if id.parts().0 == Role::Encoder {
+            (ProcessSpec::Encoder(EncoderSpec::from_file(&config).ok()?), None)
+        } else {
+            let spec = WorkerSpec::from_file(&config).ok()?;
+            let port = Port {
+                role: spec.role,
+                host: Host { name: spec.host.clone(), address: spec.host_address() },
+                port: spec.listen.port(),
+                listen: spec.listen.ip(),
+                options: spec.options.clone(),
+            };
+            (ProcessSpec::Worker(spec), Some(port))
+        };
+        (spec.id() == id).then_some((spec, port))
+    });
+    let is_elsewhere = |port: &&Port| match found.get(&port.id()) {
+        Some(Found::Process { listener: Some(listener), .. }) => !listeners::is_bound_to(listener, port),
+        Some(_) | None => false,
+    };
+    let misplaced = cluster.ports().filter(is_elsewhere).map(Port::id).collect();
+    Leftover { surplus: surplus.collect(), misplaced }
+}
+
+/// What another file than the one in force asks for that cannot be done while the processes found run on: whoever brings it into force
+/// asks a supervisor that has taken them over.
+fn refused(
+    before: Option<&InForce>,
+    cluster: &Cluster,
+    found: &BTreeMap<UnitId, Found>,
+    left: &Leftover,
+) -> Vec<String> {
+    let mut refused = Vec::new();
+    let current = before.map(|before| &before.cluster);
+    let spec = |cluster: &Cluster, id: &UnitId| {
+        let port = cluster.ports().find(|port| port.id() == *id)?;
+        Some(WorkerSpec { forward: Vec::new(), ..cluster.worker_spec(port, PathBuf::new()) })
+    };
+    for change in current.into_iter().flat_map(|current| compare(Some(current), cluster)) {
+        let is_small = || {
+            let specs = current
+                .and_then(|current| Some((spec(current, &change.unit)?, spec(cluster, &change.unit)?)));
+            specs.is_some_and(|(old, new)| differ_in_share(&old, &new))
+        };
+        match change.action {
+            Action::Nothing | Action::Unknown | Action::Start => {}
+            Action::Reconfigure if is_small() => {}
+            Action::Stop | Action::Restart | Action::Reconfigure => {
+                refused.push(format!("cannot {} {}: {}", change.action, change.unit, change.why.join("; ")));
+            }
         }
     }
+    let known = |id: &UnitId| match id.parts().0 {
+        Role::Encoder => cluster.encoder_spec().is_some(),
+        Role::Origin | Role::Edge => cluster.ports().any(|port| port.id() == *id),
+    };
+    let is_told = |id: &UnitId| left.surplus.iter().any(|(spec, _)| spec.id() == id);
+    let unknown = found.keys().filter(|id| !known(id) && !is_told(id));
+    refused.extend(unknown.map(|id| {
+        format!("{id} runs and is not in the file, and its config cannot be read; stop it with the others: srsctl down")
+    }));
     refused
 }

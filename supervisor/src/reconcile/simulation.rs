@@ -6,6 +6,7 @@
 //! * no unit has two processes, and nothing is signalled that is not proved to be ours (in the fake);
 //! * siblings are not restarted together, on their own or on request, and stop in order;
 //! * a refusal changed nothing, and what is asked gets exactly one answer;
+//! * a change stops no port that both files have, and at its end all have the values of one file, whole;
 //! * an upgrade that fails leaves no port with the new program, or tells of it;
 //! * the newest event of a unit tells its state, and what is asked begins and ends with an event.
 //!
@@ -19,13 +20,13 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cluster::events::{By, Kind};
-use cluster::{Role, UnitId};
+use cluster::{Cluster, Port, ProcessSpec, Role, UnitId};
 use control::Code;
 use control::api::{Apply, Restart, StartupEvent, Upgrade};
 
 use super::kernel::{Client, Command, InForce, Input};
 use super::queue::Runs;
-use super::reconciler::{End, Reconciler};
+use super::reconciler::{End, Reconciler, specs};
 use crate::host::dirs::{ClusterDirs, StateRoots};
 use crate::machine::backoff::{LONGEST, Spacing};
 use crate::machine::exit::Exit;
@@ -118,6 +119,8 @@ struct History {
     is_complete: bool,
     /// What was there when a change was asked for.
     asked: BTreeMap<Client, (Vec<UnitId>, String)>,
+    /// The clusters before and behind the newest change.
+    change: Option<(Cluster, Cluster)>,
 }
 
 impl History {
@@ -134,6 +137,7 @@ impl History {
             ready: BTreeSet::new(),
             is_complete: false,
             asked: BTreeMap::new(),
+            change: None,
         }
     }
 
@@ -188,32 +192,30 @@ impl History {
             file: Apply { path: "/before".into(), text: self.fake.in_force.clone(), ..Apply::default() },
             cluster,
         });
-        let files = (parse(text).unwrap(), PathBuf::from("/file"), self.dirs.clone());
-        text.clone_into(&mut self.fake.in_force);
+        let cluster = parse(text).unwrap();
+        let left = self.fake.leftover((&cluster, &self.dirs), &found);
+        let generation = self.fake.bring_into_force(text);
+        let files = (cluster, PathBuf::from("/file"), self.dirs.clone(), generation);
         self.fake.tell(|| format!("a supervisor starts with {text}, finds {found:?}"));
         self.restarts.clear();
         self.ready.clear();
         (self.last_restart, self.end_began, self.is_complete) = (None, None, false);
         let before = before.filter(|_| !found.is_empty());
-        let mut supervisor = Reconciler::start(self.fake.now, files, before, found, &mut self.fake);
+        let mut supervisor = Reconciler::start(self.fake.now, files, before, (found, left), &mut self.fake);
         self.look(&mut supervisor);
         self.supervisor = Some(supervisor);
     }
 
-    /// The file with which the next supervisor may start: it names all that runs.
+    /// The file with which the next supervisor may start: the one in force, or one with one more port.
     fn next_file(&mut self) -> String {
-        let mut ports: BTreeSet<u16> =
-            parse(&self.fake.in_force).unwrap().edges.iter().map(|edge| edge.port).collect();
-        for process in self.fake.processes.values().filter(|process| process.exit.is_none()) {
-            if let Some(port) = process.unit.as_str().strip_prefix("edge-127.0.0.6-") {
-                ports.insert(port.parse().unwrap());
+        let mut text = self.fake.in_force.clone();
+        if !self.fake.calm && self.fake.random.percent(20) {
+            let port = 1935 + u16::try_from(self.fake.random.below(6)).unwrap();
+            if !parse(&text).unwrap().edges.iter().any(|edge| edge.port == port) {
+                text = format!("{text},{port}");
             }
         }
-        if !self.fake.calm && self.fake.random.percent(20) {
-            ports.insert(1935 + u16::try_from(self.fake.random.below(6)).unwrap());
-        }
-        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
-        ports.join(",")
+        text
     }
 
     /// One thing goes wrong, or is asked.
@@ -235,8 +237,14 @@ impl History {
                 all.into_iter().for_each(|pid| self.fake.end(pid, Exit::Signal(9)));
             }
             18..25 => self.with_process(Fake::freeze),
-            25..35 => self.ask(Command::Status),
-            35..55 => self.apply(),
+            25..30 => self.ask(Command::Status),
+            30..33 => {
+                let text = self.fake.in_force.clone();
+                self.ask(Command::Plan(
+                    parse(&format!("{text},1950")).map(Box::new).map_err(|_| unreachable!()),
+                ));
+            }
+            33..55 => self.apply(),
             55..60 => {
                 let canary = usize::try_from(self.fake.random.below(3)).unwrap();
                 let yes = self.fake.random.percent(50);
@@ -295,20 +303,53 @@ impl History {
     }
 
     fn apply(&mut self) {
-        let mut text = self.fake.in_force.clone();
-        match self.fake.random.below(10) {
-            0 => text.push_str(",x"),
-            // An edge is taken out, or nothing changes.
-            1 => text = text.split(',').next().unwrap().to_owned(),
-            2 => {}
+        let Some(supervisor) = &self.supervisor else { return };
+        let (generation, in_force) = (supervisor.generation, self.fake.in_force.clone());
+        let mut words: Vec<String> = in_force.split(',').map(str::to_owned).collect();
+        let is_edge = |word: &str| word.starts_with('1');
+        let edges: Vec<usize> = (0..words.len()).filter(|it| is_edge(&words[*it])).collect();
+        let edge = self.fake.random.pick(&edges);
+        let place = words[edge].split([':', '@']).next().unwrap().to_owned();
+        let mut rollback = None;
+        match self.fake.random.below(12) {
+            0 => words.push("x".to_owned()),
+            1 | 2 if edges.len() > 1 => drop(words.remove(edge)),
+            3 => {}
+            4 | 5 => words[edge] = format!("{place}:{}", 1 + self.fake.random.below(3)),
+            6 => words[edge] = format!("{place}@{}", self.fake.random.below(3)),
+            7 => {
+                words.retain(|word| !word.starts_with('o'));
+                words.push(format!("o{}", 4 + self.fake.random.below(2)));
+            }
+            8 => {
+                words.retain(|word| !word.starts_with('e'));
+                words.extend(
+                    [["e0"].as_slice(), &["e1"], &[]][self.fake.random.below(3) as usize]
+                        .iter()
+                        .map(|it| (*it).to_owned()),
+                );
+            }
+            9 => {
+                let number = self.fake.random.below(self.fake.generations.len() as u64);
+                rollback = Some(number + 1);
+                words = vec![self.fake.generations[number as usize].clone()];
+            }
             _ => {
                 let port = (1935 + self.fake.random.below(6)).to_string();
-                if !text.split(',').any(|it| it == port) {
-                    text = format!("{text},{port}");
+                if !words.iter().any(|it| it.starts_with(&port)) {
+                    words.push(port);
                 }
             }
         }
-        self.ask(Command::Apply(Apply { path: "/file".into(), text, ..Apply::default() }));
+        let drain_ms = self.fake.random.pick(&[None, Some(0), Some(1_000), Some(5_000)]);
+        let expect_generation = match self.fake.random.below(10) {
+            0 => Some(generation + 1),
+            1 | 2 => Some(generation),
+            _ => None,
+        };
+        let yes = self.fake.random.percent(70);
+        let new = Apply::new("/file".into(), words.join(","));
+        self.ask(Command::Apply(Apply { expect_generation, yes, drain_ms, rollback, ..new }));
     }
 
     /// A client asks; a refusal must change nothing.
@@ -320,6 +361,9 @@ impl History {
         self.fake.owed.insert(client);
         let units = supervisor.members.iter().map(|member| member.id.clone()).collect();
         self.asked.insert(client, (units, format!("{:?}", supervisor.cluster)));
+        if let (Command::Apply(apply), None) = (&command, supervisor.queue.runs()) {
+            self.change = parse(&apply.text).ok().map(|new| (supervisor.cluster.clone(), new));
+        }
         let picture = |it: &Reconciler| {
             let members =
                 it.members.iter().map(|m| (m.id.clone(), m.machine.state().clone(), m.spec.clone()));
@@ -425,11 +469,14 @@ impl History {
             State::Running { .. } => told.is_some_and(|told| running.contains(told)),
             // That it is to stop was asked for.
             State::Stopping { .. } => true,
-            State::Killing { .. } => told == Some(&Frozen),
+            // The worker behind one that has made place may say who it is while it is killed.
+            State::Killing { .. } => told.is_some_and(|told| [Frozen, Renewed].contains(told)),
             State::Backoff { .. } => told.is_some_and(|told| [Died, NotStarted].contains(told)),
             State::Failed { .. } => told == Some(&GaveUp),
             State::Unknown { .. } => told == Some(&LeftAlone),
-            State::Stopped => told.is_none_or(|told| [Stopped, Kind::Added].contains(told)),
+            State::Stopped => {
+                told.is_none_or(|told| [Stopped, Kind::Added, Kind::TakenBack, Kind::Removed].contains(told))
+            }
         };
         assert!(fits, "{id} is {state:?}, and what was told last is {told:?}");
     }
@@ -441,6 +488,11 @@ impl History {
             self.end_began.get_or_insert(self.fake.now);
         }
         for unit in std::mem::take(&mut self.fake.stops) {
+            if let (Some(Runs::Apply), Some((old, new))) = (supervisor.queue.runs(), &self.change) {
+                let listen = |it: &Cluster| it.ports().find(|port| port.id() == unit).map(Port::listen_addr);
+                let is_kept = listen(old).is_some() && listen(old) == listen(new);
+                assert!(!is_kept, "{unit} is stopped by a change, and both files have it");
+            }
             let Some(stopped) = supervisor.member(&unit) else { continue };
             let Some(began) = self.end_began else { continue };
             let patient = self.fake.now >= began + STOP_LIMIT;
@@ -458,7 +510,7 @@ impl History {
         for (client, outcome) in &self.fake.answers {
             let Some((units, cluster)) = self.asked.remove(client) else { continue };
             let Err(error) = outcome else { continue };
-            if matches!(error.code, Code::Refused | Code::Invalid) {
+            if matches!(error.code, Code::Refused | Code::Invalid | Code::NeedsConsent | Code::Changed) {
                 let why = &error.message;
                 let now: Vec<UnitId> = supervisor.members.iter().map(|member| member.id.clone()).collect();
                 assert_eq!(units, now, "{why}");
@@ -466,23 +518,32 @@ impl History {
             }
         }
         if supervisor.queue.runs().is_none() {
-            let targets = supervisor.cluster.targets();
-            let ports: Vec<UnitId> = supervisor.cluster.ports().map(cluster::Port::id).collect();
-            for member in &supervisor.members {
-                if let (true, cluster::ProcessSpec::Worker(spec)) = (ports.contains(&member.id), &member.spec)
-                {
-                    let share = cluster::Memory::Auto(ports.len() as u32);
-                    assert_eq!(spec.options.memory, share, "{} has another share of the memory", member.id);
+            let specs: BTreeMap<UnitId, ProcessSpec> = specs(&supervisor.cluster, &self.dirs)
+                .into_iter()
+                .map(|(spec, _)| (spec.id().clone(), spec))
+                .collect();
+            // The order of ports is no difference.
+            let sorted = |spec: &ProcessSpec| {
+                let mut spec = spec.clone();
+                if let ProcessSpec::Worker(spec) = &mut spec {
+                    spec.forward.sort_by(|a, b| a.id.cmp(&b.id));
                 }
-                if let (Role::Origin, cluster::ProcessSpec::Worker(spec)) = (member.role(), &member.spec) {
-                    assert_eq!(spec.forward, targets, "{} has other targets than the cluster", member.id);
+                spec
+            };
+            for member in &supervisor.members {
+                match specs.get(&member.id) {
+                    Some(spec) => {
+                        assert_eq!(sorted(&member.spec), sorted(spec), "it has other values than the file")
+                    }
+                    None => {
+                        assert_eq!(member.machine.wanted(), Wanted::Down, "{} is not in the file", member.id)
+                    }
                 }
             }
-            assert_eq!(
-                parse(&self.fake.in_force).unwrap().edges,
-                supervisor.cluster.edges,
-                "another file is in force"
-            );
+            let ids: BTreeSet<&UnitId> = supervisor.members.iter().map(|member| &member.id).collect();
+            assert!(specs.keys().all(|id| ids.contains(id)), "not all of the file is supervised");
+            assert_eq!(parse(&self.fake.in_force).unwrap(), supervisor.cluster, "another file is in force");
+            assert_eq!(self.fake.generations.len() as u64, supervisor.generation);
         }
     }
 

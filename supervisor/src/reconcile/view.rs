@@ -10,12 +10,12 @@ use cluster::{Role, UnitId};
 
 use super::kernel::Kernel;
 use super::member::Member;
-use super::reconciler::Reconciler;
+use super::reconciler::{Question, Reconciler};
 use crate::machine::health::{Facts, Missing, assess};
 use crate::machine::state::{State, Stop};
 
 /// For so long `status` waits for processes to report again; one that does not is shown with its last report's age.
-const REFRESH_LIMIT: Duration = Duration::from_millis(300);
+pub(super) const REFRESH_LIMIT: Duration = Duration::from_millis(300);
 /// The same while one that is ready has never reported: it has just started, or cannot be told.
 const FIRST_REPORT_LIMIT: Duration = Duration::from_secs(1);
 
@@ -38,15 +38,19 @@ impl Reconciler {
         }
     }
 
-    /// Answers those who asked for the status, once every ready process has reported since; or `all` of them.
+    /// Answers those who asked for the status or a plan, once every ready process has reported since; or `all` of them.
     pub(super) fn answer_status(&mut self, now: Instant, all: bool, kernel: &mut impl Kernel) {
-        for (client, since) in std::mem::take(&mut self.asked) {
+        for question in std::mem::take(&mut self.asked) {
+            let Question { client, since, ref new } = question;
             let stale = |member: &&Member| member.report.as_ref().is_none_or(|report| report.at < since);
-            if all || now >= self.answer_due(since) || self.running().find(stale).is_none() {
-                let status = self.status(now, kernel);
-                kernel.show(client, status);
-            } else {
-                self.asked.push((client, since));
+            let is_due = all || now >= self.answer_due(since) || self.running().find(stale).is_none();
+            match new {
+                _ if !is_due => self.asked.push(question),
+                Some(new) => kernel.show_plan(client, Ok(self.host_part(new, now))),
+                None => {
+                    let status = self.status(now, kernel);
+                    kernel.show(client, status);
+                }
             }
         }
     }

@@ -3,11 +3,12 @@
 use std::time::{Duration, Instant};
 
 use cluster::Role;
+use cluster::plan::Action;
 use cluster::status::UnitState;
 use control::api::{Apply, Restart};
 use control::{Code, Error};
 use nix::sys::signal::Signal;
-use supervisor::{AliveLock, UnitFiles};
+use supervisor::{AliveLock, UnitFiles, generations};
 use supervisor::{ClientError, orphans};
 
 use crate::bench::{Bench, PATIENCE, lives};
@@ -18,7 +19,7 @@ async fn a_change_during_a_change_is_told_what_runs_since_when_and_for_whom() {
     let supervisor = bench.up();
     bench.edges = "1935,1936".into();
     bench.fake(&bench.edge(1936), "mute");
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let apply = Apply::new("/c.txt".into(), bench.text());
     let client = bench.client();
     let applied = tokio::spawn(async move { client.apply(&apply, |_| {}).await });
     let end = Instant::now() + PATIENCE;
@@ -46,7 +47,7 @@ async fn no_port_is_added_while_the_origin_is_unknown() {
     std::fs::remove_file(bench.dirs.unit(&bench.origin()).join("record.json")).unwrap();
     let supervisor = bench.up();
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let apply = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains(&format!("{} is left alone", bench.origin())), "{error}");
     assert!(bench.connect(&bench.edge(1936)).is_err());
@@ -59,12 +60,12 @@ async fn an_added_port_is_started_and_forwarded_to_and_nothing_else_is_touched()
     let supervisor = bench.up();
     let before = bench.pids().await;
     let mut said = Vec::new();
-    let same = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let same = Apply::new("/c.txt".into(), bench.text());
     bench.client().apply(&same, |line| said.push(line.to_owned())).await.unwrap();
     assert_eq!(said, ["nothing to change"]);
 
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let apply = Apply::new("/c.txt".into(), bench.text());
     bench.client().apply(&apply, |_| {}).await.unwrap();
     let after = bench.pids().await;
     assert_eq!(after.len(), 3);
@@ -88,7 +89,7 @@ async fn an_origin_that_does_not_say_whether_it_took_its_targets_is_told_the_old
     bench.fake(&bench.origin(), "tells-not");
     let supervisor = bench.up();
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let apply = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("does not take its new config"), "{error}");
     assert_eq!(bench.log(&bench.origin()).lines().last(), Some("configured 1 targets"));
@@ -104,7 +105,7 @@ async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
     let before = std::fs::read_to_string(&config).unwrap();
     std::fs::create_dir(config.with_extension("yaml.tmp")).unwrap();
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let apply = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("cannot write"), "{error}");
     std::fs::remove_dir(config.with_extension("yaml.tmp")).unwrap();
@@ -115,25 +116,99 @@ async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
 }
 
 #[tokio::test]
-async fn any_other_change_is_refused_and_nothing_is_touched() {
+async fn a_removed_port_is_closed_and_forgotten_and_no_other_is_touched() {
     let mut bench = Bench::new("1935,1936");
     let supervisor = bench.up();
     let before = bench.pids().await;
-    let text = bench.text();
     bench.edges = "1936,1937".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
-    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
-    assert!(error.contains(&format!("cannot change {}: removed", bench.edge(1935))), "{error}");
-    assert_eq!(bench.pids().await, before);
-    assert!(bench.connect(&bench.edge(1937)).is_err());
-    assert_eq!(bench.dirs.in_force().unwrap().unwrap().1, text);
+    let apply = Apply::new("/c.txt".into(), bench.text());
+    let mut said = Vec::new();
+    bench.client().apply(&apply, |line| said.push(line.to_owned())).await.unwrap();
+    assert!(said.contains(&format!("{} is removed", bench.edge(1935))), "{said:?}");
+    let after = bench.pids().await;
+    assert_eq!(after.len(), 3);
+    assert!([bench.origin(), bench.edge(1936)].iter().all(|id| before[id] == after[id]));
+    let removed = bench.edge(1935);
+    assert!(!lives(before[&removed]) && bench.connect(&removed).is_err());
+    assert!(!bench.dirs.config(&removed).exists() && !bench.dirs.unit(&removed).exists());
+    assert!(bench.log(&bench.origin()).ends_with("configured 2 targets\n"), "{}", bench.log(&bench.origin()));
+    let origin = std::fs::read_to_string(bench.dirs.config(&bench.origin())).unwrap();
+    assert!(!origin.contains(removed.as_str()) && origin.contains(bench.edge(1937).as_str()));
+    assert_eq!(bench.dirs.in_force().unwrap().unwrap().1, bench.text());
 
-    // Neither does a new supervisor that meets the processes of the old file.
+    // It can be added again.
+    bench.edges = "1935,1936,1937".into();
+    bench.client().apply(&Apply::new("/c.txt".into(), bench.text()), |_| {}).await.unwrap();
+    assert_eq!(bench.unit(&removed).await.state, UnitState::Running);
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn what_a_killed_supervisor_has_not_come_to_is_done_by_the_next_one() {
+    let mut bench = Bench::new("1935,1936");
+    let supervisor = bench.up();
+    let before = bench.pids().await;
     supervisor.kill();
+    // As if it had been killed behind the moment in which a file without that port came into force.
+    bench.edges = "1936".into();
+    let file = bench.state.path().join("cluster.txt");
+    bench.dirs.put_in_force(&file, &bench.text(), &[]).unwrap();
+    let supervisor = bench.up();
+    let after = bench.pids().await;
+    assert_eq!(after.keys().collect::<Vec<_>>(), [&bench.edge(1936), &bench.origin()]);
+    assert!(after.iter().all(|(id, pid)| before[id] == *pid));
+    assert!(!lives(before[&bench.edge(1935)]) && !bench.dirs.unit(&bench.edge(1935)).exists());
+    assert!(bench.log(&bench.origin()).ends_with("configured 1 targets\n"));
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn a_supervisor_takes_over_with_the_file_in_force_and_not_with_one_that_removes() {
+    let mut bench = Bench::new("1935,1936");
+    let supervisor = bench.up();
+    let before = bench.pids().await;
+    supervisor.kill();
+    bench.edges = "1936".into();
     let error = bench.command().error();
-    assert!(error.contains(&format!("cannot change {}: removed", bench.edge(1935))), "{error}");
+    assert!(error.contains(&format!("cannot stop {}: removed", bench.edge(1935))), "{error}");
     assert!(before.values().all(|pid| lives(*pid)));
     orphans::down(&bench.dirs, |_| {}).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_plan_is_carried_out_only_if_the_file_in_force_is_the_one_that_it_was_made_for() {
+    let mut bench = Bench::new("1935,1936");
+    let supervisor = bench.up();
+    let before = bench.pids().await;
+    bench.edges = "1936,1937".into();
+    let mut apply = Apply::new("/c.txt".into(), bench.text());
+    let plan = bench.client().plan(&apply).await.unwrap();
+    assert_eq!(plan.generation, Some(1));
+    let told: Vec<_> = plan.changes.iter().map(|it| (it.unit.clone(), it.action, it.disconnects())).collect();
+    assert_eq!(
+        told,
+        [
+            (bench.origin(), Action::Reconfigure, false),
+            (bench.edge(1936), Action::Nothing, false),
+            (bench.edge(1937), Action::Start, false),
+            (bench.edge(1935), Action::Stop, false),
+        ]
+    );
+    assert_eq!(bench.pids().await, before, "a plan touches nothing");
+    apply.expect_generation = Some(2);
+    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err();
+    let ClientError::Refused(Error { code: Code::Changed, message: why }) = &error else { panic!("{error}") };
+    assert!(why.contains("made for generation 2 of the file in force, which is 1"), "{why}");
+    assert_eq!(bench.pids().await, before);
+    apply.expect_generation = Some(1);
+    bench.client().apply(&apply, |_| {}).await.unwrap();
+    let what: Vec<_> = generations(&bench.dirs).unwrap().into_iter().map(|it| (it.number, it.what)).collect();
+    let changed = "1 started, 1 stopped, 1 reconfigured".to_owned();
+    assert_eq!(what, [(1, "brought up".to_owned()), (2, changed)]);
+    let wrong = Apply::new("/c.txt".into(), "no cluster".into());
+    let error = bench.client().plan(&wrong).await.unwrap_err();
+    assert!(matches!(&error, ClientError::Refused(Error { code: Code::Invalid, .. })), "{error}");
+    supervisor.end(Signal::SIGTERM);
 }
 
 #[tokio::test]
@@ -143,7 +218,7 @@ async fn an_added_port_that_does_not_get_ready_is_taken_back() {
     let before = bench.pids().await;
     bench.edges = "1935,1936".into();
     bench.fake(&bench.edge(1936), "exit-78");
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let apply = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("exit 78"), "{error}");
     assert_eq!(bench.pids().await, before);
@@ -160,7 +235,7 @@ async fn an_added_port_whose_lock_a_stranger_holds_is_left_to_it_and_added_later
     files.create().unwrap();
     let AliveLock::Free(lock) = files.wait_for_lock().unwrap() else { panic!("held") };
     bench.edges = "1935,1936".into();
-    let apply = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let apply = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains("holds its lock"), "{error}");
     assert!(files.alive_lock().exists(), "what is unknown was touched");

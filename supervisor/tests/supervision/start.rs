@@ -82,7 +82,7 @@ async fn a_worker_that_refuses_its_config_is_not_tried_again() {
     assert_eq!((unit.state, unit.health, unit.restarts), (UnitState::Failed, Health::Critical, 0));
     assert!(bench.connect(&edge).is_err(), "nobody is kept waiting");
     // Asked for while it is as wrong as before, and corrected.
-    let same = Apply { path: "/c.txt".into(), text: bench.text(), ..Apply::default() };
+    let same = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&same, |_| {}).await.unwrap_err().to_string();
     assert!(error.contains(edge.as_str()) && error.contains("exit 78"), "{error}");
     bench.fake(&edge, "");

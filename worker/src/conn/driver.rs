@@ -33,15 +33,8 @@ const TURNS: usize = 4;
 
 /// A connection that was accepted; it is to be [served](serve).
 pub(crate) fn begin(hub: Rc<Hub>, conn: Rc<Conn>) -> Serving {
-    let patience = {
-        let options = &hub.spec.borrow().options;
-        Patience {
-            first: options.publish_firstpkt_timeout.as_millis().into(),
-            normal: options.publish_normal_timeout.as_millis().into(),
-        }
-    };
     let mut serving = Serving(Driver {
-        machine: Machine::new(patience, hub.now()),
+        machine: Machine::new(patience(&hub), hub.now()),
         hub,
         conn,
         streams: ByStream::default(),
@@ -51,6 +44,14 @@ pub(crate) fn begin(hub: Rc<Hub>, conn: Rc<Conn>) -> Serving {
     });
     serving.0.commit();
     serving
+}
+
+fn patience(hub: &Hub) -> Patience {
+    let options = &hub.spec.borrow().options;
+    Patience {
+        first: options.publish_firstpkt_timeout.as_millis().into(),
+        normal: options.publish_normal_timeout.as_millis().into(),
+    }
 }
 
 /// Serves a connection to its end.
@@ -105,6 +106,9 @@ struct Driver {
 impl Driver {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<End> {
         self.conn.set_waker(cx.waker());
+        if self.machine.set_patience(patience(&self.hub)) {
+            self.conn.set_deadline(self.machine.deadline());
+        }
         let mut turns = 0;
         loop {
             if turns == TURNS {

@@ -79,7 +79,7 @@ pub(crate) struct Proof<'a> {
 }
 
 /// How long a publisher may be silent, ms.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Patience {
     /// From publish to the first media.
     pub(crate) first: u64,
@@ -204,6 +204,11 @@ impl Machine {
             && self.asking.is_none()
             && self.out.sent <= self.out.bytes.len()
             && self.out.bytes.len() - self.out.sent <= CONTROL_MAX + self.out.owed
+    }
+
+    /// From now on a publisher may be silent for so long; whether that is new.
+    pub(crate) fn set_patience(&mut self, patience: Patience) -> bool {
+        std::mem::replace(&mut self.patience, patience) != patience
     }
 
     /// What has come of messages that are not whole.

@@ -28,6 +28,12 @@ pub(crate) fn play(
     length: Option<u64>,
     conn: &Rc<Conn>,
 ) -> Result<Playing, Refusal> {
+    if !hub.spec.borrow().drain.is_no() {
+        return Err(Refusal {
+            code: "NetStream.Play.Failed",
+            description: "this port is taken out of its cluster; play from another one".to_owned(),
+        });
+    }
     let max = hub.spec.borrow().options.max_connections;
     let has_media = hub.find(key).is_some_and(|channel| channel.is_held());
     if hub.players.get() >= max && !hub.displace_waiting(conn, has_media) {

@@ -51,6 +51,7 @@ fn spec() -> WorkerSpec {
         options: WorkerOptions::default(),
         sources: Vec::new(),
         forward: Vec::new(),
+        drain: cluster::Drain::No,
         secret_file: PathBuf::from("/secret"),
     }
 }

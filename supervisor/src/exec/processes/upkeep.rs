@@ -54,7 +54,7 @@ impl Processes {
 
     /// Puts back what somebody removed.
     fn tend_files(&mut self) -> Result<(), StateError> {
-        let Remembered { secret, in_force: Apply { path, text, hosts }, .. } = &self.remembered;
+        let Remembered { secret, in_force: Apply { path, text, hosts, .. }, .. } = &self.remembered;
         if !self.dirs.secret().exists() {
             write_atomic(&self.dirs.secret(), secret.as_bytes())?;
         }

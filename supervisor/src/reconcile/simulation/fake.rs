@@ -2,21 +2,26 @@
 //! seed gives. It refuses, loudly, what the real one could not do or must not be asked.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use cluster::events::{Happening, Kind};
+use cluster::events::{By, Happening, Kind};
+use cluster::plan::HostPart;
 use cluster::stats::ProcessStats;
 use cluster::status::Status;
 use cluster::{Cluster, Host, Port, ProcessSpec, Role, UnitId, WorkerOptions, WorkerSpec};
 use control::api::{Apply, UpgradeResult, Upgraded};
 use control::{Code, Error};
 
+use crate::host::dirs::ClusterDirs;
 use crate::machine::exit::Exit;
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{
-    Answer, Client, Examined, Input, Instance, Kernel, Look, Program, Report, Ticket, Unplayed, What, Worker,
+    Answer, Client, Examined, Input, Instance, Kernel, Leftover, Look, Program, Report, Ticket, Unplayed,
+    What, Worker,
 };
+use crate::reconcile::reconciler::specs;
 
 const MS: Duration = Duration::from_millis(1);
 
@@ -74,6 +79,8 @@ pub(super) struct Process {
     generation: u32,
     /// It runs the program of an upgrade that is not over.
     pub(super) is_new: bool,
+    /// What it was told last.
+    pub(super) spec: Option<ProcessSpec>,
     manners: Manners,
     /// A child of the supervisor that runs.
     child: bool,
@@ -126,6 +133,8 @@ pub(super) struct Fake {
     /// Whatever was done that is no answer, counted.
     pub(super) effects: u64,
     pub(super) in_force: String,
+    /// All that were in force; the number of one is its place, from 1 on.
+    pub(super) generations: Vec<String>,
     /// Units of which a start runs the program of an upgrade.
     start_new: BTreeSet<UnitId>,
     /// What is published everywhere.
@@ -161,6 +170,7 @@ impl Fake {
             asked: BTreeSet::new(),
             effects: 0,
             in_force: String::new(),
+            generations: Vec::new(),
             start_new: BTreeSet::new(),
             streams: ["live/a"].into(),
             unplayable: None,
@@ -334,7 +344,10 @@ impl Fake {
             ..Default::default()
         };
         let streams = self.streams.iter().map(stream).collect();
-        let report = Report { at: self.now, process: ProcessStats::default(), streams };
+        // Nobody, one or two play there.
+        let players = u32::try_from(self.last % 3).unwrap();
+        let process = ProcessStats { players, ..ProcessStats::default() };
+        let report = Report { at: self.now, process, streams };
         self.tell_after(Duration::ZERO, Input::Process { unit, instance, what: What::Report(report) });
         if again {
             self.after(self.reports, Due::Report(self.supervisor, pid, true));
@@ -389,6 +402,37 @@ impl Fake {
         looks.filter(|(_, look)| *look != Look::Nothing).collect()
     }
 
+    /// What is there beside what a file asks for.
+    pub(super) fn leftover(
+        &self,
+        (cluster, dirs): (&Cluster, &ClusterDirs),
+        found: &BTreeMap<UnitId, Look>,
+    ) -> Leftover {
+        let all: BTreeMap<UnitId, ProcessSpec> =
+            specs(cluster, dirs).into_iter().map(|(spec, _)| (spec.id().clone(), spec)).collect();
+        let mut left = Leftover::default();
+        for unit in found.keys() {
+            let Some(spec) = self.holder(unit).and_then(|pid| self.processes[&pid].spec.clone()) else {
+                continue;
+            };
+            match all.get(unit) {
+                None => left.surplus.push((spec.clone(), port_of(&spec))),
+                Some(wanted) if listen(wanted) != listen(&spec) => left.misplaced.push(unit.clone()),
+                Some(_) => {}
+            }
+        }
+        left
+    }
+
+    /// A file is in force; its number.
+    pub(super) fn bring_into_force(&mut self, text: &str) -> u64 {
+        if self.generations.last().is_none_or(|last| last != text) {
+            self.generations.push(text.to_owned());
+        }
+        text.clone_into(&mut self.in_force);
+        self.generations.len() as u64
+    }
+
     /// A process that is not the cluster's gets hold of a unit's lock, or one of which the record is lost.
     pub(super) fn add_stranger(&mut self, unit: &UnitId) {
         if self.holder(unit).is_none() && !self.held.contains_key(unit) {
@@ -410,6 +454,7 @@ impl Fake {
             is_new: ours && self.start_new.contains(unit),
             manners,
             child: ours,
+            spec: None,
         };
         self.processes.insert(pid, process);
         self.living.insert(pid);
@@ -437,23 +482,71 @@ impl Fake {
     }
 }
 
-/// `1935,1936`: the edge ports, in place of a cluster file.
+impl Process {
+    /// Where it listens.
+    fn listen(&self) -> Option<SocketAddr> {
+        listen(self.spec.as_ref()?)
+    }
+}
+
+fn listen(spec: &ProcessSpec) -> Option<SocketAddr> {
+    match spec {
+        ProcessSpec::Worker(spec) => Some(spec.listen),
+        ProcessSpec::Encoder(_) => None,
+    }
+}
+
+fn port_of(spec: &ProcessSpec) -> Option<Port> {
+    let ProcessSpec::Worker(spec) = spec else { return None };
+    let host = Host { name: spec.host.clone(), address: spec.host_address() };
+    let (port, listen) = (spec.listen.port(), spec.listen.ip());
+    Some(Port { role: spec.role, host, port, listen, options: spec.options.clone() })
+}
+
+/// What stands in place of a cluster file: `1935,1936` are edge ports, `1936:5` one with another `max_connections`, `1936@9` one that
+/// listens at another address; `o4` puts the origin on another host, `e0` is without an encoder, `e1` with another one.
 pub(super) fn parse(text: &str) -> Result<Cluster, String> {
+    let wrong = || format!("{text} is wrong");
     let port = |role, last: u8, number| {
         let address = [127, 0, 0, last].into();
         let host = Host { name: format!("127.0.0.{last}"), address };
         Port { role, host, port: number, listen: address, options: WorkerOptions::default() }
     };
-    let edges: Result<Vec<Port>, _> =
-        text.split(',').map(|number| number.parse().map(|number| port(Role::Edge, 6, number))).collect();
-    Ok(Cluster {
+    let mut cluster = Cluster {
         name: "live".into(),
         origins: vec![port(Role::Origin, 5, 1935)],
-        edges: edges.map_err(|error| format!("{text}: {error}"))?,
+        edges: Vec::new(),
         elsewhere: Vec::new(),
         ssh: BTreeMap::new(),
         encoder: Some(cluster::Encoder { source: cluster::EncoderSource::TestCard, stream: "live/a".into() }),
-    })
+    };
+    for word in text.split(',') {
+        match word.split_at_checked(1) {
+            Some(("o", host)) => {
+                cluster.origins = vec![port(Role::Origin, host.parse().map_err(|_| wrong())?, 1935)]
+            }
+            Some(("e", "0")) => cluster.encoder = None,
+            Some(("e", _)) => {
+                let source = cluster::EncoderSource::File("/clip.flv".into());
+                cluster.encoder = Some(cluster::Encoder { source, stream: "live/a".into() });
+            }
+            _ => {
+                let (place, most) =
+                    word.split_once(':').map_or((word, None), |(place, most)| (place, Some(most)));
+                let (number, last) =
+                    place.split_once('@').map_or((place, None), |(number, last)| (number, Some(last)));
+                let mut edge = port(Role::Edge, 6, number.parse().map_err(|_| wrong())?);
+                if let Some(most) = most {
+                    edge.options.max_connections = most.parse().map_err(|_| wrong())?;
+                }
+                if let Some(last) = last {
+                    edge.listen = [127, 0, 1, last.parse().map_err(|_| wrong())?].into();
+                }
+                cluster.edges.push(edge);
+            }
+        }
+    }
+    Ok(cluster)
 }
 
 impl Kernel for Fake {
@@ -486,6 +579,7 @@ impl Kernel for Fake {
             _ => Manners::Asked,
         };
         let pid = self.new_process(unit, if self.calm { Manners::Asked } else { manners }, true);
+        self.processes.get_mut(&pid).unwrap().spec = Some(spec.clone());
         self.held.insert(unit.clone(), (instance, pid));
         self.tell(|| format!("pid {pid} is {unit}, {manners:?}"));
         let exit = match self.random.below(8) {
@@ -593,8 +687,15 @@ impl Kernel for Fake {
         );
     }
 
-    fn prepare(&mut self, _: &Cluster, _: &[&Port]) -> Result<(), String> {
+    fn prepare(&mut self, _: &Cluster, added: &[&Port]) -> Result<(), String> {
         self.effects += 1;
+        // What is bound cannot be bound again.
+        for port in added {
+            let bound = self.held.keys().filter(|unit| **unit != port.id());
+            let bound = bound.filter_map(|unit| self.processes[&self.held[unit].1].listen());
+            let mut taken = bound.filter(|listen| listen.port() == port.port && listen.ip() == port.listen);
+            assert_eq!(taken.next(), None, "{} cannot be bound", port.id());
+        }
         if !self.calm && self.random.percent(10) { Err("the port is taken".into()) } else { Ok(()) }
     }
 
@@ -603,10 +704,13 @@ impl Kernel for Fake {
         if !self.calm && self.random.percent(3) { Err("no room".into()) } else { Ok(()) }
     }
 
-    fn put_in_force(&mut self, file: &Apply) -> Result<(), String> {
+    fn put_in_force(&mut self, file: &Apply, _: Option<By>, what: String) -> Result<u64, String> {
         self.effects += 1;
-        file.text.clone_into(&mut self.in_force);
-        Ok(())
+        if !self.calm && self.random.percent(3) {
+            return Err("no room".into());
+        }
+        self.tell(|| format!("in force: {}: {what}", file.text));
+        Ok(self.bring_into_force(&file.text))
     }
 
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec) {
@@ -617,6 +721,11 @@ impl Kernel for Fake {
         let fails = !answers || !self.calm && self.random.percent(15);
         let (soon, late) = (self.random.ms(1, 50), self.random.ms(4_900, 5_000));
         let wait = if answers { soon } else { late };
+        // One that does not say so may have taken it.
+        if answers && (!fails || self.random.percent(50)) {
+            let (_, pid) = self.held[&spec.id];
+            self.processes.get_mut(&pid).unwrap().spec = Some(ProcessSpec::Worker(spec.clone()));
+        }
         let told = if fails { Err("no answer".into()) } else { Ok(()) };
         self.answer_after(wait, ticket, Answer::Configured(told));
     }
@@ -761,6 +870,11 @@ impl Kernel for Fake {
 
     fn show(&mut self, client: Client, _: Status) {
         assert!(self.owed.remove(&client), "client {client} is shown a status, and is owed nothing");
+    }
+
+    fn show_plan(&mut self, client: Client, plan: Result<HostPart, Error>) {
+        assert!(self.owed.remove(&client), "client {client} is shown a plan, and is owed nothing");
+        self.tell(|| format!("client {client} is shown {plan:?}"));
     }
 
     fn close(&mut self) {}

@@ -1,0 +1,146 @@
+//! What a plan means for those who are connected, and which ports it is about.
+
+use std::time::Instant;
+
+use cluster::plan::{Action, Change, HostPart};
+use cluster::{Cluster, Port, Role, UnitId};
+use control::api::Apply;
+use control::{Code, Error};
+
+use super::plan::compare;
+use super::reconciler::Reconciler;
+
+/// The machine of a cluster that is on one.
+const HERE: &str = "localhost";
+
+/// The ports of a plan, by what is done to them.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// Started at once.
+    pub(super) added: Vec<UnitId>,
+    /// Started when those are gone that have their addresses.
+    pub(super) late: Vec<UnitId>,
+    /// Stopped: edges, then origins.
+    pub(super) removed: Vec<UnitId>,
+    /// Stopped, and started elsewhere.
+    pub(super) moved: Vec<UnitId>,
+    /// Given new values.
+    pub(super) told: Vec<UnitId>,
+}
+
+impl Moves {
+    pub(super) fn of(changes: &[Change], current: &Cluster, new: &Cluster) -> Self {
+        let mut moves = Self::default();
+        for Change { unit, action, .. } in changes.iter().filter(|it| it.unit != UnitId::encoder()) {
+            match action {
+                Action::Start => moves.added.push(unit.clone()),
+                Action::Stop => moves.removed.push(unit.clone()),
+                Action::Restart => moves.moved.push(unit.clone()),
+                Action::Reconfigure => moves.told.push(unit.clone()),
+                Action::Nothing | Action::Unknown => {}
+            }
+        }
+        moves.removed.sort_by_key(|unit| unit.parts().0 == Role::Origin);
+        let leaving = |port: &&Port| moves.removed.contains(&port.id()) || moves.moved.contains(&port.id());
+        let leaving: Vec<&Port> = current.ports().filter(leaving).collect();
+        let is_taken = |id: &UnitId| {
+            let port = new.ports().find(|port| port.id() == *id);
+            port.is_some_and(|port| leaving.iter().any(|other| overlap(port, other)))
+        };
+        (moves.late, moves.added) = std::mem::take(&mut moves.added).into_iter().partition(is_taken);
+        moves
+    }
+
+    /// Those that are closed.
+    pub(super) fn leaving(&self) -> Vec<UnitId> {
+        self.removed.iter().chain(&self.moved).cloned().collect()
+    }
+}
+
+/// Whether not both can be bound.
+fn overlap(a: &Port, b: &Port) -> bool {
+    a.port == b.port && (a.listen == b.listen || a.listen.is_unspecified() || b.listen.is_unspecified())
+}
+
+impl Reconciler {
+    /// What bringing `new` into force would do now.
+    pub(super) fn host_part(&self, new: &Cluster, now: Instant) -> HostPart {
+        let mut changes = compare(Some(&self.cluster), new);
+        self.count(&mut changes, now);
+        HostPart { machine: HERE.to_owned(), generation: Some(self.generation), changes }
+    }
+
+    /// Says of each change whom it disconnects.
+    pub(super) fn count(&self, changes: &mut [Change], now: Instant) {
+        for change in changes.iter_mut().filter(|it| matches!(it.action, Action::Stop | Action::Restart)) {
+            let is_origin = change.unit.parts().0 == Role::Origin;
+            // The encoder is connected to others, and nobody to it.
+            let Some(member) = self.member(&change.unit).filter(|member| member.port.is_some()) else {
+                continue;
+            };
+            if member.live.is_none() {
+                continue;
+            }
+            let Some(report) = member.fresh_report(now) else {
+                (change.players, change.encoders) = (None, if is_origin { None } else { Some(0) });
+                continue;
+            };
+            change.players = Some(report.process.players);
+            // Those of an edge are the origin's.
+            change.encoders = Some(if is_origin { report.process.publishers } else { 0 });
+            let used = report.streams.iter().filter(|it| it.players > 0 || is_origin && it.publishing);
+            change.streams = used.map(|stream| stream.stream.clone()).collect();
+        }
+    }
+
+    /// That what is in force is what whoever asks has seen.
+    pub(super) fn expect_generation(&self, file: &Apply) -> Result<(), Error> {
+        let Some(expected) = file.expect_generation.filter(|expected| *expected != self.generation) else {
+            return Ok(());
+        };
+        let why = format!(
+            "nothing was touched: the plan was made for generation {expected} of the file in force, which is {} by now; see what has \
+             changed: srsctl history; make a new plan: srsctl plan",
+            self.generation
+        );
+        Err(Error::new(Code::Changed, why))
+    }
+}
+
+/// That somebody would be disconnected, and nobody has said that it shall be so.
+pub(super) fn consent(changes: &[Change], yes: bool) -> Result<(), Error> {
+    let cut: Vec<String> = changes
+        .iter()
+        .filter(|change| change.disconnects())
+        .map(|change| format!("\n  {} {}: {}", change.action, change.unit, change.whom()))
+        .collect();
+    if yes || cut.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "nothing was touched: it would disconnect{}\nif that shall be: the same with --yes",
+        cut.concat()
+    );
+    Err(Error::new(Code::NeedsConsent, why))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_would_be_disconnected_is_named_and_consent_is_asked_for() {
+        let edge = UnitId::worker(Role::Edge, "127.0.0.6", 1936);
+        let mut change = Change::new(edge, Action::Stop, Vec::new());
+        assert_eq!(consent(&[change.clone()], false), Ok(()));
+        (change.players, change.streams) = (Some(12), vec!["live/a".to_owned()]);
+        assert_eq!(consent(&[change.clone()], true), Ok(()));
+        let error = consent(&[change], false).unwrap_err();
+        assert_eq!(error.code, Code::NeedsConsent);
+        assert_eq!(
+            error.message,
+            "nothing was touched: it would disconnect\n  stop edge-127.0.0.6-1936: 12 players (live/a)\n\
+             if that shall be: the same with --yes"
+        );
+    }
+}
