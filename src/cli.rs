@@ -4,8 +4,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, check, down, encoder, events, logs, ls, probe, publish, restart, status, up, upgrade, urls,
-    worker,
+    agent, bench, check, down, encoder, events, logs, ls, probe, publish, render, restart, service, status,
+    up, upgrade, urls, worker,
 };
 use crate::subject::Global;
 
@@ -61,6 +61,12 @@ pub(crate) enum Command {
     /// Put load on any RTMP server: thousands of players or publishers
     #[command(subcommand)]
     Bench(bench::Command),
+    /// Print what other programs need of srsctl: units of systemd, manual pages, completions of shells
+    #[command(subcommand)]
+    Render(render::Command),
+    /// What systemd runs of a cluster
+    #[command(hide = true)]
+    Service(service::Args),
     /// The supervisor itself; `up` starts it
     #[command(hide = true)]
     Agent(agent::Args),
@@ -93,6 +99,8 @@ impl Command {
             | Self::Check(_)
             | Self::Probe(_)
             | Self::Publish(_)
+            | Self::Render(_)
+            | Self::Service(_)
             | Self::Agent(_)
             | Self::Worker(_)
             | Self::Encoder(_) => false,

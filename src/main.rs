@@ -7,24 +7,28 @@ mod commands;
 mod failure;
 mod log;
 mod output;
+mod runtime;
 mod starting;
 mod subject;
 mod table;
+mod talk;
 mod terminal;
+mod units;
 mod words;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use clap::error::ErrorKind;
+use clap::{CommandFactory as _, Parser};
 use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
-    agent, bench, check, down, encoder, events, logs, ls, probe, publish, restart, self_check, status, up,
-    upgrade, urls, worker,
+    agent, bench, check, down, encoder, events, logs, ls, probe, publish, render, restart, self_check,
+    service, status, up, upgrade, urls, worker,
 };
 use crate::failure::{Failure, code};
+use crate::runtime::block_on;
 use crate::terminal::{complain, has_colour, print_clean, print_json};
 
 fn main() -> ExitCode {
@@ -101,18 +105,11 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Bench(command) => bench::run(command),
+        Command::Render(command) => render::run(&command, Cli::command()),
         Command::Agent(args) => block_on(agent::run(&global, args)),
         // They take their descriptors over before a runtime exists.
+        Command::Service(args) => service::run(&global, args),
         Command::Worker(args) => worker::run(&args),
         Command::Encoder(args) => encoder::run(&args),
     }
-}
-
-fn block_on(command: impl Future<Output = Result<ExitCode, Failure>>) -> Result<ExitCode, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let runtime = runtime.map_err(|e| Failure::failed(format!("cannot start: {e}")))?;
-    let outcome = runtime.block_on(command);
-    // Without waiting for threads that still look names up.
-    runtime.shutdown_background();
-    outcome
 }

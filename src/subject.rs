@@ -23,12 +23,12 @@ const DEFAULT_FILE: &str = "cluster.yaml";
 const STDIN: &str = "-";
 
 /// What every command line can say about it.
-#[derive(Debug, Args)]
+#[derive(Clone, Debug, Args)]
 pub(crate) struct Global {
     /// The cluster's file or its name; without it ./cluster.yaml, else the only cluster that runs
     #[arg(short, long, global = true, value_name = "FILE")]
     file: Option<PathBuf>,
-    /// Where state, configs and logs are kept [default: /run/srsctl and /var/lib/srsctl as root, else ~/.local/state/srsctl]
+    /// Where state, configs and logs are kept [default: /run/srsctl and /var/lib/srsctl as root and as the user who owns them, else ~/.local/state/srsctl]
     #[arg(long, global = true, value_name = "DIR", env = "SRSCTL_STATE_DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
 }
@@ -135,6 +135,17 @@ impl Subject {
         let file = ClusterFile::new(path.clone(), text.clone());
         let hosts = roots.cluster(&cluster.name).hosts_in_force()?;
         Ok((Self::of_file(file, &cluster.name, roots)?, Loaded { cluster, path, text, hosts }))
+    }
+
+    /// The cluster called `name` with the file that is in force, to go on with that; nothing where it was never up.
+    pub(crate) fn to_go_on(global: &Global, name: &str) -> Result<Option<(Self, Loaded)>, Failure> {
+        let roots = global.roots()?;
+        let this = Self::new(None, roots.cluster(name), roots)?;
+        let Some(file) = &this.in_force else { return Ok(None) };
+        let cluster = parse_in(file, &this.roots)?;
+        let hosts = this.dirs.hosts_in_force()?;
+        let loaded = Loaded { cluster, path: file.path().to_owned(), text: file.text().to_owned(), hosts };
+        Ok(Some((this, loaded)))
     }
 
     /// The cluster's name.
@@ -293,6 +304,17 @@ impl Subject {
     fn explain(&self, why: &str) {
         complain(&format!("{why}; using the file in force of cluster {}", self.name()));
     }
+}
+
+/// The name of a cluster, as an argument.
+///
+/// # Errors
+/// When no cluster may be called so.
+pub(crate) fn cluster_name(text: &str) -> Result<String, String> {
+    if cluster::file::is_cluster_name(text) {
+        return Ok(text.to_owned());
+    }
+    Err(format!("expected {}", cluster::file::CLUSTER_NAME))
 }
 
 /// What a cluster file says; names of hosts are looked up as the system does.

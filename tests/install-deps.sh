@@ -32,7 +32,9 @@ if [ "${1:-test}" = test ]; then
     gstreamer1.0-plugins-base
     gstreamer1.0-plugins-good  # flvmux, flvdemux
     gstreamer1.0-plugins-bad   # rtmp2src, rtmp2sink, rtmpsink, openh264dec, checksumsink
-    util-linux                 # unshare
+    util-linux                 # unshare, nsenter, setpriv
+    systemd                    # PID 1 of machines in namespaces; installed into a running system, it starts nothing
+    procps                     # kill and pgrep there
   )
 fi
 for package in ${wanted[@]+"${wanted[@]}"}; do

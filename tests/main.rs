@@ -22,5 +22,6 @@ mod slow_players;
 mod startup;
 mod support;
 mod survive;
+mod systemd;
 mod terminal;
 mod upkeep;

@@ -62,7 +62,7 @@ async fn supervise_in_background(
             *pipe = None;
         }
     });
-    outcome.await.map_err(failure)
+    outcome.await.map_err(|error| failure(&error))
 }
 
 fn tell(pipe: &mut impl Write, report: &StartupLine) -> io::Result<()> {
@@ -91,6 +91,7 @@ pub(crate) fn config(
         dirs: subject.dirs().clone(),
         binary,
         detached,
+        service: None,
         parse: Arc::new(move |path, text| {
             let file = ClusterFile::new(path.to_owned(), text.to_owned());
             subject::parse_in(&file, &roots).map_err(|e| e.to_string())
@@ -99,8 +100,8 @@ pub(crate) fn config(
 }
 
 /// An agent's failure as a command's.
-pub(crate) fn failure(error: AgentError) -> Failure {
-    let code = match &error {
+pub(crate) fn failure(error: &AgentError) -> Failure {
+    let code = match error {
         AgentError::AlreadyRunning { .. } => code::LOCKED,
         AgentError::Interrupted | AgentError::NotStopped(_) | AgentError::Left(_) => code::INTERRUPTED,
         AgentError::Preflight(_)

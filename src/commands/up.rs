@@ -120,7 +120,7 @@ async fn in_foreground(subject: &Subject, loaded: Loaded) -> Result<ExitCode, Fa
             complain(&progress(&event));
         }
     });
-    ended.await.map(|()| ExitCode::SUCCESS).map_err(agent::failure)
+    ended.await.map(|()| ExitCode::SUCCESS).map_err(|error| agent::failure(&error))
 }
 
 /// Hands the file to the supervisor that runs; false if none does any more.
@@ -154,7 +154,7 @@ async fn start(subject: &Subject, loaded: &Loaded) -> Result<(), Failure> {
         hosts: loaded.hosts.clone(),
         secret: None,
     };
-    let mut lines = starting::start(subject.roots(), &start).await?;
+    let mut lines = starting::start(subject.roots(), subject.dirs(), start).await?;
     loop {
         let line = tokio::select! {
             line = lines.next() => line?,

@@ -22,6 +22,8 @@ use crate::host::dirs::ClusterDirs;
 
 /// For so long a supervisor may take to end after it said that all is done.
 const END_LIMIT: Duration = Duration::from_secs(5);
+/// Between two looks at whether one that is a service has ended what it did.
+const END_POLL: Duration = Duration::from_millis(20);
 
 /// For so long a supervisor may take to take a request up.
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
@@ -218,9 +220,17 @@ impl Client {
     /// [`ClientError::Refused`] names what was left alone because it is not provably the cluster's.
     pub async fn down(&self, progress: impl FnMut(&str)) -> Result<(), ClientError> {
         let supervisor = self.lines(api::DOWN, &(), progress).await?;
-        if let Some(supervisor) = supervisor
-            && tokio::time::timeout(END_LIMIT, supervisor.wait()).await.is_err()
-        {
+        let Some(supervisor) = supervisor else { return Ok(()) };
+        let is_service = self.dirs.service_socket().exists();
+        let ends = async {
+            // A service only waits again.
+            while !is_service || self.dirs.is_supervised() {
+                if tokio::time::timeout(END_POLL, supervisor.wait()).await.is_ok() {
+                    return;
+                }
+            }
+        };
+        if tokio::time::timeout(END_LIMIT, ends).await.is_err() {
             let pid = supervisor.identity().pid;
             return Err(ClientError::StaysOn { pid });
         }

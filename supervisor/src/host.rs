@@ -12,3 +12,4 @@ pub(crate) mod oom;
 pub(crate) mod owner;
 pub mod preflight;
 pub(crate) mod procfs;
+pub(crate) mod systemd;

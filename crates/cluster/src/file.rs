@@ -20,6 +20,8 @@ use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 
+pub use check::{CLUSTER_NAME, is_cluster_name};
+
 use crate::spec::{Cluster, Role};
 use report::{Diagnostic, Mark};
 

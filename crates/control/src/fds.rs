@@ -272,6 +272,22 @@ pub struct Inherited {
     pub socket: Option<OwnedFd>,
 }
 
+/// Takes the descriptors that the service manager has kept for this process (sd_listen_fds(3)), each with the name under which it
+/// was stored; they are closed at the next exec. To be called once, before a thread exists.
+///
+/// # Errors
+/// When what the service manager says of them is not understood, or it is too late.
+pub fn take_stored() -> io::Result<Vec<(String, OwnedFd)>> {
+    if std::fs::read_dir("/proc/self/task").map_or(0, Iterator::count) != 1 {
+        return Err(io::Error::other(FdsError::TooLate));
+    }
+    // SAFETY: this is the only thread, so nobody reads the environment meanwhile.
+    let stored = unsafe { sd_notify::listen_fds_with_names_and_unset_env() }?;
+    // SAFETY: the service manager passed them to this process, by its pid; they are open, since they were made to close at exec, and have
+    // no other owner, since nothing was opened before and the variables are gone.
+    Ok(stored.map(|(number, name)| (name, unsafe { OwnedFd::from_raw_fd(number) })).collect())
+}
+
 /// The name of the file in memory that holds the config of a process, as /proc shows it.
 pub const CONFIG: &str = "srsctl-config";
 /// The same of the secret.

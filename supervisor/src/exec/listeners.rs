@@ -7,7 +7,8 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 
-use cluster::{Port, UnitId};
+use cluster::{Cluster, Port, UnitId};
+use control::fds;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 
@@ -123,6 +124,22 @@ impl LocalAddresses {
             here: if here.is_empty() { "127.0.0.1".to_owned() } else { here },
         })
     }
+}
+
+/// The listeners of a cluster's ports among those that were kept, and the names of the others, which are closed.
+pub(crate) fn sort(
+    kept: Vec<(String, OwnedFd)>,
+    cluster: &Cluster,
+) -> (BTreeMap<UnitId, OwnedFd>, Vec<String>) {
+    let (mut listeners, mut strange) = (BTreeMap::new(), Vec::new());
+    for (name, listener) in kept {
+        let is_listener = fds::is_tcp_listener(&listener);
+        match cluster.ports().find(|port| is_listener && is_bound_to(&listener, port)) {
+            Some(port) => drop(listeners.insert(port.id(), listener)),
+            None => strange.push(name),
+        }
+    }
+    (listeners, strange)
 }
 
 /// Binds the listeners of `ports`: all, or none.

@@ -141,12 +141,22 @@ pub fn living(dirs: &ClusterDirs) -> usize {
     remnants(dirs).into_iter().filter(|remnant| remnant.is_alive).count()
 }
 
+/// Takes the cluster down: as [`stop_all`], and it does not come up by itself.
+///
+/// # Errors
+/// When nothing could be done.
+pub async fn down(dirs: &ClusterDirs, progress: impl FnMut(&str)) -> Result<Stopped, OrphansError> {
+    let stopped = stop_all(dirs, progress).await?;
+    dirs.stay_down();
+    Ok(stopped)
+}
+
 /// Stops every process of the cluster that can be proved to be its own: encoder, then edges, then origin; and removes
 /// the run directory, unless something was left alone.
 ///
 /// # Errors
 /// When nothing could be done.
-pub async fn down(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<Stopped, OrphansError> {
+pub async fn stop_all(dirs: &ClusterDirs, mut progress: impl FnMut(&str)) -> Result<Stopped, OrphansError> {
     let mut stopped = Stopped::default();
     if !are_there(dirs) {
         return Ok(stopped);

@@ -24,6 +24,7 @@ use tokio::io::unix::AsyncFd;
 use crate::exec::record::Identity;
 use crate::host::files::FileId;
 use crate::host::procfs;
+use crate::host::systemd::VARIABLES;
 use crate::machine::exit::Exit;
 use crate::machine::health::Halt;
 
@@ -273,6 +274,9 @@ impl Spawner {
                 .stdin(Stdio::null())
                 .stdout(log.try_clone()?)
                 .stderr(log.try_clone()?);
+            for variable in VARIABLES {
+                command.env_remove(variable);
+            }
             let lent = Arc::clone(&lent);
             // SAFETY: the closure runs between fork and exec; it makes system calls only, allocates nothing and takes no
             // lock.

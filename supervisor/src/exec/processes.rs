@@ -32,6 +32,7 @@ use crate::host::dirs::ClusterDirs;
 use crate::host::files::{FileId, write_atomic};
 use crate::host::journal::Journal;
 use crate::host::last_words::last_words;
+use crate::host::systemd::Manager;
 use crate::host::{history, logs, preflight, procfs};
 use crate::machine::health::Halt;
 use crate::machine::state::{Event, STOP_STEP};
@@ -82,6 +83,8 @@ pub(crate) struct Remembered {
     pub(crate) in_force: Apply,
     /// The supervisor's own log, if its output goes there.
     pub(crate) own_log: Option<PathBuf>,
+    /// What keeps listeners beside this process.
+    pub(crate) manager: Option<Manager>,
 }
 
 /// What belongs to one unit.
@@ -178,7 +181,7 @@ impl Processes {
         };
         new.fill_reserve();
         for (unit, listener) in listeners {
-            new.held(&unit).listener = Some(listener);
+            new.hold(&unit, Some(listener));
         }
         new
     }
@@ -226,8 +229,8 @@ impl Processes {
 
     /// Closes the port of a unit: whoever is no process of it cannot connect there any more.
     fn close_listener(&mut self, unit: &UnitId) {
-        if let Some(held) = self.held.get_mut(unit) {
-            held.listener = None;
+        if self.held.contains_key(unit) {
+            self.hold(unit, None);
         }
     }
 
@@ -276,6 +279,17 @@ impl Processes {
     /// The program of an upgrade as it was when that began.
     fn of_upgrade(&self, path: &Path) -> Option<&OwnedFd> {
         self.upgrade.as_ref().filter(|(begun, _)| begun == path).map(|(_, program)| program)
+    }
+
+    /// Holds the listener of a unit, or closes it; the service manager does the same.
+    fn hold(&mut self, unit: &UnitId, listener: Option<OwnedFd>) {
+        if let Some(manager) = &self.remembered.manager {
+            match &listener {
+                Some(listener) => manager.keep(unit, listener.as_fd()),
+                None => manager.give_up(unit),
+            }
+        }
+        self.held(unit).listener = listener;
     }
 
     fn held(&mut self, unit: &UnitId) -> &mut Held {
@@ -337,7 +351,11 @@ impl Processes {
             return Err(Event::Unproven { why: "a process that it left behind holds its lock".to_owned() });
         };
         if let (None, Some(port)) = (&held.listener, port) {
-            held.listener = Some(listeners::bind(port).map_err(|error| fail(error.to_string()))?);
+            let listener = listeners::bind(port).map_err(|error| fail(error.to_string()))?;
+            if let Some(manager) = &self.remembered.manager {
+                manager.keep(id, listener.as_fd());
+            }
+            held.listener = Some(listener);
         }
         let text = config_text(spec);
         if let Err(error) = write_atomic(&config, text.as_bytes()) {
@@ -442,9 +460,11 @@ impl Kernel for Processes {
         let Some((process, listener, record)) = held.found.take() else { return };
         if let Some(port) = port {
             let bound = listener.filter(|listener| listeners::is_bound_to(listener, port));
-            held.listener = bound.or_else(|| held.listener.take());
+            let held = held.listener.take();
+            self.hold(unit, bound.or(held));
         }
-        tracing::info!(%unit, pid = process.identity().pid, listener = held.listener.is_some(), "adopted");
+        let has_listener = self.held(unit).listener.is_some();
+        tracing::info!(%unit, pid = process.identity().pid, listener = has_listener, "adopted");
         // The end of an adopted process is not told, and so neither what it said of it.
         self.watch(unit, port, (process, record), true, 0, instance);
     }
@@ -525,7 +545,7 @@ impl Kernel for Processes {
         match bound {
             Ok(bound) if problems.is_empty() => {
                 for (unit, listener) in bound {
-                    self.held(&unit).listener = Some(listener);
+                    self.hold(&unit, Some(listener));
                 }
                 Ok(())
             }
@@ -734,6 +754,10 @@ impl Kernel for Processes {
         if let Some(reply) = self.clients.remove(&client) {
             reply.show_plan(plan);
         }
+    }
+
+    fn take_down(&mut self) {
+        self.dirs.stay_down();
     }
 
     fn close(&mut self) {

@@ -8,13 +8,14 @@
 //! | lib/CLUSTER/{cluster.yaml, cluster.path} | the cluster file in force, and where it came from |
 //! | lib/CLUSTER/history/N.json | the cluster files that were in force, the newest few |
 //! | lib/CLUSTER/cluster.hosts | the hosts of it that are this machine, a line each; without it, all are |
+//! | lib/CLUSTER/wanted | there from the first moment of `up` until `down`: `srsctl service run` brings the cluster up at boot |
 //! | lib/CLUSTER/conf/ID.yaml | the generated config of each process |
 //! | lib/CLUSTER/secret | between origin and edges: 32 random bytes in hex, 0600, created once |
 //! | lib/CLUSTER/log/{ID.log, agent.log} | logs |
 //! | lib/CLUSTER/events.jsonl | what the supervisors did and noticed (`host::journal`) |
 //!
-//! `run` and `lib` are /run/srsctl and /var/lib/srsctl for root; else both are in ~/.local/state/srsctl, or wherever
-//! `--state-dir` says: never in XDG_RUNTIME_DIR, which goes away at logout. Directories are 0700, belong to who runs srsctl,
+//! `run` and `lib` are /run/srsctl and /var/lib/srsctl for root and for the user to whom /var/lib/srsctl belongs, so that who logs in as
+//! that user means the clusters of its services; else both are in ~/.local/state/srsctl, or wherever `--state-dir` says: never in XDG_RUNTIME_DIR, which goes away at logout. Directories are 0700, belong to who runs srsctl,
 //! and are refused when others may write in them, or could put others in their place (`host::ancestors`).
 //!
 //! `run/CLUSTER` goes with `down`, `lib/CLUSTER` stays. Files are written beside and renamed, those of `lib` synced too: those
@@ -35,6 +36,11 @@ use control::start::Secret;
 use crate::host::ancestors::require_safe;
 use crate::host::files::{StateError, hex, write_atomic, write_synced};
 use crate::host::journal;
+
+/// The roots of the system's clusters.
+const RUN: &str = "/run/srsctl";
+/// See [`RUN`].
+const LIB: &str = "/var/lib/srsctl";
 
 /// What must be free in the state directory, bytes.
 const ROOM: usize = 1 << 20;
@@ -70,8 +76,17 @@ impl StateRoots {
             }
             return Self { state_dir: Some(dir.clone()), ..Self::below(&dir) }.safe();
         }
-        if rustix::process::geteuid().is_root() {
-            return Self { run: "/run/srsctl".into(), lib: "/var/lib/srsctl".into(), state_dir: None }.safe();
+        let user = rustix::process::geteuid();
+        if let Some((owner, _)) = owner_of_services().filter(|(owner, _)| user.is_root() && *owner != 0) {
+            let name = nix::unistd::User::from_uid(owner.into()).ok().flatten();
+            let name = name.map_or_else(|| format!("#{owner}"), |user| user.name);
+            let why = format!(
+                "the clusters of this machine are of user {name}; run srsctl as that one: sudo -u {name} srsctl"
+            );
+            return Err(StateError { what: "cannot use", path: LIB.into(), source: io::Error::other(why) });
+        }
+        if user.is_root() || owner_of_services().is_some_and(|(owner, _)| owner == user.as_raw()) {
+            return Self { run: RUN.into(), lib: LIB.into(), state_dir: None }.safe();
         }
         let home = std::env::var_os("HOME")
             .map(PathBuf::from)
@@ -127,6 +142,12 @@ impl StateRoots {
     pub fn running(&self) -> Vec<String> {
         self.known().into_iter().filter(|name| self.cluster(name).is_supervised()).collect()
     }
+}
+
+/// User and group to whom the clusters of this machine's services belong, where there are any.
+#[must_use]
+pub fn owner_of_services() -> Option<(u32, u32)> {
+    fs::metadata(LIB).ok().filter(fs::Metadata::is_dir).map(|lib| (lib.uid(), lib.gid()))
 }
 
 /// Where one cluster's state lives.
@@ -273,7 +294,35 @@ impl ClusterDirs {
             )?;
         }
         write_atomic(&self.file_in_force(), text.as_bytes())?;
-        write_atomic(&self.lib.join("cluster.path"), format!("{}\n", original.display()).as_bytes())
+        write_atomic(&self.lib.join("cluster.path"), format!("{}\n", original.display()).as_bytes())?;
+        if self.is_wanted() {
+            return Ok(());
+        }
+        write_atomic(
+            &self.lib.join("wanted"),
+            b"srsctl down removes this file; while it is here, the service starts the cluster\n",
+        )
+    }
+
+    /// Whether the cluster was brought up and not taken down since, whatever became of its processes.
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
+        self.lib.join("wanted").exists()
+    }
+
+    /// The cluster was taken down: it does not come up by itself.
+    pub fn stay_down(&self) {
+        if let Err(error) = fs::remove_file(self.lib.join("wanted"))
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "the cluster may come up by itself at the next boot");
+        }
+    }
+
+    /// The socket at which `srsctl service run` waits for what it is to start. Not in `run`, which goes with `down`.
+    #[must_use]
+    pub fn service_socket(&self) -> PathBuf {
+        self.run.with_file_name(format!("{}.service.sock", self.name))
     }
 
     /// Creates the directories that are missing.

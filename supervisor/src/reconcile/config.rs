@@ -9,6 +9,7 @@ use control::start::Secret;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::StateError;
 use crate::host::preflight::Problem;
+use crate::host::systemd::Service;
 
 /// Parses a whole cluster file: path and text in, cluster or a message for a person out.
 pub type Parse = Arc<dyn Fn(&Path, &str) -> Result<Cluster, String> + Send + Sync>;
@@ -33,6 +34,9 @@ pub struct AgentConfig {
     pub detached: bool,
     /// For files that come later, and for the one in force after a crash.
     pub parse: Parse,
+    /// The service that this supervisor is. Then SIGTERM leaves its processes to the next one: the service manager sends it before a
+    /// restart too, and [`Order::Stop`](crate::Order::Stop) comes before an end.
+    pub service: Option<Service>,
 }
 
 impl std::fmt::Debug for AgentConfig {

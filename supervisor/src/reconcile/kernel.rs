@@ -326,6 +326,8 @@ pub(crate) trait Kernel {
     /// Gives a client a plan, or says why there is none: the last it hears.
     fn show_plan(&mut self, client: Client, plan: Result<HostPart, Error>);
 
+    /// The cluster was told to go down: a supervisor that is started by the machine leaves it so.
+    fn take_down(&mut self);
     /// Takes no requests any more and closes all ports.
     fn close(&mut self);
     /// Removes what vanishes with the last process.

@@ -172,6 +172,11 @@ impl Queue {
         Some(format!("{} (for {lasts} s{})", doing(running.what), by(running.by)))
     }
 
+    /// What it does, for a person, if that takes a while.
+    pub(crate) fn does(&self) -> Option<&'static str> {
+        self.running.map(|running| doing(running.what))
+    }
+
     /// What runs.
     pub(crate) fn runs(&self) -> Option<Runs> {
         self.running.map(|running| running.what)

@@ -216,6 +216,14 @@ impl Reconciler {
         Some((self.end.as_ref()?, self.is_started))
     }
 
+    /// How it is, in a line, for whoever looks at it from outside.
+    pub(crate) fn summary(&self) -> String {
+        let wanted = self.members.iter().filter(|member| member.machine.wanted() == Wanted::Up);
+        let ready = wanted.clone().filter(|member| member.is_ready()).count();
+        let does = self.queue.does().map(|what| format!("; {what}")).unwrap_or_default();
+        format!("cluster {}: {ready} of {} ready{does}", self.cluster.name, wanted.count())
+    }
+
     pub(super) fn index(&self, id: &UnitId) -> Option<usize> {
         self.members.iter().position(|member| member.id == *id)
     }
@@ -427,7 +435,11 @@ impl Reconciler {
                 self.upgrade(&upgrade, &mut job);
                 self.job = Some(job);
             }
-            (Ok(_), Command::Down) => self.begin_end((Some(client), asked), true, now, kernel),
+            (Ok(_), Command::Down) => {
+                // Now: the machine may fail before all is stopped.
+                kernel.take_down();
+                self.begin_end((Some(client), asked), true, now, kernel);
+            }
         }
     }
 
@@ -447,7 +459,10 @@ impl Reconciler {
 
     fn handle_told(&mut self, asked: Asked, now: Instant, kernel: &mut impl Kernel) {
         let accepted: Result<Accepted, Refusal> = self.queue.handle(now, asked, None);
-        let name = if asked == Asked::Leave { "SIGQUIT" } else { "SIGTERM or SIGINT" };
+        let name = match asked {
+            Asked::Leave => "SIGQUIT, or SIGTERM from the service manager",
+            _ => "SIGTERM or SIGINT",
+        };
         if accepted.is_ok() {
             kernel.record(events::of_cluster(Kind::Asked, None, name));
         }

@@ -26,6 +26,7 @@ use crate::exec::processes::{Processes, Remembered};
 use crate::host::dirs::{ClusterDirs, Created};
 use crate::host::files::StateError;
 use crate::host::preflight::Problem;
+use crate::host::systemd::{Manager, Order, Service};
 use crate::host::{history, logs, preflight, procfs};
 
 /// Commands that wait for the loop.
@@ -55,13 +56,20 @@ struct Inputs {
     hangup: unix::Signal,
     user: unix::Signal,
     upkeep: tokio::time::Interval,
+    /// Of the service that this is.
+    orders: Option<mpsc::Receiver<Order>>,
 }
 
 impl Inputs {
-    fn new(commands: mpsc::Receiver<api::Asked>, messages: mpsc::Receiver<Message>) -> std::io::Result<Self> {
+    fn new(
+        commands: mpsc::Receiver<api::Asked>,
+        messages: mpsc::Receiver<Message>,
+        orders: Option<mpsc::Receiver<Order>>,
+    ) -> std::io::Result<Self> {
         Ok(Self {
             messages,
             commands,
+            orders,
             terminate: unix::signal(unix::SignalKind::terminate())?,
             interrupt: unix::signal(unix::SignalKind::interrupt())?,
             quit: unix::signal(unix::SignalKind::quit())?,
@@ -86,7 +94,10 @@ impl Inputs {
                     Asked::Events(after) => processes.tell_events(after, reply),
                     Asked::Plan(file) => processes.read_for_plan(&file, by, reply),
                 },
-                _ = self.terminate.recv() => return Input::Stop,
+                _ = self.terminate.recv() => {
+                    return if self.orders.is_some() { Input::Leave } else { Input::Stop };
+                }
+                Some(Order::Stop) = order(&mut self.orders) => return Input::Stop,
                 _ = self.interrupt.recv() => return Input::Stop,
                 _ = self.quit.recv() => return Input::Leave,
                 _ = self.hangup.recv() => {
@@ -103,6 +114,14 @@ impl Inputs {
                 }
             }
         }
+    }
+}
+
+/// What the service says; nothing ever where this is none.
+async fn order(orders: &mut Option<mpsc::Receiver<Order>>) -> Option<Order> {
+    match orders {
+        Some(orders) => orders.recv().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -130,11 +149,21 @@ fn command(request: api::Request) -> Asked {
 
 async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -> Result<(), AgentError> {
     settle_signals();
-    let Assembled { mut inputs, mut processes, mut reconciler, mut surroundings } =
-        Box::pin(assemble(config)).await?;
+    let (dirs, was_wanted) = (config.dirs.clone(), config.dirs.is_wanted());
+    let stay_down = || {
+        if !was_wanted {
+            dirs.stay_down();
+        }
+    };
+    let Assembled { mut inputs, mut processes, mut reconciler, mut surroundings, manager } =
+        Box::pin(assemble(config)).await.inspect_err(|_| stay_down())?;
     let (end, is_started) = loop {
         while let Some(event) = reconciler.poll_startup() {
             startup(event);
+        }
+        if let Some(manager) = &manager {
+            manager.show(&reconciler.summary());
+            manager.live();
         }
         if let Some((end, is_started)) = reconciler.end() {
             break (end.clone(), is_started);
@@ -157,7 +186,10 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
     match end {
         _ if is_started => Ok(()),
         End::Left(processes) => Err(AgentError::Left(processes)),
-        End::Stopped(Ok(())) => Err(AgentError::Interrupted),
+        End::Stopped(Ok(())) => {
+            stay_down();
+            Err(AgentError::Interrupted)
+        }
         End::Stopped(Err(error)) => Err(AgentError::NotStopped(error.message)),
     }
 }
@@ -167,11 +199,17 @@ struct Assembled {
     processes: Processes,
     reconciler: Reconciler,
     surroundings: Surroundings,
+    manager: Option<Manager>,
 }
 
 /// All that is to be done before the first spawn, and the beginning of the start. When this fails, nothing was touched.
 async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
-    let AgentConfig { cluster, path, text, hosts, secret: given, dirs, binary, detached, parse } = config;
+    let AgentConfig { cluster, path, text, hosts, secret: given, dirs, binary, detached, parse, service } =
+        config;
+    let (manager, orders, kept) = match service {
+        Some(Service { manager, kept, orders }) => (Some(manager), Some(orders), kept),
+        None => (None, None, Vec::new()),
+    };
     let running = || AgentError::AlreadyRunning { cluster: cluster.name.clone(), pid: dirs.supervisor_pid() };
     if dirs.is_supervised() {
         return Err(running());
@@ -186,7 +224,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let spawner = Spawner::new(binary).map_err(system("cannot prepare to start processes"))?;
     let (commands, incoming) = mpsc::channel(COMMANDS);
     let (sender, messages) = mpsc::channel(MESSAGES);
-    let inputs = Inputs::new(incoming, messages).map_err(system("cannot handle signals"))?;
+    let inputs = Inputs::new(incoming, messages, orders).map_err(system("cannot handle signals"))?;
 
     // The order matters when this fails: first the directories go, then the lock.
     let created = dirs.create()?;
@@ -211,9 +249,12 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
             return Err(AgentError::Changed(refused));
         }
     }
-    let missing = cluster.ports().filter(|port| !found.contains_key(&port.id()));
-    let listeners = listeners::bind_all(missing)
+    let (mut listeners, strange) = listeners::sort(kept, &cluster);
+    let is_missing = |port: &&Port| !found.contains_key(&port.id()) && !listeners.contains_key(&port.id());
+    let missing: Vec<_> = cluster.ports().filter(is_missing).collect();
+    let bound = listeners::bind_all(missing)
         .map_err(|errors| AgentError::Preflight(errors.into_iter().map(Problem::from).collect()))?;
+    listeners.extend(bound);
     let listener = surroundings::listen(&dirs)?;
     let kept = || found.values().find_map(Found::secret);
     // What runs already needs no log, and no file that says again what it says.
@@ -247,7 +288,16 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     undo.keep();
 
     let surroundings = Surroundings::new(lock, dirs.clone(), listener, commands);
-    let remembered = Remembered { boot_id, secret, in_force, own_log: detached.then(|| dirs.agent_log()) };
+    let remembered = Remembered {
+        boot_id,
+        secret,
+        in_force,
+        own_log: detached.then(|| dirs.agent_log()),
+        manager: manager.clone(),
+    };
+    if let Some(manager) = &manager {
+        strange.iter().for_each(|name| manager.give_up_named(name));
+    }
     let mut processes = Processes::new(dirs.clone(), parse, spawner, remembered, listeners, sender);
     let mut first = format!("version {}, pid {}", env!("CARGO_PKG_VERSION"), std::process::id());
     if processes.follows_a_killed_one() {
@@ -267,7 +317,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         .collect();
     let files = (cluster, path, dirs, generation);
     let reconciler = Reconciler::start(Instant::now(), files, before, (looks, left), &mut processes);
-    Ok(Assembled { inputs, processes, reconciler, surroundings })
+    Ok(Assembled { inputs, processes, reconciler, surroundings, manager })
 }
 
 /// Has the output of this process go to its log; nowhere until that can be opened, in a takeover.

@@ -78,6 +78,7 @@ fn supervise(state: &Path, file: &Path) {
         secret: None,
         dirs,
         binary: supervisor::own_binary().unwrap(),
+        service: None,
         detached: text.contains("detached"),
         text,
         parse: std::sync::Arc::new(|_, text| parse(text)),

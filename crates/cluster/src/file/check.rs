@@ -43,6 +43,18 @@ pub(super) fn cluster(root: &Node, text: &str, directory: &Path) -> Result<Draft
     }
 }
 
+/// What a cluster may be called, for a person.
+pub const CLUSTER_NAME: &str =
+    "a cluster name of letters, digits, `-` and `_`, at most 64, a letter or digit first";
+
+/// Whether a cluster may be called so.
+#[must_use]
+pub fn is_cluster_name(name: &str) -> bool {
+    name.len() <= 64
+        && name.starts_with(|c: char| c.is_ascii_alphanumeric())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
+}
+
 /// Checks the cluster's name alone.
 pub(super) fn name(root: &Node, text: &str) -> Result<String, Vec<Diagnostic>> {
     let mut checks = Checks { text, directory: Path::new(""), found: Vec::new() };
@@ -220,15 +232,9 @@ impl<'t> Checks<'t> {
     }
 
     fn name(&mut self, node: &Node) -> Option<String> {
-        const WHAT: &str =
-            "a cluster name of letters, digits, `-` and `_`, at most 64, a letter or digit first";
-        let name = node.text(self.text).filter(|name| {
-            name.len() <= 64
-                && name.starts_with(|c: char| c.is_ascii_alphanumeric())
-                && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
-        });
+        let name = node.text(self.text).filter(|name| is_cluster_name(name));
         if name.is_none() {
-            self.expected(node, WHAT, "it names directories and processes, such as `cluster: live`");
+            self.expected(node, CLUSTER_NAME, "it names directories and processes, such as `cluster: live`");
         }
         name
     }

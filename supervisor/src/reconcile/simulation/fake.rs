@@ -877,6 +877,8 @@ impl Kernel for Fake {
         self.tell(|| format!("client {client} is shown {plan:?}"));
     }
 
+    fn take_down(&mut self) {}
+
     fn close(&mut self) {}
 
     fn remove_run(&mut self) -> Result<(), String> {
