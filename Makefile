@@ -16,7 +16,9 @@ export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || ec
 # `make miri`: the tests of the crate that maps memory, under an interpreter that sees undefined behaviour, under both models of who
 # may refer to what; a few minutes. It takes a nightly compiler with its component `miri`.
 
-.PHONY: run stop test soak bench miri survive install-test-deps
+# `make release`: a program without libraries, in target/static/; tests/release.sh makes sure of that.
+
+.PHONY: release run stop test soak bench miri survive install-test-deps
 
 run:
 	@tests/install-deps.sh build
@@ -26,6 +28,12 @@ run:
 	@echo "Play it, e.g. with ffplay, VLC or mpv:"
 	@$(SRSCTL) -f $(EXAMPLE) urls live/livestream
 	@echo "End it with: make stop"
+
+TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
+release:
+	@tests/install-deps.sh build
+	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(TRIPLE) --target-dir target/static
+	tests/release.sh target/static/$(TRIPLE)/release/srsctl
 
 stop:
 	$(SRSCTL) -f $(EXAMPLE) down
