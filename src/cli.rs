@@ -4,8 +4,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, check, down, encoder, events, logs, ls, probe, publish, render, restart, service, status,
-    up, upgrade, urls, worker,
+    agent, bench, check, down, encoder, events, history, logs, ls, plan, probe, publish, render, restart,
+    rollback, service, status, up, upgrade, urls, worker,
 };
 use crate::subject::Global;
 
@@ -23,12 +23,20 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage or a wrong cluster file; 3 status: something wanted \
 is not ready; 4 status: cannot tell; 5 another srsctl supervises or is starting this cluster, or its \
-supervisor is busy or ending; 6 up, restart, upgrade: nothing was touched, since it would disconnect players: --yes; 130 interrupted.";
+supervisor is busy or ending; 6 up, restart, upgrade: nothing was touched, since it would disconnect players: --yes; 7 plan \
+--exit-code: there are changes; 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Make the cluster run as its file says, and keep it running
     Up(up::Args),
+    /// Show what up would do, to which process and why, and how many players and encoders that would disconnect
+    Plan(plan::Args),
+    /// List the cluster files that were in force: when, who brought them, and what they changed
+    History(history::Args),
+    /// Bring an earlier cluster file into force again
+    #[command(override_usage = rollback::USAGE)]
+    Rollback(rollback::Args),
     /// Show every process and every stream
     Status(status::Args),
     /// Restart one port after the other; each serves again before the next. Nobody who is connected notices, unless it is --cold. A
@@ -85,12 +93,15 @@ impl Command {
     /// Whether stdout is to have JSON alone.
     pub(crate) fn wants_json(&self) -> bool {
         match self {
+            Self::Plan(args) => args.json,
+            Self::History(args) => args.json,
             Self::Status(args) => args.json,
             Self::Ls(args) => args.json,
             Self::Events(args) => args.json,
             Self::Upgrade(args) => args.json,
             Self::Bench(command) => command.wants_json(),
             Self::Up(_)
+            | Self::Rollback(_)
             | Self::Restart(_)
             | Self::SelfCheck
             | Self::Down(_)
@@ -109,7 +120,7 @@ impl Command {
 }
 
 /// What other tools call a command, and how it is asked for here.
-const ELSEWHERE: [(&[&str], &str); 14] = [
+const ELSEWHERE: [(&[&str], &str); 16] = [
     (
         &["start", "run", "apply", "serve", "server"],
         "srsctl up FILE starts a cluster, and starts what is missing of one that runs",
@@ -123,7 +134,9 @@ const ELSEWHERE: [(&[&str], &str); 14] = [
     (&["config", "conf"], "srsctl check FILE checks a cluster file, srsctl up FILE brings it into force"),
     (&["version"], "srsctl --version prints the version"),
     (&["ps", "top", "info", "show"], "srsctl status shows every process and every stream"),
-    (&["event", "history", "audit"], "srsctl events shows what the supervisor did and noticed"),
+    (&["event", "audit"], "srsctl events shows what the supervisor did and noticed"),
+    (&["diff", "preview"], "srsctl plan FILE shows what a changed file would do"),
+    (&["undo", "revert"], "srsctl rollback brings the file into force that was so before"),
     (&["log", "tail", "journal"], "srsctl logs prints the logs, srsctl logs -f goes on with them"),
     (&["list", "clusters"], "srsctl ls lists the clusters of this user on this machine"),
     (&["url"], "srsctl urls APP/STREAM prints where to publish and where to play"),

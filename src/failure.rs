@@ -13,6 +13,7 @@ pub(crate) mod code {
     pub(crate) const CANNOT_TELL: u8 = 4;
     pub(crate) const LOCKED: u8 = 5;
     pub(crate) const CONSENT: u8 = 6;
+    pub(crate) const CHANGES: u8 = 7;
     pub(crate) const INTERRUPTED: u8 = 130;
 }
 

@@ -2,11 +2,13 @@
 //!
 //! stdout is data, stderr is everything else. No logic that another crate needs lives here.
 
+mod change;
 mod cli;
 mod commands;
 mod failure;
 mod log;
 mod output;
+mod people;
 mod runtime;
 mod starting;
 mod subject;
@@ -24,8 +26,8 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
-    agent, bench, check, down, encoder, events, logs, ls, probe, publish, render, restart, self_check,
-    service, status, up, upgrade, urls, worker,
+    agent, bench, check, down, encoder, events, history, logs, ls, plan, probe, publish, render, restart,
+    rollback, self_check, service, status, up, upgrade, urls, worker,
 };
 use crate::failure::{Failure, code};
 use crate::runtime::block_on;
@@ -92,6 +94,9 @@ fn what_is_wrong(error: &clap::Error) -> String {
 fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
     match command {
         Command::Up(args) => block_on(up::run(&global, args)),
+        Command::Plan(args) => block_on(plan::run(&global, args)),
+        Command::History(args) => block_on(history::run(&global, args)),
+        Command::Rollback(args) => block_on(rollback::run(&global, args)),
         Command::Status(args) => block_on(status::run(&global, args)),
         Command::Restart(args) => block_on(restart::run(&global, args)),
         Command::Upgrade(args) => block_on(upgrade::run(&global, args)),

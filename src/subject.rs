@@ -114,12 +114,6 @@ impl Subject {
         }
     }
 
-    /// The cluster that a file is to start or to change, once it has been found sound; as [`Global::required_file`].
-    pub(crate) fn to_bring_up(global: &Global, argument: Option<&Path>) -> Result<(Self, Loaded), Failure> {
-        let file = global.required_file(argument)?;
-        Self::of_loaded(global, file)
-    }
-
     /// The cluster of `file`, once it has been found sound.
     pub(crate) fn of_loaded(global: &Global, file: ClusterFile) -> Result<(Self, Loaded), Failure> {
         let roots = global.roots()?;
@@ -293,11 +287,26 @@ impl Subject {
         Ok(Self { file, dirs, in_force, roots, is_guessed: false })
     }
 
-    fn cluster_in_force(&self) -> Result<Cluster, Failure> {
+    pub(crate) fn cluster_in_force(&self) -> Result<Cluster, Failure> {
         let in_force = self.in_force.as_ref().ok_or_else(|| {
             Failure::failed(format!("cluster {} has no file in force; name it: -f FILE", self.name()))
         })?;
         Ok(parse_in(in_force, &self.roots)?)
+    }
+
+    /// The file in force, where processes go on without a supervisor and another one is to be brought into force. None of one that is not
+    /// valid any more.
+    pub(crate) fn to_take_over(&self, loaded: &Loaded) -> Result<Option<Loaded>, Failure> {
+        let Some(file) = self.in_force.as_ref().filter(|file| file.text() != loaded.text) else {
+            return Ok(None);
+        };
+        if orphans::living(&self.dirs) == 0 {
+            return Ok(None);
+        }
+        let Ok(cluster) = parse_in(file, &self.roots) else { return Ok(None) };
+        let hosts = self.dirs.hosts_in_force()?;
+        let (path, text) = (file.path().to_owned(), file.text().to_owned());
+        Ok(Some(Loaded { cluster, path, text, hosts }))
     }
 
     /// Says that the command goes on without its file, and why.

@@ -4,6 +4,7 @@
 
 mod bench;
 mod broken_files;
+mod changes;
 mod cli;
 mod commands;
 mod crash;

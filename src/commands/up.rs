@@ -6,10 +6,10 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use cluster::Cluster;
 use cluster::stats::ForwardState;
 use cluster::status::Status;
-use cluster::{Cluster, Span};
-use control::api::{Apply, StartupEvent};
+use control::api::StartupEvent;
 use control::start::{Start, StartupLine};
 use nix::sys::signal::Signal;
 use signal_hook::consts::SIGINT;
@@ -17,7 +17,8 @@ use supervisor::{Client, ClientError};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{self, SignalKind};
 
-use crate::commands::agent;
+use crate::change::{self, Cost, Wish};
+use crate::commands::{agent, plan};
 use crate::failure::{Failure, code};
 use crate::subject::{Global, Loaded, Subject};
 use crate::table::Paper;
@@ -31,43 +32,37 @@ const SETTLE_POLL: Duration = Duration::from_millis(100);
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
-    /// The cluster's file, or the name of one that was up before; - for standard input
+    /// The cluster's file, or the name of one that was up before; - for standard input; or a plan of srsctl plan -o
     #[arg(value_name = "FILE")]
     path: Option<PathBuf>,
     /// Stay in the foreground as the supervisor; the first Ctrl-C stops the cluster, the second at once
     #[arg(long)]
     foreground: bool,
+    /// Show what would be done, and touch nothing: as srsctl plan
+    #[arg(long, conflicts_with = "foreground")]
+    dry_run: bool,
     #[command(flatten)]
     cost: Cost,
 }
 
-/// What a change may cost those who are connected.
-#[derive(Clone, Copy, Debug, clap::Args)]
-pub(crate) struct Cost {
-    /// Also where players or encoders are disconnected
-    #[arg(short, long)]
-    pub(crate) yes: bool,
-    /// For so long a port that is taken out of the cluster keeps those whom it has, and takes nobody: 0s to 3600s
-    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = drain)]
-    pub(crate) drain: Span,
-}
-
-fn drain(text: &str) -> Result<Span, String> {
-    let span: Span = text.parse().map_err(|_| "a time such as 30s or 500ms".to_owned())?;
-    if span <= Span::from_millis(3_600_000) { Ok(span) } else { Err("0s to 3600s".to_owned()) }
-}
-
 /// Makes the cluster run as its file says.
-pub(crate) async fn run(global: &Global, Args { path, foreground, cost }: Args) -> Result<ExitCode, Failure> {
-    let (subject, loaded) = Subject::to_bring_up(global, path.as_deref())?;
+pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+    let Args { path, foreground, dry_run, cost } = args;
+    let (subject, loaded, planned) = change::to_bring_up(global, path.as_deref())?;
     if foreground {
         return in_foreground(&subject, loaded).await;
     }
-    leave_at_second_interrupt()?;
-    // One that ends meanwhile is no obstacle.
-    if !subject.dirs().is_supervised() || !apply(&subject, &loaded, cost).await? {
-        start(&subject, &loaded).await?;
+    if dry_run {
+        plan::show(&change::plan(&subject, &loaded).await?, false)?;
+        return Ok(ExitCode::SUCCESS);
     }
+    carry_out(&subject, &loaded, &Wish { cost, rollback: None, planned }).await
+}
+
+/// Brings a file into force, and waits until all is as it says.
+pub(crate) async fn carry_out(subject: &Subject, loaded: &Loaded, wish: &Wish) -> Result<ExitCode, Failure> {
+    leave_at_second_interrupt()?;
+    bring_about(subject, loaded, wish).await?;
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
     print_clean(&format!("\n{}", output::status(&status, Paper::stdout())))?;
     match status.units.iter().filter(|unit| !output::is_ready(unit)).count() {
@@ -80,6 +75,34 @@ fn not_ready(waiting: usize) -> Failure {
     Failure::failed(format!(
         "{waiting} not ready; the supervisor keeps trying: see srsctl status and srsctl logs"
     ))
+}
+
+async fn bring_about(subject: &Subject, loaded: &Loaded, wish: &Wish) -> Result<(), Failure> {
+    let changed = |why: &str| {
+        let again = "nothing was touched; make a new plan: srsctl plan -o";
+        Failure::failed(format!("{why} since the plan was made; {again}"))
+    };
+    let generation = wish.planned.as_ref().map(|plan| plan.hosts.first().and_then(|host| host.generation));
+    let is_supervised = subject.dirs().is_supervised();
+    match generation {
+        Some(None) if is_supervised => return Err(changed("the cluster was started")),
+        Some(Some(_)) if !is_supervised => return Err(changed("the supervisor has ended")),
+        Some(_) | None => {}
+    }
+    if is_supervised && apply(subject, loaded, wish, generation.flatten()).await? {
+        return Ok(());
+    }
+    if wish.planned.is_some() && is_supervised {
+        return Err(changed("the supervisor has ended"));
+    }
+    // What runs on without a supervisor is taken over as it is, and changed then: what that costs, a supervisor knows.
+    let Some(in_force) = subject.to_take_over(loaded)? else { return start(subject, loaded).await };
+    complain("taking over what runs, with the file in force");
+    start(subject, &in_force).await?;
+    if apply(subject, loaded, wish, None).await? {
+        return Ok(());
+    }
+    Err(Failure::failed("the supervisor has ended again; its log says why: srsctl logs supervisor"))
 }
 
 /// The status once every worker has reported, each stream is forwarded to each edge and, where the cluster has an encoder, its
@@ -123,15 +146,20 @@ async fn in_foreground(subject: &Subject, loaded: Loaded) -> Result<ExitCode, Fa
     ended.await.map(|()| ExitCode::SUCCESS).map_err(|error| agent::failure(&error))
 }
 
-/// Hands the file to the supervisor that runs; false if none does any more.
-async fn apply(subject: &Subject, loaded: &Loaded, Cost { yes, drain }: Cost) -> Result<bool, Failure> {
+/// Shows what the supervisor that runs would do, and has it do that, if the `expected` file is in force; false if none runs any more.
+async fn apply(
+    subject: &Subject,
+    loaded: &Loaded,
+    wish: &Wish,
+    expected: Option<u64>,
+) -> Result<bool, Failure> {
     let client = subject.client();
-    let request = Apply {
-        hosts: loaded.hosts.clone(),
-        yes,
-        drain_ms: Some(drain.as_millis().into()),
-        ..Apply::new(loaded.path.clone(), loaded.text.clone())
-    };
+    let plan = change::plan(subject, loaded).await?;
+    let Some(generation) = plan.hosts.first().and_then(|host| host.generation) else { return Ok(false) };
+    if plan.has_changes() {
+        complain(&change::table(&plan, Paper { has_colour: false, ..Paper::stdout() }));
+    }
+    let request = wish.request(loaded, Some(expected.unwrap_or(generation)));
     tokio::select! {
         applied = client.apply(&request, complain) => match applied {
             Ok(()) => Ok(true),

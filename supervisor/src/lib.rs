@@ -53,4 +53,5 @@ pub use host::procfs::start_ticks;
 pub use host::systemd::{Manager, Order, Service};
 pub use reconcile::config::{AgentConfig, AgentError, Parse};
 pub use reconcile::plan::compare;
+pub use reconcile::remove::DRAIN_MAX;
 pub use reconcile::run::run;

@@ -12,7 +12,7 @@ mod notice;
 pub(crate) mod plan;
 mod queue;
 mod reconciler;
-mod remove;
+pub(crate) mod remove;
 mod restart;
 pub(crate) mod run;
 #[cfg(test)]

@@ -53,6 +53,11 @@ pub struct HostPart {
     pub changes: Vec<Change>,
 }
 
+impl HostPart {
+    /// What the machine is called that a person is on.
+    pub const HERE: &str = "localhost";
+}
+
 /// What is done to one process.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Change {

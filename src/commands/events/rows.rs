@@ -3,10 +3,10 @@
 use std::fmt::Write as _;
 
 use cluster::Role;
-use cluster::events::{By, Event, Kind};
-use nix::unistd::{Uid, User};
+use cluster::events::{Event, Kind};
 use serde::Serialize;
 
+use crate::people::{user_name, who};
 use crate::table::{Cell, Column, Look, Paper, Table};
 
 /// An event in the document of `events --json`, beside what its unit is.
@@ -79,16 +79,6 @@ impl Shown {
     }
 }
 
-fn who(By { pid, uid, login_uid }: By, user: &impl Fn(u32) -> String) -> String {
-    let login =
-        login_uid.filter(|login| *login != uid).map(|login| format!(", logged in as {}", user(login)));
-    format!("{} (pid {pid}{})", user(uid), login.unwrap_or_default())
-}
-
-fn user_name(uid: u32) -> String {
-    User::from_uid(Uid::from_raw(uid)).ok().flatten().map_or_else(|| format!("user {uid}"), |user| user.name)
-}
-
 fn look(kind: Kind) -> Look {
     match kind {
         Kind::ColdStart
@@ -121,7 +111,7 @@ fn look(kind: Kind) -> Look {
 mod tests {
     use super::*;
     use cluster::UnitId;
-    use cluster::events::Happening;
+    use cluster::events::{By, Happening};
     use snapbox::str;
 
     fn event(number: u64, kind: Kind, unit: Option<UnitId>, text: &str) -> Event {

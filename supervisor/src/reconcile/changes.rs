@@ -10,9 +10,6 @@ use control::{Code, Error};
 use super::plan::compare;
 use super::reconciler::Reconciler;
 
-/// The machine of a cluster that is on one.
-const HERE: &str = "localhost";
-
 /// The ports of a plan, by what is done to them.
 #[derive(Debug, Default)]
 pub(super) struct Moves {
@@ -67,7 +64,7 @@ impl Reconciler {
     pub(super) fn host_part(&self, new: &Cluster, now: Instant) -> HostPart {
         let mut changes = compare(Some(&self.cluster), new);
         self.count(&mut changes, now);
-        HostPart { machine: HERE.to_owned(), generation: Some(self.generation), changes }
+        HostPart { machine: HostPart::HERE.to_owned(), generation: Some(self.generation), changes }
     }
 
     /// Says of each change whom it disconnects.

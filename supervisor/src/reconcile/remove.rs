@@ -21,7 +21,7 @@ use crate::machine::state::{Event, State, Wanted};
 /// move on, and short enough to wait for.
 const DRAIN: Duration = Duration::from_secs(30);
 /// The longest that may be asked for: as long the supervisor takes no other change.
-const DRAIN_MAX: Duration = Duration::from_secs(3_600);
+pub const DRAIN_MAX: Duration = Duration::from_secs(3_600);
 /// How often those that leave are asked who is left.
 const DRAIN_POLL: Duration = Duration::from_millis(500);
 /// For so long players that were told to go are waited for.

@@ -1,0 +1,245 @@
+//! A change of a cluster before it is made: its plan, as data, as a table, and as a file that is carried out later.
+
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use cluster::Span;
+use cluster::file::ClusterFile;
+use cluster::plan::{Action, Change, HostPart, Plan, SCHEMA, digest, summary};
+use control::api::Apply;
+use supervisor::{ClientError, DRAIN_MAX, compare, orphans};
+
+use crate::failure::Failure;
+use crate::subject::{Global, Loaded, Subject};
+use crate::table::{Cell, Column, Look, Paper, Table};
+
+/// What a change may cost those who are connected.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub(crate) struct Cost {
+    /// Also where players or encoders are disconnected
+    #[arg(short, long)]
+    pub(crate) yes: bool,
+    /// For so long a port that is taken out of the cluster keeps those whom it has, and takes nobody: 0s to 3600s
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = drain)]
+    pub(crate) drain: Span,
+}
+
+fn drain(text: &str) -> Result<Span, String> {
+    let span: Span = text.parse().map_err(|_| "a time such as 30s or 500ms".to_owned())?;
+    let is_short = Duration::from_millis(span.as_millis().into()) <= DRAIN_MAX;
+    if is_short { Ok(span) } else { Err(format!("0s to {}s", DRAIN_MAX.as_secs())) }
+}
+
+/// What is to be brought into force, and how.
+#[derive(Debug)]
+pub(crate) struct Wish {
+    pub(crate) cost: Cost,
+    /// The number of the earlier file that it is.
+    pub(crate) rollback: Option<u64>,
+    /// The plan of which it is the text: only that is carried out.
+    pub(crate) planned: Option<Plan>,
+}
+
+impl Wish {
+    /// What the supervisor is asked for, of a file where this generation is in force.
+    pub(crate) fn request(&self, loaded: &Loaded, generation: Option<u64>) -> Apply {
+        Apply {
+            expect_generation: generation,
+            yes: self.cost.yes,
+            drain_ms: Some(self.cost.drain.as_millis().into()),
+            rollback: self.rollback,
+            ..request(loaded)
+        }
+    }
+}
+
+fn request(loaded: &Loaded) -> Apply {
+    Apply { hosts: loaded.hosts.clone(), ..Apply::new(loaded.path.clone(), loaded.text.clone()) }
+}
+
+/// The cluster that a file is to start or to change, or that of a plan that was written.
+pub(crate) fn to_bring_up(
+    global: &Global,
+    argument: Option<&Path>,
+) -> Result<(Subject, Loaded, Option<Plan>), Failure> {
+    let file = global.required_file(argument)?;
+    let Some(plan) = read(&file)? else {
+        let (subject, loaded) = Subject::of_loaded(global, file)?;
+        return Ok((subject, loaded, None));
+    };
+    let path = PathBuf::from(&plan.file);
+    let file = ClusterFile::new(path.clone(), plan.text.clone().unwrap_or_default());
+    let (subject, loaded) = Subject::of_loaded(global, file)?;
+    Ok((subject, Loaded { path, ..loaded }, Some(plan)))
+}
+
+/// The plan that a file is, if it is one.
+fn read(file: &ClusterFile) -> Result<Option<Plan>, Failure> {
+    // A cluster file may be JSON too.
+    let Ok(json) = serde_json::from_str::<serde_json::Value>(file.text()) else { return Ok(None) };
+    if json.get("schema").and_then(|schema| schema.as_str()) != Some(SCHEMA) {
+        return Ok(None);
+    }
+    let wrong = |why: &str| {
+        Failure::usage(format!("{}: {why}; make a new one: srsctl plan -o", file.path().display()))
+    };
+    let plan: Plan =
+        serde_json::from_value(json).map_err(|error| wrong(&format!("no whole plan: {error}")))?;
+    match &plan.text {
+        None => Err(wrong("this plan has no text of a cluster file")),
+        Some(text) if digest(text) != plan.digest => {
+            Err(wrong("the text in this plan is not the one that it was made of"))
+        }
+        Some(_) => Ok(Some(plan)),
+    }
+}
+
+/// Writes a plan with the text of its file, for later.
+pub(crate) fn write(plan: &Plan, loaded: &Loaded, path: &Path) -> Result<(), Failure> {
+    let failed =
+        |error: std::io::Error| Failure::failed(format!("{}: cannot be written: {error}", path.display()));
+    let plan = Plan { text: Some(loaded.text.clone()), ..plan.clone() };
+    let json = serde_json::to_vec_pretty(&plan).map_err(Failure::failed)?;
+    let mut file =
+        OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
+    file.write_all(&json).and_then(|()| file.write_all(b"\n")).map_err(failed)
+}
+
+/// What bringing a file into force would do now.
+///
+/// # Errors
+/// When the supervisor refuses the file or does not answer.
+pub(crate) async fn plan(subject: &Subject, loaded: &Loaded) -> Result<Plan, Failure> {
+    let asked = if subject.dirs().is_supervised() {
+        match subject.client().plan(&request(loaded)).await {
+            Err(ClientError::NotRunning { .. }) => None,
+            other => Some(other?),
+        }
+    } else {
+        None
+    };
+    let part = match asked {
+        Some(part) => part,
+        None => without_supervisor(subject, loaded)?,
+    };
+    Ok(Plan {
+        schema: SCHEMA.to_owned(),
+        cluster: subject.name().to_owned(),
+        file: loaded.path.display().to_string(),
+        digest: digest(&loaded.text),
+        text: None,
+        hosts: vec![part],
+    })
+}
+
+/// What `up` does where no supervisor runs: all is started, unless processes go on without one.
+fn without_supervisor(subject: &Subject, loaded: &Loaded) -> Result<HostPart, Failure> {
+    let current = if orphans::living(subject.dirs()) > 0 { Some(subject.cluster_in_force()?) } else { None };
+    let mut changes = compare(current.as_ref(), &loaded.cluster);
+    for change in changes.iter_mut().filter(|it| matches!(it.action, Action::Stop | Action::Restart)) {
+        // They are not asked.
+        let is_port = change.unit != cluster::UnitId::encoder();
+        let is_origin = change.unit.parts().0 == cluster::Role::Origin;
+        change.players = change.players.filter(|_| !is_port);
+        change.encoders = change.encoders.filter(|_| !is_origin);
+    }
+    Ok(HostPart { machine: HostPart::HERE.to_owned(), generation: None, changes })
+}
+
+/// A plan as a person reads it.
+pub(crate) fn table(plan: &Plan, paper: Paper) -> String {
+    let mut table = Table::new([
+        Column::Yielding("HOST"),
+        Column::Left("ROLE"),
+        Column::Right("PORT"),
+        Column::Left("ACTION"),
+        Column::Right("PLAYERS"),
+        Column::Right("ENCODERS"),
+        Column::Open("WHY"),
+    ]);
+    for change in plan.changes() {
+        let (role, host, port) = change.unit.parts();
+        let port = if port == 0 { "-".to_owned() } else { port.to_string() };
+        let look = if change.disconnects() { Look::Wrong } else { Look::Plain };
+        let number = |number: Option<u32>| match number {
+            Some(0) => Cell::from("-"),
+            Some(number) => Cell::new(number.to_string(), Look::Wrong),
+            None => Cell::new("?", Look::Wrong),
+        };
+        table.row([
+            if host.is_empty() { "-" } else { host }.into(),
+            role.as_str().into(),
+            port.into(),
+            Cell::new(change.action.as_str(), look),
+            number(change.players),
+            number(change.encoders),
+            change.why.join("; ").into(),
+        ]);
+    }
+    format!("{}\n\n{}", headline(plan), table.render(paper))
+}
+
+/// What a plan comes to.
+fn headline(plan: &Plan) -> String {
+    let (cluster, file) = (&plan.cluster, &plan.file);
+    let against = match plan.hosts.first().and_then(|host| host.generation) {
+        Some(generation) => format!(", against generation {generation}"),
+        None => ", no supervisor runs".to_owned(),
+    };
+    let what = if plan.has_changes() { summary(plan.changes()) } else { "nothing to change".to_owned() };
+    let cut: Vec<&Change> = plan.changes().filter(|change| change.disconnects()).collect();
+    let sum = |of: fn(&Change) -> Option<u32>| cut.iter().map(|change| of(change)).sum::<Option<u32>>();
+    let whom = match (cut.is_empty(), sum(|it| it.players), sum(|it| it.encoders)) {
+        (true, _, _) => ", nobody is disconnected".to_owned(),
+        (false, Some(players), Some(encoders)) => {
+            format!(", disconnects {players} players and {encoders} encoders: needs --yes")
+        }
+        (false, _, _) => ", may disconnect players or encoders: needs --yes".to_owned(),
+    };
+    format!("cluster {cluster}, {file}{against}: {what}{whom}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cluster::{Role, UnitId};
+
+    #[test]
+    fn a_plan_is_a_table_of_what_happens_to_whom_and_why() {
+        let edge = |port| UnitId::worker(Role::Edge, "127.0.0.6", port);
+        let of = |unit, action, why: &str| Change::new(unit, action, vec![why.to_owned()]);
+        let origin = UnitId::worker(Role::Origin, "127.0.0.5", 1935);
+        let mut changes = vec![
+            of(origin, Action::Reconfigure, "1 fewer forward target"),
+            Change::new(edge(1935), Action::Nothing, Vec::new()),
+            of(edge(1937), Action::Start, "added to the file"),
+            of(edge(1936), Action::Stop, "removed from the file"),
+        ];
+        changes[3].players = Some(12);
+        let part = HostPart { machine: HostPart::HERE.to_owned(), generation: Some(3), changes };
+        let plan = Plan {
+            schema: SCHEMA.to_owned(),
+            cluster: "live".to_owned(),
+            file: "/srv/live/cluster.yaml".to_owned(),
+            digest: digest(""),
+            text: None,
+            hosts: vec![part],
+        };
+        snapbox::assert_data_eq!(
+            table(&plan, Paper::PLAIN),
+            snapbox::str![[r#"
+cluster live, /srv/live/cluster.yaml, against generation 3: 1 started, 1 stopped, 1 reconfigured, disconnects 12 players and 0 encoders: needs --yes
+
+HOST      ROLE   PORT ACTION      PLAYERS ENCODERS WHY
+127.0.0.5 origin 1935 reconfigure       -        - 1 fewer forward target
+127.0.0.6 edge   1935 nothing           -        -
+127.0.0.6 edge   1937 start             -        - added to the file
+127.0.0.6 edge   1936 stop             12        - removed from the file
+
+"#]]
+        );
+    }
+}

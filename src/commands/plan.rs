@@ -1,0 +1,46 @@
+//! `srsctl plan`: what `up` would do, and whom that would disconnect. Nothing is touched.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use cluster::plan::Plan;
+
+use crate::change;
+use crate::failure::{Failure, code};
+use crate::subject::Global;
+use crate::table::Paper;
+use crate::terminal::{complain, print_clean, print_json};
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The cluster's file, or the name of one that was up before; - for standard input
+    #[arg(value_name = "FILE")]
+    path: Option<PathBuf>,
+    /// One JSON document, srsctl/plan/v1
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Write the plan there, with the text of the file: srsctl up PLAN carries out exactly that, if nothing has changed in between
+    #[arg(short, long, value_name = "PLAN")]
+    output: Option<PathBuf>,
+    /// End with 7 if there are changes
+    #[arg(long)]
+    exit_code: bool,
+}
+
+/// Shows it.
+pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+    let Args { path, json, output, exit_code } = args;
+    let (subject, loaded, _) = change::to_bring_up(global, path.as_deref())?;
+    let plan = change::plan(&subject, &loaded).await?;
+    if let Some(output) = output {
+        change::write(&plan, &loaded, &output)?;
+        complain(&format!("carry it out with: srsctl up {}", output.display()));
+    }
+    show(&plan, json)?;
+    Ok(if exit_code && plan.has_changes() { code::CHANGES.into() } else { ExitCode::SUCCESS })
+}
+
+/// Prints a plan.
+pub(crate) fn show(plan: &Plan, json: bool) -> Result<bool, Failure> {
+    if json { print_json(plan) } else { print_clean(&change::table(plan, Paper::stdout())) }
+}

@@ -1,0 +1,65 @@
+//! `srsctl rollback`: brings an earlier cluster file into force again, as `up` does with any other.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use cluster::file::ClusterFile;
+use supervisor::generations;
+
+use crate::change::{self, Cost, Wish};
+use crate::commands::{history, plan, up};
+use crate::failure::Failure;
+use crate::subject::{Global, Loaded, Subject};
+use crate::terminal::complain;
+
+/// What its help shows: the words are told apart by what they are.
+pub(crate) const USAGE: &str = "srsctl rollback [OPTIONS] [NUMBER] [FILE]";
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// The number of the file, as srsctl history has it, without it the one before the one in force; the cluster's file or its name
+    #[arg(num_args = 0..=2, value_name = "WORD")]
+    words: Vec<String>,
+    /// Show what would be done, and touch nothing
+    #[arg(long)]
+    dry_run: bool,
+    #[command(flatten)]
+    cost: Cost,
+}
+
+/// Brings it into force.
+pub(crate) async fn run(global: &Global, Args { words, dry_run, cost }: Args) -> Result<ExitCode, Failure> {
+    let (mut number, mut path): (Option<u64>, Option<PathBuf>) = (None, None);
+    for word in words {
+        let is_twice = match word.parse() {
+            Ok(parsed) => number.replace(parsed).is_some(),
+            Err(_) => path.replace(word.into()).is_some(),
+        };
+        if is_twice {
+            return Err(Failure::usage("rollback takes one number of a file, and one cluster"));
+        }
+    }
+    let subject = Subject::find(global, path.as_deref(), "rollback")?;
+    let all = generations(subject.dirs())?;
+    let before = all.iter().rev().nth(1).map(|it| it.number);
+    let number = number.or(before).ok_or_else(|| {
+        Failure::failed(format!("cluster {} has no file before the one in force", subject.name()))
+    })?;
+    let earlier = history::find(&subject, &all, number)?;
+    let file = ClusterFile::new(earlier.path.clone(), earlier.text.clone());
+    let (subject, loaded) = Subject::of_loaded(global, file)?;
+    let loaded = Loaded { path: earlier.path.clone(), ..loaded };
+    if dry_run {
+        plan::show(&change::plan(&subject, &loaded).await?, false)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let wish = Wish { cost, rollback: Some(number), planned: None };
+    let code = up::carry_out(&subject, &loaded, &wish).await?;
+    if std::fs::read_to_string(&loaded.path).is_ok_and(|text| text != loaded.text) {
+        let path = loaded.path.display();
+        complain(&format!(
+            "{path} still has another text, which srsctl up {path} brings into force; that of {number}: srsctl history --text {number}"
+        ));
+    }
+    Ok(code)
+}
