@@ -33,7 +33,7 @@ use crate::machine::exit::Exit;
 use crate::machine::state::{State, Wanted};
 use fake::{Fake, parse};
 
-/// Histories of an ordinary test run: a few seconds.
+/// Histories of an ordinary test run: half a minute.
 const SEEDS: u64 = 2000;
 /// How long things go wrong in one history.
 const STORMY: Duration = Duration::from_secs(120);
