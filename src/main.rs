@@ -26,7 +26,7 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
-    agent, bench, check, down, encoder, events, history, logs, ls, plan, probe, publish, render, restart,
+    agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render, restart,
     rollback, self_check, service, status, up, upgrade, urls, worker,
 };
 use crate::failure::{Failure, code};
@@ -34,6 +34,7 @@ use crate::runtime::block_on;
 use crate::terminal::{complain, has_colour, print_clean, print_json};
 
 fn main() -> ExitCode {
+    supervisor::settle_lookups();
     // A program that blocks signals hands that on to what it starts; then neither Ctrl-C nor a service manager could end us.
     let _ = SigSet::empty().thread_set_mask();
     supervisor::fail_at_file_limit();
@@ -110,6 +111,7 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Bench(command) => bench::run(command),
+        Command::Host(command) => block_on(host::run(command)),
         Command::Render(command) => render::run(&command, Cli::command()),
         Command::Agent(args) => block_on(agent::run(&global, args)),
         // They take their descriptors over before a runtime exists.

@@ -46,4 +46,16 @@ unshare --net --mount --pid --fork --kill-child bash -euo pipefail -c '
   until [ -e "$dir/listens" ]; do sleep 0.05; done
   "$program" check "$dir/cluster.yaml"
 ' bash "$dir" "$program"
+# Users and hosts that are in no file: libraries that nsswitch.conf names would be asked next, which a static program cannot have.
+printf 'passwd: files systemd\ngroup: files systemd\nhosts: files myhostname resolve dns\n' >"$dir/nsswitch.conf"
+chmod 755 "$dir"
+cp "$program" "$dir/srsctl"
+unshare --mount bash -euo pipefail -c '
+  mount --bind "$1/nsswitch.conf" /etc/nsswitch.conf
+  code=0
+  env -u HOME setpriv --reuid 61999 --regid 61999 --clear-groups "$1/srsctl" ls || code=$?
+  [ "$code" -lt 128 ]
+  "$1/srsctl" probe rtmp://nowhere.invalid/live/x || code=$?
+  [ "$code" -lt 128 ]
+' bash "$dir"
 echo "release: $program is static, and finds hosts"

@@ -42,7 +42,9 @@ mod reconcile;
 
 pub use client::{Client, ClientError, take_over};
 pub use exec::orphans;
-pub use exec::process::{die_of_faults, fail_at_file_limit, keep_descriptors_to_self, own_binary};
+pub use exec::process::{
+    die_of_faults, fail_at_file_limit, keep_descriptors_to_self, own_binary, settle_lookups,
+};
 pub use exec::record::{AliveLock, UnitFiles};
 pub use exec::self_check::SelfCheck;
 pub use host::dirs::{ClusterDirs, StateRoots, owner_of_services};

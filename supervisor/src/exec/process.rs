@@ -28,6 +28,24 @@ use crate::host::systemd::VARIABLES;
 use crate::machine::exit::Exit;
 use crate::machine::health::Halt;
 
+/// Has a static program look users and hosts up in the files of the system and at its name servers, whatever nsswitch.conf says: what that
+/// names else are libraries of another build of the C library, and some of them crash within this one. To be called first of all.
+pub fn settle_lookups() {
+    #[cfg(all(target_feature = "crt-static", target_env = "gnu"))]
+    {
+        unsafe extern "C" {
+            fn __nss_configure_lookup(
+                database: *const libc::c_char,
+                services: *const libc::c_char,
+            ) -> libc::c_int;
+        }
+        for (database, services) in [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files")] {
+            // SAFETY: both are strings that live as long as the program, and no other thread is there yet that looks anything up.
+            unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
+        }
+    }
+}
+
 /// The path of this program, to start others of the same build.
 ///
 /// # Errors
