@@ -18,7 +18,9 @@ export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || ec
 
 # `make release`: a program without libraries, in target/static/; tests/release.sh makes sure of that.
 
-.PHONY: release run stop test soak bench miri survive install-test-deps
+# `make deb`: a package for Debian, in target/deb/; tests/deb.sh makes sure that it is whole.
+
+.PHONY: deb release run stop test soak bench miri survive install-test-deps
 
 run:
 	@tests/install-deps.sh build
@@ -32,8 +34,19 @@ run:
 TRIPLE = $(shell rustc -vV | sed -n 's/^host: //p')
 release:
 	@tests/install-deps.sh build
-	RUSTFLAGS='-C target-feature=+crt-static' cargo build --release --locked --target $(TRIPLE) --target-dir target/static
+	CARGO_PROFILE_RELEASE_STRIP=debuginfo RUSTFLAGS='-C target-feature=+crt-static' \
+	    cargo build --release --locked --target $(TRIPLE) --target-dir target/static
 	tests/release.sh target/static/$(TRIPLE)/release/srsctl
+
+DEB := target/deb
+deb: release
+	rm -rf $(DEB) && mkdir -p $(DEB)
+	cargo install -q --locked --root target/deb-tools --version 3.8.0 cargo-deb
+	install -m 755 target/static/$(TRIPLE)/release/srsctl $(DEB)/srsctl
+	$(DEB)/srsctl render man $(DEB)/man
+	for shell in bash zsh fish; do $(DEB)/srsctl render completions $$shell >$(DEB)/srsctl.$$shell || exit; done
+	PATH="$$PWD/target/deb-tools/bin:$$PATH" cargo deb --no-build --no-strip --locked --output $(DEB)/
+	tests/deb.sh $(DEB)/*.deb
 
 stop:
 	$(SRSCTL) -f $(EXAMPLE) down

@@ -4,7 +4,7 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, check, down, encoder, events, history, logs, ls, plan, probe, publish, render, restart,
+    agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render, restart,
     rollback, service, status, up, upgrade, urls, worker,
 };
 use crate::subject::Global;
@@ -72,6 +72,9 @@ pub(crate) enum Command {
     /// Print what other programs need of srsctl: units of systemd, manual pages, completions of shells
     #[command(subcommand)]
     Render(render::Command),
+    /// The machines of a cluster, before srsctl is asked there
+    #[command(subcommand, hide = true)]
+    Host(host::Command),
     /// What systemd runs of a cluster
     #[command(hide = true)]
     Service(service::Args),
@@ -110,6 +113,7 @@ impl Command {
             | Self::Check(_)
             | Self::Probe(_)
             | Self::Publish(_)
+            | Self::Host(_)
             | Self::Render(_)
             | Self::Service(_)
             | Self::Agent(_)

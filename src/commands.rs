@@ -7,6 +7,7 @@ pub(crate) mod down;
 pub(crate) mod encoder;
 pub(crate) mod events;
 pub(crate) mod history;
+pub(crate) mod host;
 pub(crate) mod logs;
 pub(crate) mod ls;
 pub(crate) mod plan;

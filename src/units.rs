@@ -3,8 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// The program that the texts name.
-const PROGRAM: &str = "/usr/bin/srsctl";
+/// The program of a package, which the texts name.
+pub(crate) const PACKAGED: &str = "/usr/bin/srsctl";
 
 /// Where `srsctl host install` puts each version, and the link to the one in force.
 pub(crate) const VERSIONS: &str = "/usr/local/lib/srsctl";
@@ -16,6 +16,8 @@ pub(crate) const IN_FORCE: &str = "/usr/local/bin/srsctl";
 pub(crate) struct File {
     /// Where.
     pub(crate) path: &'static str,
+    /// Also where that directory is not there yet.
+    pub(crate) is_needed: bool,
     text: &'static str,
 }
 
@@ -23,11 +25,27 @@ pub(crate) struct File {
 pub(crate) const UNITS: [File; 2] = [
     File {
         path: "/etc/systemd/system/srsctl@.service",
+        is_needed: true,
         text: include_str!("../deploy/systemd/srsctl@.service"),
     },
     File {
         path: "/etc/systemd/system/srsctl-ports@.service",
+        is_needed: true,
         text: include_str!("../deploy/systemd/srsctl-ports@.service"),
+    },
+];
+
+/// What else belongs to them.
+pub(crate) const BESIDE: [File; 2] = [
+    File {
+        path: "/etc/tmpfiles.d/srsctl.conf",
+        is_needed: true,
+        text: include_str!("../deploy/systemd/tmpfiles.conf"),
+    },
+    File {
+        path: "/etc/needrestart/conf.d/srsctl.conf",
+        is_needed: false,
+        text: include_str!("../deploy/systemd/needrestart.conf"),
     },
 ];
 
@@ -43,7 +61,7 @@ pub(crate) fn own_program() -> io::Result<PathBuf> {
 impl File {
     /// Its text for a program at `program`.
     pub(crate) fn text(&self, program: &Path) -> String {
-        self.text.replace(PROGRAM, &program.display().to_string())
+        self.text.replace(PACKAGED, &program.display().to_string())
     }
 
     /// Its path and text for one cluster alone.
@@ -72,7 +90,7 @@ mod tests {
                 text.contains("/usr/local/bin/srsctl service ") && !text.contains("/usr/bin/srsctl"),
                 "{text}"
             );
-            let (path, text) = unit.of("live", Path::new(PROGRAM));
+            let (path, text) = unit.of("live", Path::new(PACKAGED));
             assert!(path.ends_with("@live.service") && !text.contains("%i"), "{path}: {text}");
         }
     }
