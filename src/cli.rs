@@ -4,8 +4,8 @@ use clap::error::{ContextKind, ContextValue};
 use clap::{Parser, Subcommand};
 
 use crate::commands::{
-    agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render, restart,
-    rollback, service, status, up, upgrade, urls, worker,
+    agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render,
+    restart, rollback, service, status, up, upgrade, urls, worker,
 };
 use crate::subject::Global;
 
@@ -23,8 +23,8 @@ pub(crate) struct Cli {
 
 const EXIT_CODES: &str = "Exit codes: 0 done; 1 failed; 2 wrong usage or a wrong cluster file; 3 status: something wanted \
 is not ready; 4 status: cannot tell; 5 another srsctl supervises or is starting this cluster, or its \
-supervisor is busy or ending; 6 up, restart, upgrade: nothing was touched, since it would disconnect players: --yes; 7 plan \
---exit-code: there are changes; 130 interrupted.";
+supervisor is busy or ending, or somebody else changes it; 6 nothing was touched, since it would disconnect players: --yes; or done without machines \
+that --skip-unreachable left out; 7 plan --exit-code: there are changes; 130 interrupted.";
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
@@ -72,12 +72,12 @@ pub(crate) enum Command {
     /// Print what other programs need of srsctl: units of systemd, manual pages, completions of shells
     #[command(subcommand)]
     Render(render::Command),
-    /// The machines of a cluster, before srsctl is asked there
-    #[command(subcommand, hide = true)]
-    Host(host::Command),
     /// What systemd runs of a cluster
     #[command(hide = true)]
     Service(service::Args),
+    /// Prepare the other machines of a cluster
+    #[command(subcommand)]
+    Host(host::Command),
     /// The supervisor itself; `up` starts it
     #[command(hide = true)]
     Agent(agent::Args),

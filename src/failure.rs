@@ -102,6 +102,7 @@ impl From<supervisor::ClientError> for Failure {
             | E::Silent { .. }
             | E::Older { .. }
             | E::Broken { .. }
+            | E::Lost(_)
             | E::StaysOn { .. } => code::FAILED,
         };
         Self::new(code, error)

@@ -6,11 +6,13 @@ mod change;
 mod cli;
 mod commands;
 mod failure;
+mod fleet;
 mod log;
 mod output;
 mod people;
 mod runtime;
 mod starting;
+mod stopping;
 mod subject;
 mod table;
 mod talk;
@@ -26,8 +28,8 @@ use nix::sys::signal::SigSet;
 
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
-    agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render, restart,
-    rollback, self_check, service, status, up, upgrade, urls, worker,
+    agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render,
+    restart, rollback, self_check, service, status, up, upgrade, urls, worker,
 };
 use crate::failure::{Failure, code};
 use crate::runtime::block_on;
@@ -111,8 +113,8 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
         Command::Probe(args) => block_on(probe::run(args)),
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Bench(command) => bench::run(command),
-        Command::Host(command) => block_on(host::run(command)),
         Command::Render(command) => render::run(&command, Cli::command()),
+        Command::Host(command) => block_on(host::run(&global, command)),
         Command::Agent(args) => block_on(agent::run(&global, args)),
         // They take their descriptors over before a runtime exists.
         Command::Service(args) => service::run(&global, args),

@@ -15,6 +15,8 @@ use crate::table::{Cell, Column, Look, Paper, Table};
 
 /// A report older than this is not shown as current, ms.
 const STALE_AFTER: u64 = 3_000;
+/// A clock that differs by more than this is told of, ms.
+const SKEW_SHOWN: i64 = 1_000;
 /// Columns that a stream's name may take in a sentence about forwards.
 const NAME_COLUMNS: usize = 40;
 /// Columns that a word of a note may take: names of streams stand in them, and paths, most of which fit.
@@ -23,7 +25,9 @@ const WORD_COLUMNS: usize = 80;
 /// The whole status: two lines for the cluster, a table of processes with what is to be said of them, a table of streams with
 /// what is wrong with their forwards.
 pub(crate) fn status(status: &Status, paper: Paper) -> String {
-    let mut text = summary(status, paper);
+    let supervisor =
+        format!("supervisor pid {} up {}", status.supervisor_pid, duration(status.supervisor_uptime_ms));
+    let mut text = summary(status, true, &supervisor, paper);
     text.push_str("\n\n");
     text.push_str(&units(status, paper));
     text.push_str(&programs(status, paper));
@@ -35,6 +39,85 @@ pub(crate) fn status(status: &Status, paper: Paper) -> String {
         text.push_str(&forwards(status, paper));
     }
     text
+}
+
+/// The status of a cluster on several machines: the same, with a line for each machine in place of one for the supervisor.
+pub(crate) fn several(status: &Status, machines: &[MachineRow], paper: Paper) -> String {
+    let reached = machines.iter().filter(|row| row.state == "supervised").count();
+    let all = format!("machines {reached}/{}", machines.len());
+    let is_whole = reached == machines.len();
+    let mut text = summary(status, is_whole, &all, paper);
+    text.push_str("\n\n");
+    let mut table = Table::new([
+        Column::Yielding("MACHINE"),
+        Column::Left("STATE"),
+        Column::Right("SUPERVISOR"),
+        Column::Right("UP"),
+        Column::Left("VERSION"),
+        Column::Right("CLOCK"),
+    ]);
+    let mut notes = String::new();
+    for row in machines {
+        let look = if row.state == "supervised" { Look::Plain } else { Look::Wrong };
+        let skew = row.clock_skew_ms.filter(|skew| skew.abs() > SKEW_SHOWN);
+        table.row([
+            row.host.as_str().into(),
+            Cell::new(row.state, look),
+            number(row.supervisor_pid).into(),
+            row.supervisor_uptime_ms.map_or_else(none, duration).into(),
+            row.version.clone().unwrap_or_else(none).into(),
+            match skew {
+                Some(skew) => {
+                    let sign = if skew > 0 { "+" } else { "-" };
+                    Cell::new(format!("{sign}{}", duration(skew.unsigned_abs())), Look::Warning)
+                }
+                None => none().into(),
+            },
+        ]);
+        if let Some(reason) = &row.reason {
+            let known = match row.age_ms {
+                Some(age) => format!("what is known of it is {} old", duration(age)),
+                None => "nothing is known of it".to_owned(),
+            };
+            let line = format!("{}: {reason}; {known}", row.host);
+            let _ = writeln!(notes, "{}", paper.paint(&sentence(&line), look));
+        }
+    }
+    text.push_str(&table.render(paper));
+    text.push_str(&notes);
+    text.push('\n');
+    if !status.units.is_empty() {
+        text.push_str(&units(status, paper));
+        text.push('\n');
+    }
+    if status.streams.is_empty() {
+        text.push_str("no streams\n");
+    } else {
+        text.push_str(&streams(status, paper));
+        text.push_str(&forwards(status, paper));
+    }
+    text
+}
+
+/// A machine in the documents and tables of a status.
+#[derive(Clone, Debug, Serialize)]
+pub(crate) struct MachineRow {
+    /// Its name: the first of its hosts.
+    pub(crate) host: String,
+    /// All of them.
+    pub(crate) hosts: Vec<String>,
+    /// `supervised`, `not-running`, `unreachable`; `unknown`: it is reached, and its supervisor does not answer.
+    pub(crate) state: &'static str,
+    /// Why there are no figures, for a person.
+    pub(crate) reason: Option<String>,
+    /// How old is what is known of it, where it does not answer.
+    pub(crate) age_ms: Option<u64>,
+    /// How far its clock is before that of this machine.
+    pub(crate) clock_skew_ms: Option<i64>,
+    /// Of srsctl there.
+    pub(crate) version: Option<String>,
+    pub(crate) supervisor_pid: Option<u32>,
+    pub(crate) supervisor_uptime_ms: Option<u64>,
 }
 
 /// The processes of a cluster whose supervisor does not answer, or was killed, as far as records and locks tell.
@@ -79,6 +162,8 @@ pub(crate) struct Document {
     busy: Option<String>,
     next_program: Option<String>,
     next_program_removed: bool,
+    /// Of a cluster on several machines each of them; then what is said of one supervisor is null.
+    machines: Vec<MachineRow>,
 }
 
 impl From<Status> for Document {
@@ -110,11 +195,32 @@ impl From<Status> for Document {
             busy,
             next_program,
             next_program_removed,
+            machines: Vec::new(),
         }
     }
 }
 
 impl Document {
+    /// Of a cluster on several machines.
+    pub(crate) fn of_machines(status: Status, machines: Vec<MachineRow>) -> Self {
+        let states = ["unknown", "unreachable", "not-running"];
+        let worst = states.into_iter().find(|state| machines.iter().any(|row| row.state == *state));
+        let reason = machines.iter().find_map(|row| Some(format!("{}: {}", row.host, row.reason.as_ref()?)));
+        Self {
+            // One that cannot be reached may be well.
+            state: match worst {
+                Some("not-running") => "not-running",
+                Some(_) => "unknown",
+                None => "supervised",
+            },
+            reason,
+            supervisor_pid: None,
+            supervisor_uptime_ms: None,
+            machines,
+            ..Self::from(status)
+        }
+    }
+
     /// Where no supervisor answers.
     pub(crate) fn without_supervisor(
         dirs: &ClusterDirs,
@@ -137,6 +243,7 @@ impl Document {
             busy: None,
             next_program: None,
             next_program_removed: false,
+            machines: Vec::new(),
         }
     }
 }
@@ -170,9 +277,9 @@ fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &st
     }
 }
 
-fn summary(status: &Status, paper: Paper) -> String {
+fn summary(status: &Status, is_whole: bool, who: &str, paper: Paper) -> String {
     let (word, look) =
-        if exit_code(status) == 0 { ("ready", Look::Plain) } else { ("NOT READY", Look::Wrong) };
+        if is_whole && exit_code(status) == 0 { ("ready", Look::Plain) } else { ("NOT READY", Look::Wrong) };
     let mut text = format!("cluster {}  {}", status.cluster, paper.paint(word, look));
     let units = status.units.iter().filter(|unit| unit.health == Health::Warning).count();
     match units + status.warnings.len() {
@@ -190,12 +297,7 @@ fn summary(status: &Status, paper: Paper) -> String {
         }
     }
     let players: u32 = status.units.iter().filter_map(|u| u.stats.as_ref()).map(|s| s.players).sum();
-    let _ = write!(
-        text,
-        "\nplayers {players}  supervisor pid {} up {}",
-        status.supervisor_pid,
-        duration(status.supervisor_uptime_ms)
-    );
+    let _ = write!(text, "\nplayers {players}  {who}");
     if let Some(busy) = &status.busy {
         let _ = write!(text, "\n{}", paper.paint(&format!("the supervisor is busy: {busy}"), Look::Warning));
     }

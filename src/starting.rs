@@ -20,6 +20,7 @@ use crate::talk::{Ask, Talk};
 pub(crate) struct StartupLines {
     from: From,
     is_interrupted: bool,
+    is_complete: bool,
 }
 
 #[derive(Debug)]
@@ -47,7 +48,7 @@ pub(crate) async fn start(
     };
     if let Some(mut service) = Talk::open(dirs).map_err(no_service)? {
         service.telling.say(&Ask::Start(start)).await.map_err(no_service)?;
-        return Ok(StartupLines { from: From::Service(service), is_interrupted: false });
+        return Ok(StartupLines { from: From::Service(service), is_interrupted: false, is_complete: false });
     }
     let failed = |e: std::io::Error| Failure::failed(format!("cannot start the supervisor: {e}"));
     let text = serde_json::to_vec(&start).map_err(Failure::failed)?;
@@ -65,7 +66,7 @@ pub(crate) async fn start(
     }
     let stdout = child.stdout.take().ok_or_else(|| Failure::failed("the supervisor has no output"))?;
     let from = From::Child(child, BufReader::new(stdout).lines());
-    Ok(StartupLines { from, is_interrupted: false })
+    Ok(StartupLines { from, is_interrupted: false, is_complete: false })
 }
 
 impl StartupLines {
@@ -113,5 +114,15 @@ impl StartupLines {
     /// Whether it was told to end.
     pub(crate) fn is_interrupted(&self) -> bool {
         self.is_interrupted
+    }
+
+    /// It has told all, and is on its own from now on.
+    pub(crate) fn complete(&mut self) {
+        self.is_complete = true;
+    }
+
+    /// Whether it has told all.
+    pub(crate) fn is_complete(&self) -> bool {
+        self.is_complete
     }
 }

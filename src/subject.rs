@@ -10,8 +10,8 @@ use clap::Args;
 use cluster::Cluster;
 use cluster::file::{ClusterFile, FileError};
 use supervisor::Client;
-use supervisor::orphans;
 use supervisor::{ClusterDirs, StateRoots};
+use supervisor::{orphans, preflight};
 
 use crate::failure::Failure;
 use crate::terminal::complain;
@@ -31,6 +31,16 @@ pub(crate) struct Global {
     /// Where state, configs and logs are kept [default: /run/srsctl and /var/lib/srsctl as root and as the user who owns them, else ~/.local/state/srsctl]
     #[arg(long, global = true, value_name = "DIR", env = "SRSCTL_STATE_DIR", hide_env_values = true)]
     state_dir: Option<PathBuf>,
+    /// The ssh config that other machines are reached with, in place of yours
+    #[arg(
+        long,
+        global = true,
+        hide = true,
+        value_name = "FILE",
+        env = "SRSCTL_SSH_CONFIG",
+        hide_env_values = true
+    )]
+    ssh_config: Option<PathBuf>,
 }
 
 impl Global {
@@ -47,6 +57,11 @@ impl Global {
     /// The directory that was named for the state of all clusters.
     pub(crate) fn state_dir(&self) -> Option<&Path> {
         self.state_dir.as_deref()
+    }
+
+    /// The ssh config that was named.
+    pub(crate) fn ssh_config(&self) -> Option<&Path> {
+        self.ssh_config.as_deref()
     }
 
     fn path(&self, argument: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
@@ -127,7 +142,7 @@ impl Subject {
         };
         let text = file.text().to_owned();
         let file = ClusterFile::new(path.clone(), text.clone());
-        let hosts = roots.cluster(&cluster.name).hosts_in_force()?;
+        let hosts = own_hosts(&cluster);
         Ok((Self::of_file(file, &cluster.name, roots)?, Loaded { cluster, path, text, hosts }))
     }
 
@@ -326,6 +341,13 @@ pub(crate) fn cluster_name(text: &str) -> Result<String, String> {
     Err(format!("expected {}", cluster::file::CLUSTER_NAME))
 }
 
+/// The hosts of a whole cluster that are this machine; none where all are.
+fn own_hosts(cluster: &Cluster) -> Vec<String> {
+    let machines = cluster.machines(preflight::here());
+    let own = machines.iter().find(|machine| machine.way.is_none());
+    own.filter(|_| machines.len() > 1).map(|machine| machine.hosts.clone()).unwrap_or_default()
+}
+
 /// What a cluster file says; names of hosts are looked up as the system does.
 pub(crate) fn parse(file: &ClusterFile) -> Result<Cluster, FileError> {
     file.cluster(&look_up)
@@ -396,7 +418,7 @@ mod tests {
 
         fn write(&self, name: &str, text: &str) -> Global {
             fs::write(self.path(name), text).unwrap();
-            Global { file: Some(self.path(name)), state_dir: Some(self.path("state")) }
+            Global { file: Some(self.path(name)), state_dir: Some(self.path("state")), ssh_config: None }
         }
 
         /// Brings the file NAME into force, as a start would.
@@ -469,6 +491,7 @@ mod tests {
         let named = |file: Option<&str>| Global {
             file: file.map(PathBuf::from),
             state_dir: global.state_dir.clone(),
+            ssh_config: None,
         };
         let by_name = named(Some("live"));
         let subject = Subject::find(&by_name, None, "status").unwrap();

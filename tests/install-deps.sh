@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what a Debian machine with a Rust toolchain lacks: `build` for building, `bench` for `make bench`, `test` (default)
 # for testing as well. Does nothing when nothing is missing. None of these packages brings a service; nginx-rtmp, which would
-# start a web server, is unpacked into target/nginx-rtmp and not installed.
+# start a web server, is unpacked into target/nginx-rtmp and not installed, and so is openssh-server.
 set -euo pipefail
 
 as_root() {
@@ -35,6 +35,8 @@ if [ "${1:-test}" = test ]; then
     util-linux                 # unshare, nsenter, setpriv
     systemd                    # PID 1 of machines in namespaces; installed into a running system, it starts nothing
     procps                     # kill and pgrep there
+    iproute2                   # the network of several machines
+    openssh-client
   )
 fi
 for package in ${wanted[@]+"${wanted[@]}"}; do
@@ -68,6 +70,17 @@ if [ "${1:-test}" != build ] && [ ! -x "$nginx/usr/sbin/nginx" ] && command -v a
     as_root apt-get install -y -qq --no-install-recommends libpcre2-8-0 libssl3 zlib1g >/dev/null
   fi
   rm -rf "$nginx" && mv "$nginx.part" "$nginx"
+fi
+
+# Its service would listen on this machine: it is unpacked, and tests start it in namespaces of their own.
+sshd=target/openssh
+if [ "${1:-test}" = test ] && [ ! -x "$sshd/usr/sbin/sshd" ] && command -v apt-get >/dev/null; then
+  echo "install-deps: unpacking openssh-server into $sshd"
+  rm -rf "$sshd.part" && mkdir -p "$sshd.part"
+  get() { (cd "$sshd.part" && apt-get download -qq openssh-server libwrap0 2>"$1"); }
+  get /dev/null || { as_root apt-get update -qq && get /dev/stderr; }
+  for deb in "$sshd.part"/*.deb; do dpkg-deb -x "$deb" "$sshd.part"; done
+  rm -rf "$sshd" && mv "$sshd.part" "$sshd"
 fi
 
 tools=target/tools

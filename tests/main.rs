@@ -14,6 +14,7 @@ mod health;
 mod hostile;
 mod join;
 mod keeper;
+mod machines;
 mod outlive;
 mod relay;
 mod removed;

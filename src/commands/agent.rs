@@ -17,17 +17,34 @@ use control::start::{Secret, Start, StartupLine};
 use supervisor::{AgentConfig, AgentError};
 
 use crate::failure::{Failure, code};
+use crate::fleet::serve::{self, Role};
 use crate::log;
 use crate::subject::{self, Global, Loaded, Subject};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
+    #[command(subcommand)]
+    what: Option<What>,
     /// Where the text came from
-    path: PathBuf,
+    path: Option<PathBuf>,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum What {
+    /// The far end of an operator's session, between stdin and stdout; ssh starts it
+    DialStdio {
+        /// What may be asked
+        #[arg(long, value_enum, default_value = "viewer")]
+        role: Role,
+    },
 }
 
 /// Becomes the supervisor, detached from the terminal that started it.
-pub(crate) async fn run(global: &Global, Args { path }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { what, path }: Args) -> Result<ExitCode, Failure> {
+    if let Some(What::DialStdio { role }) = what {
+        return dial_stdio(global, role).await;
+    }
+    let path = path.ok_or_else(|| Failure::usage("srsctl agent is what srsctl up starts"))?;
     // Fails only for the leader of a process group, which is detached enough.
     let _ = nix::unistd::setsid();
     // From the moment all checks have passed stdout is the log's; the pipe to `up` closes when the start is over.
@@ -38,6 +55,13 @@ pub(crate) async fn run(global: &Global, Args { path }: Args) -> Result<ExitCode
         return Ok(failure.code());
     }
     outcome.map(|()| ExitCode::SUCCESS)
+}
+
+/// Serves the operator at the other end of stdin and stdout until he is gone.
+async fn dial_stdio(global: &Global, role: Role) -> Result<ExitCode, Failure> {
+    let (input, output) = (tokio::io::stdin(), tokio::io::stdout());
+    serve::serve(global.roots()?, role, input, output).await.map_err(Failure::failed)?;
+    Ok(ExitCode::SUCCESS)
 }
 
 async fn supervise_in_background(

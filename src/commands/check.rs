@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use cluster::Cluster;
+
 use crate::failure::Failure;
 use crate::subject::{self, Global};
 use crate::terminal::{complain, print};
@@ -19,8 +21,13 @@ pub(crate) fn run(global: &Global, Args { path }: Args) -> Result<ExitCode, Fail
     let file = global.required_file(path.as_deref())?;
     let cluster = subject::parse(&file)?;
     // As a start makes them; where the secret lies does not matter here.
-    let specs: Vec<_> = cluster.ports().map(|port| cluster.worker_spec(port, PathBuf::new())).collect();
-    for problem in supervisor::preflight::check(&cluster, &specs) {
+    let machines = cluster.machines(supervisor::preflight::here());
+    let own = machines.iter().find(|machine| machine.way.is_none());
+    let own = own.map(|machine| cluster.clone().only(&machine.hosts));
+    let specs =
+        |own: &Cluster| -> Vec<_> { own.ports().map(|port| own.worker_spec(port, PathBuf::new())).collect() };
+    let problems = own.iter().flat_map(|own| supervisor::preflight::check(own, &specs(own)));
+    for problem in problems {
         complain(&format!("{}: srsctl up would refuse it on this machine: {problem}", file.path().display()));
     }
     let (origins, hosts) = (cluster.origins.iter().map(ToString::to_string), cluster::hosts(&cluster.edges));

@@ -1,14 +1,14 @@
-//! `srsctl down`: the end of a cluster, also of one whose supervisor was killed.
+//! `srsctl down`: the end of a cluster, also of one whose supervisor was killed, on all its machines.
+
+mod several;
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use cluster::UnitId;
-use supervisor::ClientError;
-use supervisor::orphans::{self, OrphansError};
-
-use crate::failure::{Failure, code};
+use crate::failure::Failure;
+use crate::fleet::{Fleet, Reach};
+use crate::stopping;
 use crate::subject::{Global, Subject};
 use crate::terminal::complain;
 
@@ -26,46 +26,32 @@ pub(crate) struct Args {
     /// Do not ask, where the cluster was not named and its file is not here
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Stops the cluster.
-pub(crate) async fn run(global: &Global, Args { path, purge, yes }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(
+    global: &Global,
+    Args { path, purge, yes, reach }: Args,
+) -> Result<ExitCode, Failure> {
     let subject = &Subject::find(global, path.as_deref(), "down")?;
     if subject.is_guessed() && !yes {
         ask(subject)?;
     }
-    let asked = match subject.client().down(complain).await {
-        Ok(()) => true,
-        Err(ClientError::NotRunning { .. }) => false,
-        Err(error) => return Err(error.into()),
-    };
-    // What no supervisor knows of may be left, too.
-    if !asked || orphans::living(subject.dirs()) > 0 {
-        let report = orphans::down(subject.dirs(), complain).await.map_err(|error| match error {
-            OrphansError::Supervised { .. } => Failure::new(code::LOCKED, error),
-            error => Failure::failed(error),
-        })?;
-        if !report.left.is_empty() {
-            let left: String = report.left.iter().map(|(id, why, lock)| left_alone(id, why, lock)).collect();
-            return Err(Failure::failed(format!("not all is stopped:{left}")));
+    if let Some(fleet) = Fleet::of(global, subject)? {
+        return several::run(fleet, &reach, purge).await;
+    }
+    let is_stopped = stopping::stop(subject.dirs(), complain).await?;
+    if !is_stopped {
+        let said = subject.not_running();
+        if !subject.holders().is_empty() {
+            return Err(Failure::failed(format!("{said}\nnothing is stopped: {NOT_OURS}")));
         }
-        if report.stopped.is_empty() {
-            let said = subject.not_running();
-            if subject.holders().is_empty() {
-                complain(&said);
-            } else {
-                return Err(Failure::failed(format!("{said}\nnothing is stopped: {NOT_OURS}")));
-            }
-        }
+        complain(&said);
     }
     if purge {
-        if !subject.dirs().purge()? {
-            let name = subject.name();
-            return Err(Failure::new(
-                code::LOCKED,
-                format!("cluster {name} is being started again; nothing is removed"),
-            ));
-        }
+        stopping::purge(subject.dirs())?;
         complain(&format!("cluster {}: logs, generated configs and the secret are removed", subject.name()));
     }
     Ok(ExitCode::SUCCESS)
@@ -89,7 +75,3 @@ fn ask(subject: &Subject) -> Result<(), Failure> {
 
 /// What to do about a port that a worker of another cluster, user or place has.
 const NOT_OURS: &str = "stop that cluster by its own name, as its user, with its --state-dir";
-
-fn left_alone(id: &UnitId, why: &str, lock: &Path) -> String {
-    format!("\n  {id}: left alone: {why}; who holds its lock tells: fuser -v {}", lock.display())
-}

@@ -1,6 +1,7 @@
 //! `srsctl events`: what the supervisor did, noticed and was asked to do.
 
 mod rows;
+mod several;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -13,7 +14,9 @@ use serde::Serialize;
 use supervisor::ClientError;
 
 use self::rows::{Row, Shown};
+use self::several::Machines;
 use crate::failure::Failure;
+use crate::fleet::Fleet;
 use crate::subject::{Global, Subject};
 use crate::terminal::{complain, is_reader_gone, print_clean, print_json, print_json_line};
 use crate::words::Words;
@@ -99,6 +102,10 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     let Words { role, port, path } = Words::<RoleArg>::read(words)?;
     let wanted = Wanted { role, port, host };
     let subject = Subject::find(global, path.as_deref(), "events")?;
+    if let Some(fleet) = Fleet::of(global, &subject)? {
+        let machines = Machines::reach(fleet, wanted.host.as_ref()).await?;
+        return of_machines(&subject, machines, &wanted, (lines, follow, json)).await;
+    }
     let (mut page, mut is_supervised) = read(&subject, 0).await?;
     if page.newest == 0 {
         let none = format!(
@@ -139,6 +146,39 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
         is_read = page.events.is_empty() || show(page.events, json, &mut shown)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The same of several machines.
+async fn of_machines(
+    subject: &Subject,
+    mut machines: Machines,
+    wanted: &Wanted,
+    (lines, follow, json): (usize, bool, bool),
+) -> Result<ExitCode, Failure> {
+    let fits = |event: &Event| {
+        // Those of a supervisor are of the machine that was reached for the host.
+        let of_machine =
+            Wanted { host: wanted.host.clone().filter(|_| event.what.unit.is_some()), ..*wanted };
+        of_machine.fits(event)
+    };
+    let mut events = machines.next().await;
+    events.retain(fits);
+    events.drain(..events.len().saturating_sub(lines));
+    let mut shown = Shown::default();
+    let mut is_read = if json && !follow {
+        let events = events.into_iter().map(Row::from).collect();
+        // Each machine numbers its events for itself.
+        print_json(&Document { schema: SCHEMA, cluster: subject.name(), newest: 0, events })?
+    } else {
+        show(events, json, &mut shown)?
+    };
+    while follow && is_read && !is_reader_gone() {
+        tokio::time::sleep(FOLLOW_POLL).await;
+        let mut events = machines.next().await;
+        events.retain(fits);
+        is_read = events.is_empty() || show(events, json, &mut shown)?;
+    }
+    Ok(machines.close().await)
 }
 
 /// What happened behind event number `after`; and whether a supervisor tells it.

@@ -1,5 +1,7 @@
 //! `srsctl plan`: what `up` would do, and whom that would disconnect. Nothing is touched.
 
+pub(crate) mod several;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,6 +9,7 @@ use cluster::plan::Plan;
 
 use crate::change;
 use crate::failure::{Failure, code};
+use crate::fleet::Fleet;
 use crate::subject::Global;
 use crate::table::Paper;
 use crate::terminal::{complain, print_clean, print_json};
@@ -31,7 +34,10 @@ pub(crate) struct Args {
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let Args { path, json, output, exit_code } = args;
     let (subject, loaded, _) = change::to_bring_up(global, path.as_deref())?;
-    let plan = change::plan(&subject, &loaded).await?;
+    let plan = match Fleet::of_cluster(global, &subject, &loaded.cluster) {
+        Some(fleet) => several::of_fleet(fleet, &loaded).await?,
+        None => change::plan(&subject, &loaded).await?,
+    };
     if let Some(output) = output {
         change::write(&plan, &loaded, &output)?;
         complain(&format!("carry it out with: srsctl up {}", output.display()));

@@ -1,4 +1,6 @@
-//! `srsctl restart`: ports start again, one after the other.
+//! `srsctl restart`: ports start again, one after the other, on each machine.
+
+mod several;
 
 use std::process::ExitCode;
 
@@ -8,6 +10,7 @@ use cluster::status::{Status, UnitStatus};
 use control::api::Restart;
 
 use crate::failure::{Failure, code};
+use crate::fleet::{Fleet, Reach};
 use crate::subject::{Global, Subject};
 use crate::terminal::complain;
 use crate::words::Words;
@@ -30,6 +33,8 @@ pub(crate) struct Args {
     /// connect again
     #[arg(short, long)]
     yes: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -50,11 +55,18 @@ impl From<RoleArg> for Role {
 }
 
 /// Restarts what is asked for and waits for it.
-pub(crate) async fn run(global: &Global, Args { words, host, cold, yes }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(
+    global: &Global,
+    Args { words, host, cold, yes, reach }: Args,
+) -> Result<ExitCode, Failure> {
     let Words { role, port, path } = Words::<RoleArg>::read(words)?;
     let role =
         role.ok_or_else(|| Failure::usage(format!("which processes? {}", Words::<RoleArg>::expected())))?;
     let subject = Subject::find(global, path.as_deref(), "restart ROLE")?;
+    if let Some(fleet) = Fleet::of(global, &subject)? {
+        let request = Restart { role: role.into(), port, host, cold, yes };
+        return several::run(fleet, &subject.cluster()?, &request, &reach).await;
+    }
     if !(cold || yes) && role != RoleArg::Encoder {
         refuse_cost(&subject.client().status().await?, role.into(), port, host.as_deref())?;
     }

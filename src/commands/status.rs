@@ -1,5 +1,7 @@
 //! `srsctl status`: what runs.
 
+pub(crate) mod machines;
+
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,6 +9,7 @@ use supervisor::ClientError;
 use supervisor::orphans;
 
 use crate::failure::{Failure, code};
+use crate::fleet::Fleet;
 use crate::output::{self, Document};
 use crate::subject::{Global, Subject};
 use crate::table::Paper;
@@ -25,6 +28,9 @@ pub(crate) struct Args {
 /// Prints what runs.
 pub(crate) async fn run(global: &Global, Args { path, json }: Args) -> Result<ExitCode, Failure> {
     let subject = &Subject::find(global, path.as_deref(), "status")?;
+    if let Some(fleet) = Fleet::of(global, subject)? {
+        return of_machines(fleet, json).await;
+    }
     let status = match subject.client().status().await {
         Ok(status) => status,
         Err(error) => return no_status(subject, json, error),
@@ -42,6 +48,22 @@ pub(crate) async fn run(global: &Global, Args { path, json }: Args) -> Result<Ex
         ));
     }
     Ok(code)
+}
+
+/// Prints what runs on all machines of a cluster.
+async fn of_machines(mut fleet: Fleet, json: bool) -> Result<ExitCode, Failure> {
+    fleet.reach(false).await;
+    let seen = machines::look(&fleet).await;
+    let problems = fleet.problems();
+    fleet.close().await;
+    let code = seen.exit_code();
+    if json {
+        print_json(&seen.document())?;
+    } else {
+        print_clean(&seen.render(Paper::stdout()))?;
+        problems.iter().for_each(|problem| complain(problem));
+    }
+    Ok(code.into())
 }
 
 /// Prints what can be told of a cluster whose supervisor does not answer, and says why.

@@ -1,4 +1,7 @@
-//! `srsctl up`: starts a supervisor in the background, or hands a changed file to the one that runs.
+//! `srsctl up`: starts a supervisor in the background, or hands a changed file to the one that runs; on each machine of the cluster.
+
+mod progress;
+mod several;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -17,9 +20,11 @@ use supervisor::{Client, ClientError};
 use tokio::signal::ctrl_c;
 use tokio::signal::unix::{self, SignalKind};
 
+use self::progress::{not_ready, progress};
 use crate::change::{self, Cost, Wish};
 use crate::commands::{agent, plan};
 use crate::failure::{Failure, code};
+use crate::fleet::{Fleet, Reach};
 use crate::subject::{Global, Loaded, Subject};
 use crate::table::Paper;
 use crate::terminal::{complain, print_clean};
@@ -43,14 +48,25 @@ pub(crate) struct Args {
     dry_run: bool,
     #[command(flatten)]
     cost: Cost,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Makes the cluster run as its file says.
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
-    let Args { path, foreground, dry_run, cost } = args;
+    let Args { path, foreground, dry_run, cost, reach } = args;
     let (subject, loaded, planned) = change::to_bring_up(global, path.as_deref())?;
     if foreground {
         return in_foreground(&subject, loaded).await;
+    }
+    if let Some(fleet) = Fleet::of_cluster(global, &subject, &loaded.cluster) {
+        if dry_run {
+            let plan = plan::several::of_fleet(fleet, &loaded).await?;
+            return plan::show(&plan, false).map(|_| ExitCode::SUCCESS);
+        }
+        leave_at_second_interrupt()?;
+        let wish = Wish { cost, rollback: None, planned };
+        return several::run(fleet, &loaded, (&reach, &wish)).await;
     }
     if dry_run {
         plan::show(&change::plan(&subject, &loaded).await?, false)?;
@@ -69,12 +85,6 @@ pub(crate) async fn carry_out(subject: &Subject, loaded: &Loaded, wish: &Wish) -
         0 => Ok(ExitCode::SUCCESS),
         waiting => Err(not_ready(waiting)),
     }
-}
-
-fn not_ready(waiting: usize) -> Failure {
-    Failure::failed(format!(
-        "{waiting} not ready; the supervisor keeps trying: see srsctl status and srsctl logs"
-    ))
 }
 
 async fn bring_about(subject: &Subject, loaded: &Loaded, wish: &Wish) -> Result<(), Failure> {
@@ -249,21 +259,4 @@ fn ignores_hangup() -> bool {
     let mask = ignored.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
     // Bit 0 is signal 1.
     mask.is_some_and(|mask| mask >> (Signal::SIGHUP as u32 - 1) & 1 == 1)
-}
-
-fn progress(event: &StartupEvent) -> String {
-    match event {
-        StartupEvent::Adopted { unit, pid, silent: false } => {
-            format!("{}: runs already, pid {pid}, taken over", unit)
-        }
-        StartupEvent::Adopted { unit, pid, silent: true } => {
-            format!("{}: pid {pid} taken over, but it does not answer", unit)
-        }
-        StartupEvent::Unknown { unit, why } => format!("{}: left alone: {why}", unit),
-        StartupEvent::Started { unit, pid } => format!("{}: started, pid {pid}", unit),
-        StartupEvent::Ready { unit, after_ms } => format!("{}: ready after {after_ms} ms", unit),
-        StartupEvent::NotReady { unit, why } => format!("{}: not ready: {why}", unit),
-        StartupEvent::Complete { ready, waiting: 0 } => format!("all {ready} ready"),
-        StartupEvent::Complete { ready, waiting } => format!("{ready} ready, {waiting} not"),
-    }
 }

@@ -1,5 +1,7 @@
 //! `srsctl upgrade`: the ports run another program, and keep their connections.
 
+mod several;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,6 +10,7 @@ use control::api::{Upgrade, Upgraded, UpgradedPort};
 use serde::Serialize;
 
 use crate::failure::{Failure, code};
+use crate::fleet::{Fleet, Reach};
 use crate::subject::{Global, Subject};
 use crate::terminal::{complain, print_json};
 
@@ -19,7 +22,7 @@ pub(crate) struct Args {
     /// The cluster's file or its name
     #[arg(value_name = "FILE")]
     path: Option<PathBuf>,
-    /// The program; without it the one that runs this command
+    /// The program, of a cluster on several machines as it lies on each; without it the srsctl that runs this command, there
     #[arg(long, value_name = "PATH")]
     bin: Option<PathBuf>,
     /// So many ports have to run it for 11 s before the others do
@@ -31,6 +34,8 @@ pub(crate) struct Args {
     /// What became of each port as one JSON document, srsctl/upgrade/v1, also where it failed; progress stays on stderr
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// The document of `upgrade --json`; changes only add.
@@ -68,8 +73,17 @@ impl From<UpgradedPort> for Row {
 
 /// Has the supervisor do it.
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
-    let Args { path, bin, canary, yes, json } = args;
+    let Args { path, bin, canary, yes, json, reach } = args;
     let subject = Subject::find(global, path.as_deref(), "upgrade")?;
+    if let Some(fleet) = Fleet::of(global, &subject)? {
+        let program = bin.as_ref().map(std::path::absolute).transpose().map_err(Failure::failed)?;
+        let (upgraded, done) = several::run(fleet, program, (canary, yes), &reach).await;
+        return tell(
+            &subject,
+            bin.as_deref().unwrap_or_else(|| Path::new("srsctl")),
+            (json.then_some(upgraded), done),
+        );
+    }
     let program = match &bin {
         Some(bin) => bin.canonicalize().map_err(|error| format!("{}: {error}", bin.display())),
         None => {
@@ -85,13 +99,21 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
             "interrupted: the supervisor goes on with the upgrade; see srsctl status",
         )),
     };
-    let done = done.map_err(Failure::from);
-    let Some(Upgraded { version, ports }) = upgraded.filter(|_| json) else {
+    tell(&subject, &program, (upgraded.filter(|_| json), done.map_err(Failure::from)))
+}
+
+/// Says what became of it.
+fn tell(
+    subject: &Subject,
+    program: &Path,
+    (upgraded, done): (Option<Upgraded>, Result<(), Failure>),
+) -> Result<ExitCode, Failure> {
+    let Some(Upgraded { version, ports }) = upgraded else {
         return done.map(|()| ExitCode::SUCCESS);
     };
     let error = done.as_ref().err().map(ToString::to_string);
     let (upgraded, ports) = (done.is_ok(), ports.into_iter().map(Row::from).collect());
-    let (cluster, program) = (subject.name(), program.as_path());
+    let cluster = subject.name();
     print_json(&Document { schema: SCHEMA, cluster, program, version, upgraded, ports, error })?;
     Ok(match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -18,6 +18,9 @@ pub(crate) struct Args {
     /// The cluster's file or its name
     #[arg(value_name = "FILE")]
     path: Option<PathBuf>,
+    /// Only this host, as written in the cluster's file
+    #[arg(long)]
+    host: Option<String>,
 }
 
 /// A stream as it is named in an address, without what a key does not keep.
@@ -27,8 +30,15 @@ fn stream(text: &str) -> Result<StreamKey, String> {
 }
 
 /// Prints the URLs of a stream.
-pub(crate) fn run(global: &Global, Args { stream, path }: &Args) -> Result<ExitCode, Failure> {
+pub(crate) fn run(global: &Global, Args { stream, path, host }: &Args) -> Result<ExitCode, Failure> {
     let subject = Subject::find(global, path.as_deref(), "urls APP/STREAM")?;
-    print(&output::urls(&subject.cluster()?, stream.as_str()))?;
+    let mut cluster = subject.cluster()?;
+    if let Some(host) = host {
+        if !cluster.ports().any(|port| port.host.name == *host) {
+            return Err(Failure::usage(format!("{host} is no host of cluster {}", subject.name())));
+        }
+        cluster = cluster.only(std::slice::from_ref(host));
+    }
+    print(&output::urls(&cluster, stream.as_str()))?;
     Ok(ExitCode::SUCCESS)
 }

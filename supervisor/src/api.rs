@@ -27,7 +27,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use crate::door::Door;
 
 /// Upper bound of a request, bytes: a cluster file at its own limit, escaped.
-const MAX_REQUEST: usize = 8 << 20;
+pub(crate) const MAX_REQUEST: usize = 8 << 20;
 /// Progress lines that wait for a slow client.
 const LINES: usize = 64;
 /// Between two lines of an answer a client waits this long at most.

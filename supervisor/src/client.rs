@@ -1,6 +1,9 @@
 //! Client of the control API, for the command line.
 
+use std::fmt;
 use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use axum::body::Bytes;
@@ -15,6 +18,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::api::LINE_LIMIT;
 use crate::exec::process::Process;
@@ -29,6 +33,9 @@ const END_POLL: Duration = Duration::from_millis(20);
 const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// The same of a plan, for which names of hosts are looked up.
 const PLAN_LIMIT: Duration = Duration::from_secs(30);
+
+/// The same of one on another machine.
+const REMOTE_ANSWER_LIMIT: Duration = Duration::from_secs(20);
 
 /// For so long one that has the lock may have no socket yet, or no more: it looks for survivors, or ends.
 const SOCKET_LIMIT: Duration = Duration::from_secs(5);
@@ -92,6 +99,9 @@ pub enum ClientError {
         /// The path of the supervisor's log.
         log: String,
     },
+    /// It is on another machine, to which there is no way now.
+    #[error("{0}")]
+    Lost(String),
     /// It did not do it, or not all of it.
     #[error(transparent)]
     Refused(Error),
@@ -128,17 +138,48 @@ fn pid_word(pid: Option<&u32>) -> String {
     pid.map_or_else(|| "PID".to_owned(), ToString::to_string)
 }
 
+/// A connection to a supervisor.
+pub trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A connection that is being made; or why there is none.
+pub type Dialling<'a> = Pin<Box<dyn Future<Output = Result<Box<dyn Stream>, String>> + Send + 'a>>;
+
+/// A way to a supervisor other than its socket on this machine.
+pub trait Dial: fmt::Debug + Send + Sync {
+    /// Connects; says why not.
+    fn dial(&self) -> Dialling<'_>;
+}
+
 /// A client of one cluster's supervisor. One connection a call.
 #[derive(Clone, Debug)]
 pub struct Client {
     dirs: ClusterDirs,
+    way: Option<Arc<dyn Dial>>,
 }
 
 impl Client {
     /// Of the supervisor that runs in `dirs`; nothing is connected yet.
     #[must_use]
     pub fn new(dirs: ClusterDirs) -> Self {
-        Self { dirs }
+        Self { dirs, way: None }
+    }
+
+    /// Of the supervisor of the cluster of `dirs` at the other end of `way`.
+    #[must_use]
+    pub fn over(dirs: ClusterDirs, way: Arc<dyn Dial>) -> Self {
+        Self { dirs, way: Some(way) }
+    }
+
+    /// Sends a request as it is, and gives the answer as it comes.
+    pub(crate) async fn pass(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<Response<Incoming>, ClientError> {
+        self.send(method, path, body).await.map(|(response, _)| response)
     }
 
     /// The whole cluster as it is now.
@@ -296,12 +337,18 @@ impl Client {
         path: &str,
         body: Bytes,
     ) -> Result<(Response<Incoming>, Option<Process>), ClientError> {
-        let stream = self.connect().await?;
-        let peer = rustix::net::sockopt::socket_peercred(&stream).ok();
-        let supervisor = peer
-            .and_then(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()).ok())
-            .and_then(|pid| Process::adopt(pid).ok());
-        let stream = tokio::net::UnixStream::from_std(stream).map_err(|source| self.unreachable(source))?;
+        let (stream, supervisor): (Box<dyn Stream>, _) = match &self.way {
+            Some(way) => (way.dial().await.map_err(ClientError::Lost)?, None),
+            None => {
+                let stream = self.connect().await?;
+                let peer = rustix::net::sockopt::socket_peercred(&stream).ok();
+                let supervisor = peer
+                    .and_then(|peer| u32::try_from(peer.pid.as_raw_nonzero().get()).ok())
+                    .and_then(|pid| Process::adopt(pid).ok());
+                let stream = tokio::net::UnixStream::from_std(stream);
+                (Box::new(stream.map_err(|source| self.unreachable(source))?), supervisor)
+            }
+        };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
             .await
             .map_err(|error| self.broken(error))?;
@@ -314,10 +361,18 @@ impl Client {
             .header(api::SENT, crate::host::procfs::uptime_ms().unwrap_or_default())
             .body(Full::new(body))
             .map_err(|error| self.broken(error))?;
-        let limit = if path == api::PLAN { PLAN_LIMIT } else { ANSWER_LIMIT };
+        let limit = match path {
+            api::PLAN => PLAN_LIMIT,
+            _ if self.way.is_some() => REMOTE_ANSWER_LIMIT,
+            _ => ANSWER_LIMIT,
+        };
         let answer = tokio::time::timeout(limit, sender.send_request(request)).await;
         match answer.map_err(|_| self.silent())? {
+            Ok(response) if self.way.is_some() && response.status() == StatusCode::GONE => {
+                Err(ClientError::NotRunning { cluster: self.dirs.name().to_owned() })
+            }
             Ok(response) => Ok((response, supervisor)),
+            Err(error) if self.way.is_some() => Err(self.broken(error)),
             // It was just dying when it was asked.
             Err(_) if has_ended(supervisor).await => {
                 Err(ClientError::NotRunning { cluster: self.dirs.name().to_owned() })

@@ -6,6 +6,7 @@ pub(crate) mod files;
 pub(crate) mod history;
 pub(crate) mod journal;
 pub(crate) mod last_words;
+pub(crate) mod lease;
 pub(crate) mod lock;
 pub(crate) mod logs;
 pub(crate) mod oom;

@@ -39,8 +39,9 @@ mod host;
 mod machine;
 pub mod probe;
 mod reconcile;
+mod relay;
 
-pub use client::{Client, ClientError, take_over};
+pub use client::{Client, ClientError, Dial, Dialling, Stream, take_over};
 pub use exec::orphans;
 pub use exec::process::{
     die_of_faults, fail_at_file_limit, keep_descriptors_to_self, own_binary, settle_lookups,
@@ -50,10 +51,12 @@ pub use exec::self_check::SelfCheck;
 pub use host::dirs::{ClusterDirs, StateRoots, owner_of_services};
 pub use host::files::StateError;
 pub use host::history::{Generation, generations};
+pub use host::lease::{Holder, Lease, Taken};
 pub use host::preflight;
-pub use host::procfs::start_ticks;
+pub use host::procfs::{boot_id, start_ticks};
 pub use host::systemd::{Manager, Order, Service};
 pub use reconcile::config::{AgentConfig, AgentError, Parse};
 pub use reconcile::plan::compare;
 pub use reconcile::remove::DRAIN_MAX;
 pub use reconcile::run::run;
+pub use relay::relay;

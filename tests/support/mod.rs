@@ -4,6 +4,7 @@ pub mod clients;
 pub mod cluster;
 pub mod debugger;
 pub mod flv;
+pub mod hosts;
 pub mod machine;
 pub mod net;
 pub mod pictures;

@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io::{self, BufRead as _, Seek as _};
 use std::path::{Path, PathBuf};
 
-use cluster::{Cluster, EncoderSource, Memory, WorkerSpec};
+use cluster::{Cluster, EncoderSource, Memory, Port, WorkerSpec};
 use rtmp::flv::Reader;
 use rtmp::message_type;
 use rustix::process::Resource;
 
-use crate::exec::listeners::{ListenError, LocalAddresses};
+use crate::exec::listeners::{self, ListenError, LocalAddresses};
+use crate::host::dirs::ClusterDirs;
 
 /// One reason why a cluster cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +81,26 @@ pub fn check(cluster: &Cluster, specs: &[WorkerSpec]) -> Vec<Problem> {
         EncoderSource::File(path) => check_encoder_file(path).err(),
     });
     hosts.chain(descriptors).chain(memory(specs, cluster::memory::of_machine())).chain(encoder).collect()
+}
+
+/// Whether a port can be served on this machine, as its addresses are now.
+pub fn here() -> impl Fn(&Port) -> bool {
+    let here = LocalAddresses::read();
+    move |port| here.check(port).is_ok()
+}
+
+/// What would keep `cluster`, as this machine sees it, from being started here: as [`check`], and its ports and its state directory are tried.
+/// Nothing is left of that.
+#[must_use]
+pub fn rehearse(cluster: &Cluster, dirs: &ClusterDirs) -> Vec<Problem> {
+    let specs: Vec<_> = cluster.ports().map(|port| cluster.worker_spec(port, dirs.secret())).collect();
+    let mut problems = check(cluster, &specs);
+    if problems.is_empty() {
+        problems.extend(listeners::bind_all(cluster.ports()).err().into_iter().flatten().map(Problem::from));
+    }
+    let room = dirs.create().and_then(|_created| dirs.prove_room());
+    problems.extend(room.err().map(Problem::from));
+    problems
 }
 
 /// The ports of `cluster` that are not on this machine.
@@ -196,7 +217,7 @@ fn check_encoder_file(path: &Path) -> Result<(), Problem> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::{Encoder, Host, Port, Role, WorkerOptions};
+    use cluster::{Encoder, Host, Role, WorkerOptions};
 
     fn port(role: Role, host: &str) -> Port {
         let options = WorkerOptions { max_connections: 10, ..WorkerOptions::default() };

@@ -13,7 +13,7 @@ use crate::machine::health::Halt;
 ///
 /// # Errors
 /// When /proc is not mounted.
-pub(crate) fn boot_id() -> io::Result<String> {
+pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 

@@ -1,0 +1,257 @@
+//! `up` of a cluster on several machines: all is looked at before anything is touched; then the origin's machine, and when that is ready
+//! those of the edges, one after the other.
+
+use std::process::ExitCode;
+
+use cluster::plan::HostPart;
+use control::api::{Apply, StartupEvent};
+use control::start::{Secret, Start};
+use tokio::signal::ctrl_c;
+
+use super::progress::{not_ready, progress};
+use crate::change::Wish;
+use crate::commands::status::machines;
+use crate::failure::{Failure, code};
+use crate::fleet::operation::{Look, Operation};
+use crate::fleet::{Fleet, Place, Reach};
+use crate::output;
+use crate::subject::Loaded;
+use crate::table::Paper;
+use crate::terminal::{complain, print_clean};
+
+/// Makes the cluster run as its file says.
+pub(super) async fn run(
+    mut fleet: Fleet,
+    loaded: &Loaded,
+    (reach, wish): (&Reach, &Wish),
+) -> Result<ExitCode, Failure> {
+    fleet.reach_to_change(reach).await?;
+    let outcome = bring_up(&fleet, loaded, wish).await;
+    let status = match &outcome {
+        Ok(()) => Some(machines::settled(&fleet, &loaded.cluster).await),
+        Err(_) => None,
+    };
+    let partly = fleet.partly();
+    fleet.close().await;
+    outcome?;
+    if let Some(seen) = status {
+        print_clean(&format!("\n{}", seen.render(Paper::stdout())))?;
+        let waiting = seen.status().units.iter().filter(|unit| !output::is_ready(unit)).count();
+        if waiting > 0 {
+            return Err(not_ready(waiting));
+        }
+    }
+    partly.map_or(Ok(ExitCode::SUCCESS), Err)
+}
+
+async fn bring_up(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<(), Failure> {
+    let (mut secret, planned) = prepare(fleet, loaded, wish).await.map_err(|failure| {
+        let said = failure.to_string();
+        let untouched = "nothing was touched";
+        let said = if said.contains(untouched) { said } else { format!("{untouched}: {said}") };
+        Failure::new(failure.number(), said)
+    })?;
+    for (done, (place, request)) in fleet.places().iter().zip(&planned).enumerate() {
+        let outcome = match request {
+            Some((request, _)) => change(fleet, place, request).await,
+            None => start(fleet, place, loaded, secret.as_ref()).await,
+        };
+        if let Err(failure) = outcome {
+            return Err(stopped_at(fleet, done, &failure));
+        }
+        if secret.is_none() {
+            // The first has made it.
+            secret = own_secret(fleet, place).await?;
+        }
+    }
+    Ok(())
+}
+
+/// What is done on each machine: where a supervisor runs, what it is asked for; else a start. And the secret, where one has it already.
+type Prepared = (Option<Secret>, Vec<Option<(Apply, HostPart)>>);
+
+/// All that can be known before anything is touched: who else is at it, whether each machine can do what is asked for, and whom it costs.
+async fn prepare(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<Prepared, Failure> {
+    fleet.take_leases(&format!("up {}", loaded.path.display())).await?;
+    let mut looks = Vec::new();
+    let mut problems = Vec::new();
+    for place in fleet.places() {
+        let look: Look = place.ask(&Operation::Look { cluster: fleet.name().to_owned() }, &[]).await?;
+        if look.living == 0 && !look.is_supervised {
+            let operation = Operation::Rehearse { cluster: fleet.name().to_owned() };
+            let found: Vec<String> = place.ask(&operation, &encoded(loaded, place, None)?).await?;
+            problems.extend(found.into_iter().map(|problem| format!("{place}: {problem}")));
+        }
+        looks.push(look);
+    }
+    if !problems.is_empty() {
+        return Err(Failure::failed(format!("nothing was touched:\n  {}", problems.join("\n  "))));
+    }
+    let secret = known_secret(fleet, &looks).await?;
+    let mut planned = Vec::new();
+    for (place, look) in fleet.places().iter().zip(&looks) {
+        planned.push(if look.is_supervised { Some(plan(fleet, place, loaded, wish).await?) } else { None });
+    }
+    unchanged(fleet, &planned, wish)?;
+    consent(&planned, wish)?;
+    Ok((secret, planned))
+}
+
+/// Where it has stopped, and how it goes on.
+fn stopped_at(fleet: &Fleet, done: usize, failure: &Failure) -> Failure {
+    let names = |places: &[Place]| places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
+    let (before, rest) = fleet.places().split_at(done.min(fleet.places().len()));
+    let mut said = failure.to_string();
+    if !before.is_empty() {
+        said.push_str(&format!("\n{} run as the file says", names(before)));
+    }
+    if rest.len() > 1 {
+        said.push_str(&format!("\nnot touched: {}", names(rest.get(1..).unwrap_or_default())));
+    }
+    said.push_str("\nthe same srsctl up goes on from here");
+    Failure::new(failure.number(), said)
+}
+
+fn start_document(loaded: &Loaded, place: &Place, secret: Option<&Secret>) -> Start {
+    Start {
+        path: loaded.path.clone(),
+        text: loaded.text.clone(),
+        hosts: place.hosts().to_vec(),
+        secret: secret.cloned(),
+    }
+}
+
+fn encoded(loaded: &Loaded, place: &Place, secret: Option<&Secret>) -> Result<Vec<u8>, Failure> {
+    let mut text = serde_json::to_vec(&start_document(loaded, place, secret)).map_err(Failure::failed)?;
+    text.push(b'\n');
+    Ok(text)
+}
+
+async fn own_secret(fleet: &Fleet, place: &Place) -> Result<Option<Secret>, Failure> {
+    let operation = Operation::Secret { cluster: fleet.name().to_owned() };
+    let text: Option<String> = place.ask(&operation, &[]).await?;
+    // What is no secret is as none.
+    Ok(text.and_then(|text| Secret::try_from(text).ok()))
+}
+
+/// The secret that the machines have: of those where something runs, else of any.
+async fn known_secret(fleet: &Fleet, looks: &[Look]) -> Result<Option<Secret>, Failure> {
+    let (mut running, mut resting): (Option<(Secret, &Place)>, Option<Secret>) = (None, None);
+    for (place, look) in fleet.places().iter().zip(looks) {
+        let Some(secret) = own_secret(fleet, place).await? else { continue };
+        if look.living == 0 {
+            resting.get_or_insert(secret);
+            continue;
+        }
+        match &running {
+            Some((other, at)) if *other != secret => {
+                return Err(Failure::failed(format!(
+                    "nothing was touched: {at} and {place} have different secrets, so edges there refuse the origin; \
+                     give all the same one: srsctl secret rotate"
+                )));
+            }
+            Some(_) => {}
+            None => running = Some((secret, place)),
+        }
+    }
+    Ok(running.map(|(secret, _)| secret).or(resting))
+}
+
+/// What the supervisor there is to do, and what that is.
+async fn plan(
+    fleet: &Fleet,
+    place: &Place,
+    loaded: &Loaded,
+    wish: &Wish,
+) -> Result<(Apply, HostPart), Failure> {
+    let mut request = Apply { hosts: place.hosts().to_vec(), ..wish.request(loaded, None) };
+    let part = fleet.client(place).plan(&request).await.map_err(|error| place.at(&error.into()))?;
+    // Carried out is what was planned, or nothing.
+    request.expect_generation = part.generation;
+    Ok((request, part))
+}
+
+/// That each machine is as it was when the plan was made, if one was.
+fn unchanged(fleet: &Fleet, now: &[Option<(Apply, HostPart)>], wish: &Wish) -> Result<(), Failure> {
+    let Some(planned) = &wish.planned else { return Ok(()) };
+    for (place, now) in fleet.places().iter().zip(now) {
+        let before = planned.hosts.iter().find(|part| part.machine == place.to_string());
+        let before = before.map(|part| part.generation);
+        let now = now.as_ref().and_then(|(_, part)| part.generation);
+        if before != Some(now) {
+            return Err(place.at(&Failure::failed(
+                "it has changed since the plan was made; nothing was touched; make a new plan: srsctl plan -o",
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// That nobody is disconnected on any machine, or that this shall be.
+fn consent(planned: &[Option<(Apply, HostPart)>], wish: &Wish) -> Result<(), Failure> {
+    let changes = planned.iter().flatten().flat_map(|(_, part)| &part.changes);
+    let costs = changes.filter(|change| change.disconnects());
+    let costs: String =
+        costs.map(|it| format!("\n  {} {}: disconnects {}", it.action, it.unit, it.whom())).collect();
+    if wish.cost.yes || costs.is_empty() {
+        return Ok(());
+    }
+    let why = format!(
+        "nothing was touched, since that would disconnect:{costs}\nif that shall be: the same with --yes"
+    );
+    Err(Failure::new(code::CONSENT, why))
+}
+
+/// Has the supervisor there carry it out.
+async fn change(fleet: &Fleet, place: &Place, request: &Apply) -> Result<(), Failure> {
+    let client = fleet.client(place);
+    tokio::select! {
+        applied = client.apply(request, |line| complain(&format!("{place}: {line}"))) => {
+            applied.map_err(|error| place.at(&error.into()))
+        }
+        _ = ctrl_c() => Err(Failure::new(
+            code::INTERRUPTED,
+            format!("interrupted: the cluster runs on, and the supervisor on {place} finishes what it has begun"),
+        )),
+    }
+}
+
+/// Has a supervisor started there, and waits until all it starts is ready.
+async fn start(
+    fleet: &Fleet,
+    place: &Place,
+    loaded: &Loaded,
+    secret: Option<&Secret>,
+) -> Result<(), Failure> {
+    let operation = Operation::Start { cluster: fleet.name().to_owned() };
+    let mut lines = place.lines(&operation, &encoded(loaded, place, secret)?).await?;
+    let mut is_interrupted = false;
+    loop {
+        let line = tokio::select! {
+            line = lines.next() => line?,
+            _ = ctrl_c(), if !is_interrupted => {
+                complain(&format!("interrupted: stopping what was started on {place}"));
+                is_interrupted = true;
+                lines.stop().await;
+                continue;
+            }
+        };
+        let Some(line) = line else {
+            return Err(Failure::failed(format!("{place}: the supervisor has not told that all is ready")));
+        };
+        let Ok(event) = serde_json::from_str::<StartupEvent>(&line) else { continue };
+        if !is_interrupted && !matches!(event, StartupEvent::Complete { .. }) {
+            complain(&progress(&event));
+        }
+        match event {
+            StartupEvent::Complete { ready, waiting: 0 } => {
+                complain(&format!("{place}: all {ready} ready"));
+                return Ok(());
+            }
+            StartupEvent::Complete { waiting, .. } => {
+                return Err(place.at(&not_ready(waiting)));
+            }
+            _ => {}
+        }
+    }
+}

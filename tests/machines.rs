@@ -1,0 +1,287 @@
+//! A cluster on several machines, changed from another one.
+
+use crate::support::cluster::{finish, run, spawn};
+use crate::support::hosts::Hosts;
+use crate::support::pictures::parse_framemd5;
+use crate::support::{SOON, wait_until};
+
+const EDGES: [&str; 4] = ["192.168.1.6:1935", "192.168.1.6:1936", "192.168.1.7:1935", "192.168.1.7:1936"];
+
+#[test]
+fn the_guide_is_brought_up_looked_at_restarted_and_ended_from_a_fourth_machine() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.run(&["up"]).expect_code(0).expect_words(&["machines 3/3", "origin 1/1 edges 4/4 encoder 1/1"]);
+
+    let recorders = EDGES.map(|edge| {
+        let url = format!("rtmp://{edge}/live/livestream");
+        let words =
+            ["ffmpeg", "-v", "error", "-i", &url, "-t", "4", "-c:v", "copy", "-an", "-f", "framemd5", "-"];
+        spawn(&mut hosts.at(9, &words))
+    });
+    let recorded = recorders.map(|recorder| {
+        let list = finish(recorder, SOON).expect_code(0).stdout;
+        let pictures = parse_framemd5(&list).unwrap();
+        assert!(pictures.len() > 60, "{} pictures", pictures.len());
+        pictures.into_iter().map(|picture| picture.md5).collect::<Vec<_>>()
+    });
+    // They began at about the same time: from the first that both have on, the same pictures came to both.
+    let [first, others @ ..] = &recorded;
+    for other in others {
+        let place = |list: &[String], sum: &String| list.iter().position(|found| found == sum);
+        let begin =
+            place(other, &first[0]).map_or_else(|| (place(first, &other[0]).unwrap(), 0), |at| (0, at));
+        let pairs = first[begin.0..].iter().zip(&other[begin.1..]);
+        let common = pairs.clone().count();
+        assert!(common > 40 && pairs.clone().all(|(a, b)| a == b), "{common} pictures in common");
+    }
+
+    let secrets =
+        [5, 6, 7].map(|last| hosts.sh(last, "cat /var/lib/srsctl/live/secret").expect_code(0).stdout);
+    assert!(secrets.iter().all(|secret| secret.len() >= 64 && *secret == secrets[0]));
+    for last in [5, 6, 7] {
+        hosts.sh(last, "stat -c %a /var/lib/srsctl/live/secret").expect_words(&["600"]);
+        let lines = hosts.processes(last);
+        assert!(
+            lines.len() > 2 && !lines.concat().contains(secrets[0].trim()),
+            "no command line has it: {lines:?}"
+        );
+        assert_ne!(
+            hosts.sh(last, &format!("grep -r {} /var/lib/srsctl/live/log", secrets[0].trim())).code,
+            0
+        );
+    }
+
+    let logs = hosts.run(&["logs"]).expect_code(0);
+    let logs =
+        logs.expect_words(&["supervisor 192.168.1.5", "supervisor 192.168.1.7", "edge-192.168.1.6-1936"]);
+    assert!(!logs.text().contains(secrets[0].trim()));
+    let one = hosts.run(&["logs", "--host", "192.168.1.6"]).expect_code(0).stdout;
+    assert!(one.contains("supervisor 192.168.1.6") && !one.contains("192.168.1.7"), "{one}");
+    hosts.run(&["events"]).expect_code(0).expect_words(&["192.168.1.5: version", "192.168.1.7: version"]);
+    let urls = hosts.run(&["urls", "live/livestream", "--host", "192.168.1.7"]).expect_code(0).stdout;
+    assert_eq!(urls.lines().count(), 2, "{urls}");
+
+    hosts.run(&["restart", "edge", "--host", "192.168.1.7"]).expect_code(0);
+    let status = hosts.run(&["status", "--json"]).expect_code(0).stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    assert_eq!(status["machines"].as_array().unwrap().len(), 3);
+    let renewed = |host: &str| {
+        let units = status["units"].as_array().unwrap();
+        let units = units.iter().filter(|unit| unit["host"] == host);
+        units.map(|unit| unit["renewed"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!((renewed("192.168.1.6"), renewed("192.168.1.7")), (0, 2));
+    // The same file again changes nothing, on no machine.
+    hosts.run(&["up"]).expect_code(0).expect_words(&["nothing to change"]);
+
+    // A port more on one machine is a target more on another.
+    let (before, after) =
+        Hosts::guide().rsplit_once("[1935, 1936]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    hosts.write("guide.yaml", &format!("{before}[1935, 1936, 1937]{after}"));
+    let plan = hosts.run(&["plan", "--exit-code"]).expect_code(7);
+    plan.expect_words(&["start", "reconfigure", "nobody is disconnected"]);
+    hosts.run(&["up"]).expect_code(0).expect_words(&["edges 5/5", "5/5"]);
+    hosts.run(&["plan", "--exit-code"]).expect_code(0);
+
+    hosts.run(&["down"]).expect_code(0).expect_words(&["192.168.1.5: origin-192.168.1.5-1935 is stopped"]);
+    for last in [5, 6, 7] {
+        wait_until("all to end", SOON, || hosts.processes(last).is_empty());
+    }
+    let down = hosts.run(&["status"]);
+    assert_eq!(down.code, 3, "{}", down.text());
+}
+
+#[test]
+fn a_machine_that_is_dead_keeps_the_rest_from_being_touched_unless_it_is_left_out() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.cut(7, true);
+    let refused = hosts.run(&["up"]).expect_code(1);
+    refused.expect_words(&["nothing was touched", "192.168.1.7", "= help:", "--skip-unreachable"]);
+    wait_until("the sessions to end", SOON, || hosts.processes(5).is_empty());
+    let partly = hosts.run(&["up", "--skip-unreachable"]).expect_code(6);
+    partly.expect_words(&["edges 2/2", "done without 192.168.1.7"]);
+    hosts.run(&["status"]).expect_code(4).expect_words(&[
+        "unreachable",
+        "machines 2/3",
+        "nothing is known of it",
+    ]);
+
+    hosts.cut(7, false);
+    hosts.run(&["up"]).expect_code(0).expect_words(&["machines 3/3", "edges 4/4"]);
+    hosts.run(&["status"]).expect_code(0);
+    hosts.cut(7, true);
+    let seen = hosts.run(&["status"]).expect_code(4);
+    seen.expect_words(&["192.168.1.7", "2 of 2 were ready then", "what is known of it is", "old"]);
+}
+
+#[test]
+fn no_key_is_believed_but_the_one_that_is_pinned() {
+    let Some(hosts) = Hosts::new() else { return };
+    hosts.write("guide.yaml", &Hosts::guide());
+    hosts
+        .run(&["up"])
+        .expect_code(1)
+        .expect_words(&["no key of it is pinned", "srsctl host trust 192.168.1.5"]);
+    hosts.run(&["host", "trust", "192.168.1.5"]).expect_code(2).expect_words(&[&hosts.fingerprint("key-5")]);
+    let wrong = hosts.fingerprint("key-6");
+    let wrong = hosts.run(&["host", "trust", "192.168.1.5", "--host-key", &wrong]).expect_code(1);
+    wrong.expect_words(&["nothing is pinned"]);
+    [5, 6, 7].iter().for_each(|last| hosts.trust(*last));
+    hosts.run(&["status"]).expect_code(3);
+
+    hosts.restart_sshd(6, "key-9");
+    let changed = hosts.run(&["up"]).expect_code(1);
+    changed
+        .expect_words(&["192.168.1.6: it has another host key", "srsctl host trust 192.168.1.6 --replace"]);
+    let key = hosts.fingerprint("key-9");
+    let words = ["host", "trust", "192.168.1.6", "--host-key", &key];
+    hosts.run(&words).expect_code(1).expect_words(&["--replace"]);
+    hosts.run(&[&words[..], &["--replace"]].concat()).expect_code(0);
+    hosts.run(&["status"]).expect_code(3);
+}
+
+#[test]
+fn a_viewer_may_look_and_change_nothing() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.run(&["up"]).expect_code(0);
+    let viewer = r#"sed -i 's,^,restrict\,command="srsctl agent dial-stdio --role viewer" ,' /root/.ssh/authorized_keys"#;
+    [5, 6, 7].iter().for_each(|last| drop(hosts.sh(*last, viewer).expect_code(0)));
+    hosts.run(&["status"]).expect_code(0);
+    hosts.run(&["logs"]).expect_code(0);
+    for words in [&["up"][..], &["down"], &["restart", "edge"]] {
+        hosts.run(words).expect_code(1).expect_words(&["its role is viewer"]);
+    }
+    hosts.run(&["status"]).expect_code(0);
+}
+
+#[test]
+fn a_client_that_is_stopped_in_the_middle_leaves_nothing_there_and_a_second_operator_is_told_of_it() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    let mut up = hosts.srsctl(&["up"]);
+    let mut up = spawn(&mut up);
+    wait_until("the first start", SOON, || !hosts.processes(5).is_empty());
+    let client = hosts.child_of(&up);
+    wait_until("its lease", SOON, || hosts.sh(7, "test -s /var/lib/srsctl/live/lease").code == 0);
+    run(std::process::Command::new("kill").args(["-STOP", &client])).expect_code(0);
+    hosts.run(&["up"]).expect_code(5).expect_words(&[
+        "somebody else changes cluster live",
+        "root on laptop",
+        "up /",
+    ]);
+    for last in [5, 6, 7] {
+        let is_session = |line: &String| line.contains("dial-stdio");
+        wait_until("the far ends to notice", SOON, || !hosts.processes(last).iter().any(is_session));
+    }
+    run(std::process::Command::new("kill").args(["-KILL", &client])).expect_code(0);
+    // nsenter stops with what it runs.
+    let _ = up.kill();
+    let _ = up.wait();
+    hosts.run(&["up"]).expect_code(0).expect_words(&["edges 4/4"]);
+}
+
+#[test]
+fn what_is_wrong_with_srsctl_there_is_said_with_what_to_do() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.sh(6, "rm /usr/local/bin/srsctl; echo 'echo welcome to host6' > /root/.ssh/rc").expect_code(0);
+    let missing = hosts.run(&["up"]).expect_code(1);
+    missing.expect_words(&[
+        "srsctl is not installed there",
+        "srsctl host install 192.168.1.6",
+        "| welcome to host6",
+    ]);
+    hosts.replace_srsctl(6, "#!/bin/sh\necho 'This account is currently not available.'; exit 1\n");
+    hosts.run(&["up"]).expect_code(1).expect_words(&["the user there may not log in"]);
+    hosts.replace_srsctl(
+        6,
+        "#!/bin/sh\necho 'sudo: a terminal is required to read the password' >&2; exit 1\n",
+    );
+    hosts.run(&["up"]).expect_code(1).expect_words(&["sudo there asks for a password"]);
+    hosts.replace_srsctl(6, "#!/bin/sh\nexec sleep 1000\n");
+    hosts.run(&["up"]).expect_code(1).expect_words(&["nothing came in time while logging in by ssh"]);
+    // Another version, by what it says of itself.
+    let as_version = |version: &str| {
+        let relay = format!(
+            "import subprocess, sys, threading, os\np = subprocess.Popen(['{}'] + sys.argv[1:], stdout=subprocess.PIPE)\nwhile True:\n  b = os.read(p.stdout.fileno(), 65536)\n  if not b: break\n  os.write(1, b.replace(b'\"version\":\"0.1.0\"', b'\"version\":\"{version}\"'))\n",
+            crate::support::cluster::SRSCTL
+        );
+        let relay = hosts.write("relay.py", &relay);
+        hosts.replace_srsctl(6, &format!("#!/bin/sh\nexec python3 {} \"$@\"\n", relay.display()));
+    };
+    as_version("0.3.0");
+    hosts
+        .run(&["up"])
+        .expect_code(1)
+        .expect_words(&["nothing was touched", "srsctl 0.3.0 is on 192.168.1.6"]);
+    as_version("0.0.9");
+    hosts.run(&["up"]).expect_code(0).expect_words(&["192.168.1.6: srsctl 0.0.9 is there", "edges 4/4"]);
+}
+
+#[test]
+fn a_full_disk_on_one_machine_is_found_before_any_is_touched() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.sh(6, "dd if=/dev/zero of=/var/lib/filler bs=1M count=200 2>/dev/null; true");
+    let refused = hosts.run(&["up"]).expect_code(1);
+    refused.expect_words(&["nothing was touched", "192.168.1.6", "no space left"]);
+    wait_until("the sessions to end", SOON, || hosts.processes(5).is_empty());
+    hosts.sh(6, "rm /var/lib/filler").expect_code(0);
+    hosts.run(&["up"]).expect_code(0).expect_words(&["edges 4/4"]);
+}
+
+#[test]
+fn a_cut_between_the_origin_and_one_machine_heals_and_restarts_nothing() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.run(&["up"]).expect_code(0);
+    hosts.sh(5, "ip route add blackhole 192.168.1.6/32").expect_code(0);
+    wait_until("the cut to be seen", SOON, || {
+        let status = hosts.run(&["status"]).text();
+        status.contains("2/4") && status.contains("forward to 192.168.1.6:1936")
+    });
+    hosts.sh(5, "ip route del blackhole 192.168.1.6/32").expect_code(0);
+    wait_until("the forwards to be back", SOON, || hosts.run(&["status"]).text().contains("4/4 "));
+    let status = hosts.run(&["status", "--json"]).stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let restarts = status["units"].as_array().unwrap().iter().map(|unit| unit["restarts"].as_u64().unwrap());
+    assert_eq!(restarts.sum::<u64>(), 0);
+}
+
+/// A TCP proxy: `proxy.py HOST PORT MODE`, of which ssh is the client on stdin and stdout.
+const PROXY: &str = r"
+import os, select, socket, sys, time
+mode = sys.argv[3]
+s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
+start = time.monotonic()
+moved = 0
+while True:
+    ready, _, _ = select.select([0, s], [], [], 1)
+    if mode == 'stall' and moved > 6000:
+        time.sleep(1000)
+    if mode == 'reset' and moved > 6000:
+        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
+        sys.exit(1)
+    if mode == 'slow' and ready:
+        time.sleep(0.15)
+    for f in ready:
+        b = os.read(0, 2000) if f == 0 else s.recv(2000)
+        if not b: sys.exit(0)
+        moved += len(b)
+        os.write(1, b) if f is s else s.sendall(b)
+";
+
+#[test]
+fn a_slow_link_is_waited_for_and_one_that_stalls_or_breaks_is_told() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    let proxy = hosts.write("proxy.py", PROXY);
+    let config = |mode: &str| {
+        let text = format!("Host 192.168.1.6\n  ProxyCommand python3 {} %h %p {mode}\n", proxy.display());
+        hosts.write("ssh-config", &text).display().to_string()
+    };
+    let slow = config("slow");
+    hosts.run(&["--ssh-config", &slow, "up"]).expect_code(0).expect_words(&["edges 4/4"]);
+    for mode in ["stall", "reset"] {
+        let config = config(mode);
+        let status = hosts.run(&["--ssh-config", &config, "status"]).expect_code(4);
+        status.expect_words(&["192.168.1.6", "machines 2/3"]);
+        wait_until("what ssh has started to end", SOON, || hosts.sh(9, "pgrep -f '[p]roxy.py'").code != 0);
+    }
+    hosts.run(&["status"]).expect_code(0);
+}
