@@ -163,6 +163,31 @@ async fn what_a_killed_supervisor_has_not_come_to_is_done_by_the_next_one() {
 }
 
 #[tokio::test]
+async fn what_was_begun_before_a_file_came_into_force_is_undone_by_the_next_supervisor() {
+    let mut bench = Bench::new("1935");
+    let supervisor = bench.up();
+    let (before, text) = (bench.pids().await, bench.text());
+    bench.edges = "1935,1936".into();
+    bench.fake(&bench.edge(1936), "mute");
+    let (client, apply) = (bench.client(), Apply::new("/c.txt".into(), bench.text()));
+    let applied = tokio::spawn(async move { client.apply(&apply, |_| {}).await });
+    let added = bench.edge(1936);
+    let end = Instant::now() + PATIENCE;
+    while !bench.dirs.unit(&added).join("record.json").exists() {
+        assert!(Instant::now() < end);
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    supervisor.kill();
+    assert!(applied.await.unwrap().is_err());
+    bench.edges = "1935".into();
+    assert_eq!(bench.dirs.in_force().unwrap().unwrap().1, text);
+    let supervisor = bench.up();
+    assert_eq!(bench.pids().await, before);
+    assert!(!bench.dirs.unit(&added).exists() && bench.connect(&added).is_err());
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
 async fn a_supervisor_takes_over_with_the_file_in_force_and_not_with_one_that_removes() {
     let mut bench = Bench::new("1935,1936");
     let supervisor = bench.up();
