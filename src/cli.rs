@@ -5,7 +5,7 @@ use clap::{Parser, Subcommand};
 
 use crate::commands::{
     agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render,
-    restart, rollback, service, status, up, upgrade, urls, worker,
+    restart, rollback, secret, service, status, up, upgrade, urls, worker,
 };
 use crate::subject::Global;
 
@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// What systemd runs of a cluster
     #[command(hide = true)]
     Service(service::Args),
+    /// Replace what the edges know the origin by
+    #[command(subcommand)]
+    Secret(secret::Command),
     /// Prepare the other machines of a cluster
     #[command(subcommand)]
     Host(host::Command),
@@ -116,6 +119,7 @@ impl Command {
             | Self::Host(_)
             | Self::Render(_)
             | Self::Service(_)
+            | Self::Secret(_)
             | Self::Agent(_)
             | Self::Worker(_)
             | Self::Encoder(_) => false,

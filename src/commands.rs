@@ -16,6 +16,7 @@ pub(crate) mod publish;
 pub(crate) mod render;
 pub(crate) mod restart;
 pub(crate) mod rollback;
+pub(crate) mod secret;
 pub(crate) mod self_check;
 pub(crate) mod service;
 pub(crate) mod status;

@@ -29,7 +29,7 @@ use nix::sys::signal::SigSet;
 use crate::cli::{Cli, Command, hint};
 use crate::commands::{
     agent, bench, check, down, encoder, events, history, host, logs, ls, plan, probe, publish, render,
-    restart, rollback, self_check, service, status, up, upgrade, urls, worker,
+    restart, rollback, secret, self_check, service, status, up, upgrade, urls, worker,
 };
 use crate::failure::{Failure, code};
 use crate::runtime::block_on;
@@ -114,6 +114,7 @@ fn run(Cli { global, command }: Cli) -> Result<ExitCode, Failure> {
         Command::Publish(args) => block_on(publish::run(args)),
         Command::Bench(command) => bench::run(command),
         Command::Render(command) => render::run(&command, Cli::command()),
+        Command::Secret(command) => block_on(secret::run(&global, command)),
         Command::Host(command) => block_on(host::run(&global, command)),
         Command::Agent(args) => block_on(agent::run(&global, args)),
         // They take their descriptors over before a runtime exists.

@@ -74,6 +74,19 @@ fn the_guide_is_brought_up_looked_at_restarted_and_ended_from_a_fourth_machine()
     // The same file again changes nothing, on no machine.
     hosts.run(&["up"]).expect_code(0).expect_words(&["nothing to change"]);
 
+    // The origin's secret is another one, and no stream was cut for it.
+    let url = "rtmp://192.168.1.7:1936/live/livestream";
+    let words = ["ffmpeg", "-v", "error", "-i", url, "-t", "6", "-c", "copy", "-f", "null", "-"];
+    let player = spawn(&mut hosts.at(9, &words));
+    hosts.run(&["secret", "rotate"]).expect_code(0).expect_words(&["192.168.1.7: has forgotten the old one"]);
+    let changed =
+        [5, 6, 7].map(|last| hosts.sh(last, "cat /var/lib/srsctl/live/secret").expect_code(0).stdout);
+    assert!(changed.iter().all(|secret| *secret == changed[0] && *secret != secrets[0]));
+    finish(player, SOON).expect_code(0);
+    // A worker that dies goes on with it, and so does a new connection of the origin.
+    hosts.run(&["restart", "edge", "1936", "--cold"]).expect_code(0);
+    hosts.run(&["status"]).expect_code(0).expect_words(&["4/4"]);
+
     // A port more on one machine is a target more on another.
     let (before, after) =
         Hosts::guide().rsplit_once("[1935, 1936]").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();

@@ -18,6 +18,7 @@ use cluster::events::{By, Events};
 use cluster::plan::HostPart;
 use cluster::status::Status;
 use control::api::{self, Apply, Line, Restart, Upgrade, Upgraded};
+use control::start::Secret;
 use control::{Code, Error};
 use hyper::body::Frame;
 use serde::Deserialize;
@@ -60,6 +61,7 @@ pub(crate) enum Request {
     Apply(Apply),
     Restart(Restart),
     Upgrade(Upgrade),
+    Secret(Secret),
     Down,
 }
 
@@ -130,6 +132,7 @@ pub(crate) async fn serve(door: Door, commands: mpsc::Sender<Asked>, stop: onesh
         .route(api::APPLY, post(apply))
         .route(api::RESTART, post(restart))
         .route(api::UPGRADE, post(upgrade))
+        .route(api::SECRET, post(secret))
         .route(api::DOWN, post(down))
         .layer(axum::middleware::from_fn(refuse_old))
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
@@ -226,6 +229,10 @@ async fn restart(State(commands): Commands, peer: From, Json(body): Json<Restart
 
 async fn upgrade(State(commands): Commands, peer: From, Json(body): Json<Upgrade>) -> Response {
     with_lines(&commands, peer, Request::Upgrade(body)).await
+}
+
+async fn secret(State(commands): Commands, peer: From, Json(body): Json<Secret>) -> Response {
+    with_lines(&commands, peer, Request::Secret(body)).await
 }
 
 async fn down(State(commands): Commands, peer: From) -> Response {

@@ -12,6 +12,7 @@ use cluster::plan::HostPart;
 use cluster::status::Status;
 use control::Error;
 use control::api::{self, Apply, Line, Restart, Upgrade, Upgraded};
+use control::start::Secret;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::{Method, Request, Response, StatusCode};
@@ -253,6 +254,14 @@ impl Client {
         let mut upgraded = None;
         let done = self.lines_and_report(api::UPGRADE, upgrade, progress, &mut upgraded).await;
         (upgraded, done.map(drop))
+    }
+
+    /// Replaces the secret between origin and edges; nobody is disconnected.
+    ///
+    /// # Errors
+    /// [`ClientError::Refused`] names the ports that did not take it; those that did have it.
+    pub async fn replace_secret(&self, secret: &Secret) -> Result<(), ClientError> {
+        self.lines(api::SECRET, secret, |_| {}).await.map(drop)
     }
 
     /// Stops all processes and the supervisor, and returns when it has ended.

@@ -25,6 +25,7 @@ use crate::keeping::{Keeping, PortRecord, kind};
 use crate::limits::{Admission, NAMES_MAX, Slots};
 use crate::memory::Books;
 use crate::places::{self, JUDGED_AFTER, KnownNames, Place, Standing, Waiting};
+use crate::secret::Secrets;
 use crate::tally::{Limit, Tally};
 
 /// A stream that nobody publishes nor plays is forgotten after this long, ms; earlier where room is needed.
@@ -33,7 +34,8 @@ const FORGET_AFTER: u64 = 10_000;
 /// See the [module](self).
 pub(crate) struct Hub {
     pub(crate) spec: RefCell<WorkerSpec>,
-    pub(crate) secret: Vec<u8>,
+    /// Between origin and edges.
+    pub(crate) secret: Secrets,
     /// Names this process in the names of its streams' clocks.
     process: String,
     channels_made: Cell<u64>,
@@ -95,7 +97,7 @@ impl Hub {
         let books = Books::new(spec.options.memory);
         Rc::new(Self {
             spec: RefCell::new(spec),
-            secret,
+            secret: Secrets::new(secret),
             process: format!("{:016x}", getrandom::u64().unwrap_or_else(|_| wall_clock())),
             channels_made: Cell::new(0),
             publications: Cell::new(0),

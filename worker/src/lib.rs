@@ -40,6 +40,7 @@ mod program;
 mod proof;
 mod recovery;
 mod relief;
+mod secret;
 mod tally;
 #[cfg(any(test, feature = "fuzzing"))]
 mod testing;
@@ -114,7 +115,7 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
     let listener = listener.ok_or(FdsError::Missing(Name::Listener))?;
     let config = given.as_ref().map_or_else(|| config.to_owned(), fds::path_of);
     let spec = WorkerSpec::from_file(&config)?;
-    let secret = read_secret(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
+    let text = secret::read(&kept.as_ref().map_or_else(|| spec.secret_file.clone(), fds::path_of))?;
     info!(id = %spec.id, address = %spec.listen, generation, is_cold, "starting");
     if let Err(inexact) = proof::counters_are_exact() {
         opened = Opened::private(inexact.to_string());
@@ -131,7 +132,7 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
         let (id, role) = (spec.id.clone(), spec.role);
         let keeping = Rc::new(Keeping::new(store, unkept));
         let port = legacy.as_mut().map(Legacy::port).unwrap_or_default();
-        let hub = Hub::with(spec, secret, &keeping, port);
+        let hub = Hub::with(spec, text, &keeping, port);
         let (servings, lost) = legacy.map(|legacy| legacy.take(&hub)).unwrap_or((Vec::new(), closed));
         let lost = u32::try_from(lost).unwrap_or(u32::MAX);
         let seat = Seat { id, role, control, socket, lock, generation, renewed, cause, forgot, lost };
@@ -160,7 +161,7 @@ fn serve(config: &Path, lent: ManuallyDrop<Lent>, life: Life) -> Result<(), RunE
 fn rehearse(config: &Path, lent: &Lent) -> Result<(), RunError> {
     let path = |name| lent.get(name).map(|fd| fds::path_of(&fd));
     let spec = WorkerSpec::from_file(&path(Name::Config).unwrap_or_else(|| config.to_owned()))?;
-    read_secret(&path(Name::Secret).unwrap_or_else(|| spec.secret_file.clone()))?;
+    secret::read(&path(Name::Secret).unwrap_or_else(|| spec.secret_file.clone()))?;
     let is_read = lent.get(Name::State).is_some_and(recovery::is_readable);
     info!(id = %spec.id, is_read, "on trial");
     Ok(())
@@ -172,23 +173,4 @@ fn make_place(hub: &Hub) -> ! {
     hub.keeping.commit();
     info!("making place for the next worker");
     std::process::exit(EX_RENEW.into())
-}
-
-fn read_secret(file: &Path) -> Result<Vec<u8>, RunError> {
-    use std::io::ErrorKind;
-    let text = std::fs::read_to_string(file).map_err(|e| match e.kind() {
-        ErrorKind::NotFound | ErrorKind::PermissionDenied | ErrorKind::InvalidData => {
-            RunError::Config(format!("cannot read the secret {}: {e}", file.display()))
-        }
-        // Too many open files, no memory, a disk that fails: it may work the next time.
-        _ => {
-            let source = std::io::Error::new(e.kind(), format!("{}: {e}", file.display()));
-            RunError::System { what: "reading the secret", source }
-        }
-    })?;
-    let secret = text.trim().as_bytes().to_vec();
-    if secret.len() < 32 {
-        return Err(RunError::Config(format!("the secret {} is too short", file.display())));
-    }
-    Ok(secret)
 }

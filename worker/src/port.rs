@@ -18,6 +18,7 @@ use tracing::info;
 use crate::channel::Channel;
 use crate::egress::forward;
 use crate::hub::Hub;
+use crate::secret;
 
 /// The time of which a report says how late the loop was.
 const LATE_SPAN: Duration = Duration::from_secs(10);
@@ -127,6 +128,16 @@ impl Service for Port {
         self.keep(Name::Config, config)
             .and_then(|()| self.keep(Name::Program, program))
             .map_err(|error| Error::new(Code::Failed, format!("what was given cannot be kept: {error}")))
+    }
+
+    fn take_secret(&self, file: BorrowedFd<'_>) -> Result<(), Error> {
+        let text = secret::read(&fds::path_of(&file)).map_err(|error| Error::new(Code::Refused, error))?;
+        // Whoever serves after this worker starts with it.
+        let kept = self.keep(Name::Secret, file);
+        kept.map_err(|error| Error::new(Code::Failed, format!("the new secret cannot be kept: {error}")))?;
+        self.hub.secret.set(text);
+        info!("the secret is replaced");
+        Ok(())
     }
 
     fn listener(&self) -> Option<BorrowedFd<'_>> {

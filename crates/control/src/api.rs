@@ -8,6 +8,7 @@
 //! | POST [`APPLY`] | [`Apply`] | lines |
 //! | POST [`RESTART`] | [`Restart`] | lines |
 //! | POST [`UPGRADE`] | [`Upgrade`] | lines, with one [`Line::Upgraded`] |
+//! | POST [`SECRET`] | [`Secret`](crate::start::Secret) | lines |
 //! | POST [`DOWN`] | | lines |
 //!
 //! `lines` are JSON documents, one a line: [`Line::Progress`], as many as there is progress to tell, and at the end
@@ -33,6 +34,8 @@ pub const APPLY: &str = "/v1/apply";
 pub const RESTART: &str = "/v1/restart";
 /// Path of the request to run another program on all ports.
 pub const UPGRADE: &str = "/v1/upgrade";
+/// Path of the request to replace the secret between origin and edges.
+pub const SECRET: &str = "/v1/secret";
 /// Path of the request to stop all.
 pub const DOWN: &str = "/v1/down";
 

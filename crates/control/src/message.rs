@@ -43,6 +43,9 @@ pub enum Request {
     /// this packet in this order. Answered by [`Reply::Done`]; then the process writes down what it is at, and ends. One that has no
     /// keeper answers [`Code::Unsupported`](crate::Code::Unsupported).
     Renew,
+    /// The secret between origin and edges is in the file that comes with this packet: lines, of which the first is used and each is
+    /// believed. Nobody is disconnected. Answered by [`Reply::Done`].
+    Secret,
     /// Stop: answered by [`Reply::Done`], then the process closes its connections and exits with 0.
     Stop,
     /// A request of a newer supervisor.
@@ -153,7 +156,14 @@ mod tests {
             secret_file: "/secret".into(),
         };
         let configure = Request::Configure { spec: Box::new(spec) };
-        let rest = [Request::Stats, Request::ReopenLog, Request::Listener, Request::Renew, Request::Stop];
+        let rest = [
+            Request::Stats,
+            Request::ReopenLog,
+            Request::Listener,
+            Request::Renew,
+            Request::Secret,
+            Request::Stop,
+        ];
         for request in rest.into_iter().chain([Request::Hello { version: VERSION }, configure]) {
             assert_eq!(reread(&request), request);
         }

@@ -136,6 +136,14 @@ pub trait Service {
         Err(Error::new(Code::Unsupported, "nothing of this process outlives it"))
     }
 
+    /// From now on `file` has the secret between origin and edges, for this process and whoever serves after it. Connections stay.
+    ///
+    /// # Errors
+    /// When it cannot be used or kept; then nothing has changed.
+    fn take_secret(&self, _file: BorrowedFd<'_>) -> Result<(), Error> {
+        Err(Error::new(Code::Unsupported, "this process has no secret"))
+    }
+
     /// Its RTMP listener, if it has one.
     fn listener(&self) -> Option<BorrowedFd<'_>> {
         None
@@ -345,6 +353,10 @@ impl Server {
             Request::Listener => match self.service.listener() {
                 Some(listener) => return socket.send(&Reply::Done, &[listener]).await,
                 None => Err(Error::new(Code::Unsupported, "this process has no listener")),
+            },
+            Request::Secret => match packet.fds.as_slice() {
+                [file] => self.service.take_secret(file.as_fd()),
+                _ => Err(Error::new(Code::Malformed, "not one descriptor came with the request")),
             },
             Request::Replace => self.replace(packet.fds),
             Request::Renew => match self.renew(&packet.fds) {

@@ -25,6 +25,9 @@ pub struct Start {
     pub secret: Option<Secret>,
 }
 
+/// So many there are at most while one replaces another.
+const MAX_LINES: usize = 4;
+
 /// What a new supervisor tells, a line each.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -40,7 +43,8 @@ pub enum StartupLine {
     },
 }
 
-/// The secret between origin and edges. Nothing shows it.
+/// The secret between origin and edges, a line; while it is replaced more than one, of which the first is used and each is believed. Nothing
+/// shows it.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Secret(String);
@@ -53,13 +57,38 @@ impl Secret {
     }
 }
 
+impl Secret {
+    /// Of these, the first to be used; each once.
+    ///
+    /// # Errors
+    /// When there are none, or too many.
+    pub fn of<'a>(lines: impl IntoIterator<Item = &'a str>) -> Result<Self, &'static str> {
+        let mut each: Vec<&str> = Vec::new();
+        for line in lines {
+            if !each.contains(&line) {
+                each.push(line);
+            }
+        }
+        Self::try_from(each.join("\n"))
+    }
+
+    /// Each of them.
+    pub fn lines(&self) -> impl Iterator<Item = &str> {
+        self.0.lines()
+    }
+}
+
 impl TryFrom<String> for Secret {
     type Error = &'static str;
 
     fn try_from(text: String) -> Result<Self, &'static str> {
-        let digits = text.trim_end();
-        let is_sound = digits.len() == SECRET && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if is_sound { Ok(Self(format!("{digits}\n"))) } else { Err("no secret: 64 hexadecimal digits") }
+        let is_sound = |line: &str| line.len() == SECRET && line.bytes().all(|byte| byte.is_ascii_hexdigit());
+        let lines: Vec<&str> = text.trim_end().split('\n').collect();
+        if lines.len() <= MAX_LINES && lines.iter().all(|line| is_sound(line)) {
+            Ok(Self(lines.join("\n") + "\n"))
+        } else {
+            Err("no secret: 64 hexadecimal digits")
+        }
     }
 }
 

@@ -1,5 +1,6 @@
 //! The [`Kernel`] that really does it: processes, listeners, files, clients.
 
+mod secret;
 mod upkeep;
 
 use std::collections::BTreeMap;

@@ -8,6 +8,7 @@ use cluster::events::Kind as Happened;
 use cluster::plan::Action;
 use cluster::{Cluster, EncoderSpec, Host, Port, ProcessSpec, Role, UnitId, WorkerSpec};
 use control::api::{Apply, StartupEvent};
+use control::start::Secret;
 use tokio::signal::unix;
 use tokio::sync::mpsc;
 
@@ -92,6 +93,7 @@ impl Inputs {
                 Some(api::Asked { by, request, reply }) = self.commands.recv() => match command(request) {
                     Asked::Decision(command) => return Input::Asked { client: processes.enrol(reply), by, command },
                     Asked::Events(after) => processes.tell_events(after, reply),
+                    Asked::Secret(secret) => processes.replace_secret(&secret, reply),
                     Asked::Plan(file) => processes.read_for_plan(&file, by, reply),
                 },
                 _ = self.terminate.recv() => {
@@ -133,11 +135,14 @@ enum Asked {
     Events(u64),
     /// A plan for this file, once it is read.
     Plan(Apply),
+    /// Another secret.
+    Secret(Secret),
 }
 
 fn command(request: api::Request) -> Asked {
     Asked::Decision(match request {
         api::Request::Events(after) => return Asked::Events(after),
+        api::Request::Secret(secret) => return Asked::Secret(secret),
         api::Request::Plan(file) => return Asked::Plan(file),
         api::Request::Status => Command::Status,
         api::Request::Apply(file) => Command::Apply(file),

@@ -251,7 +251,7 @@ impl Fake {
                     reply(connection, &Reply::Error(error)).await;
                 }
             },
-            Request::Replace | Request::Renew => {
+            Request::Replace | Request::Renew | Request::Secret => {
                 let error = Error::new(Code::Unsupported, "as it is");
                 reply(connection, &Reply::Error(error)).await;
             }

@@ -323,7 +323,8 @@ impl Driver {
             let wish = {
                 let spec = self.hub.spec.borrow();
                 let target = (spec.role == Role::Edge).then_some(spec.id.as_str());
-                let proof = Proof { secret: &self.hub.secret, target };
+                let secret = self.hub.secret.all();
+                let proof = Proof { secret: &secret, target };
                 self.machine.handle_input(&mut input, proof, now)?
             };
             let Some(wish) = wish else { return Ok(()) };

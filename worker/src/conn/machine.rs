@@ -16,13 +16,14 @@
 #[cfg(test)]
 mod tests;
 
-use rtmp::server::{Config, Event, PlayEnd, PublishEnd, Session, StreamKey};
+use rtmp::server::{Auth, Config, Event, PlayEnd, PublishEnd, Session, StreamKey};
 use rtmp::{auth, chunk, wire};
 use serde::{Deserialize, Serialize};
 use stream::{CONTROL_MAX, Track};
 
 use super::by_stream::ByStream;
 use super::end::{Cut, End};
+use crate::secret;
 
 /// From accept to `connect`, ms.
 const OPEN_TIMEOUT: u64 = 10_000;
@@ -72,10 +73,15 @@ pub(crate) enum Wish {
 /// By what a forwarder of the cluster is known.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Proof<'a> {
-    /// The secret between origin and edges.
+    /// The secrets between origin and edges, a line each: any is believed.
     pub(crate) secret: &'a [u8],
     /// The id of this worker; `None` where no forwarder is expected.
     pub(crate) target: Option<&'a str>,
+}
+
+/// Whether one of the secrets has made the tag.
+fn is_proven(secrets: &[u8], s1: &[u8], auth: &Auth) -> bool {
+    secret::each(secrets).any(|secret| auth::verify(secret, s1, &auth.target, &auth.tag))
 }
 
 /// How long a publisher may be silent, ms.
@@ -255,7 +261,7 @@ impl Machine {
             Event::Connected { auth, .. } => {
                 let s1 = self.session.s1().unwrap_or(&[]);
                 self.doubt = auth.as_ref().zip(proof.target).and_then(|(auth, target)| {
-                    let proves = || auth::verify(proof.secret, s1, &auth.target, &auth.tag);
+                    let proves = || is_proven(proof.secret, s1, auth);
                     match auth.target == target {
                         false => Some(Doubt::Target),
                         true if !proves() => Some(Doubt::Secret),
@@ -263,8 +269,7 @@ impl Machine {
                     }
                 });
                 let proven = auth.filter(|auth| {
-                    proof.target == Some(auth.target.as_str())
-                        && auth::verify(proof.secret, s1, &auth.target, &auth.tag)
+                    proof.target == Some(auth.target.as_str()) && is_proven(proof.secret, s1, auth)
                 });
                 self.clock = proven.map(|auth| auth.clock);
                 None

@@ -295,7 +295,7 @@ pub(crate) fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::
         stream: channel.key.name().to_owned(),
     };
     let claim = Claim {
-        secret: hub.secret.clone(),
+        secret: hub.secret.used(),
         target: target.id.as_str().to_owned(),
         clock: channel.clock.clone(),
     };
