@@ -33,6 +33,7 @@ if [ "${1:-test}" = test ]; then
     gstreamer1.0-plugins-good  # flvmux, flvdemux
     gstreamer1.0-plugins-bad   # rtmp2src, rtmp2sink, rtmpsink, openh264dec, checksumsink
     util-linux                 # unshare, nsenter, setpriv
+    sudo                       # on a machine that srsctl is installed on
     systemd                    # PID 1 of machines in namespaces; installed into a running system, it starts nothing
     procps                     # kill and pgrep there
     iproute2                   # the network of several machines

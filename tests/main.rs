@@ -12,6 +12,7 @@ mod crowded;
 mod events;
 mod health;
 mod hostile;
+mod install;
 mod join;
 mod keeper;
 mod machines;

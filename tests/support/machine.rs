@@ -47,13 +47,49 @@ export container=srsctl-test SYSTEMD_UNIT_PATH="$0/units"
 exec /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=no
 "#;
 
+/// The same of a machine with nothing but what Debian has, and sshd at the address `$2`: it changes a copy of this one's files.
+const BOOT_BARE: &str = r#"
+set -eu
+mount --make-rprivate /
+mount -t tmpfs -o mode=755 tmpfs /mnt
+mkdir /mnt/upper /mnt/work /mnt/root
+mount -t overlay -o lowerdir=/,upperdir=/mnt/upper,workdir=/mnt/work overlay /mnt/root
+root=/mnt/root
+for path in bin lib/srsctl; do rm -rf "$root/usr/local/$path"; mkdir -p "$root/usr/local/$path"; done
+rm -rf "$root/usr/bin/srsctl" "$root/var/lib/srsctl" "$root/etc/srsctl" "$root/etc/systemd/system"
+mkdir -p "$root/etc/systemd/system/multi-user.target.wants" "$root/home/admin/.ssh" "$root/machine"
+grep -q ^sshd: "$root/etc/passwd" || echo "sshd:x:61936:65534::/run/sshd:/usr/sbin/nologin" >> "$root/etc/passwd"
+echo "admin:x:61937:61937::/home/admin:/bin/sh" >> "$root/etc/passwd"
+echo "admin:*:19000::::::" >> "$root/etc/shadow"
+cp "$0/id.pub" "$root/home/admin/.ssh/authorized_keys"
+chown -R 61937:61937 "$root/home/admin"
+if [ -e "$0/sudoers" ]; then mkdir -p "$root/etc/sudoers.d"; cp "$0/sudoers" "$root/etc/sudoers.d/admin"; fi
+mount --rbind /dev "$root/dev"
+mount -t proc proc "$root/proc"
+mount --rbind /sys "$root/sys"
+umount -l "$root/sys/fs/cgroup"
+mount -t cgroup2 cgroup2 "$root/sys/fs/cgroup"
+mount -t tmpfs -o mode=755 tmpfs "$root/run"
+mkdir -p "$root/run/sshd"
+mount --bind "$0" "$root/machine"
+cd "$root"
+pivot_root . mnt
+umount -l /mnt
+export container=srsctl-test SYSTEMD_UNIT_PATH=/etc/systemd/system:/machine/units
+exec /lib/systemd/systemd --system --unit=multi-user.target --log-target=console --show-status=no
+"#;
+
 /// A machine with the service of one cluster. What is below /var/lib outlives a reboot.
 pub struct Machine {
     /// Its network.
     pub net: Net,
-    dir: TempDir,
+    /// Its files, as this machine has them.
+    pub dir: TempDir,
     cgroup: PathBuf,
     init: Option<Child>,
+    boot: &'static str,
+    /// What runs once it has booted.
+    first: String,
 }
 
 impl Machine {
@@ -63,22 +99,71 @@ impl Machine {
             eprintln!("skipped: it takes root to be a machine with systemd");
             return None;
         }
-        let net = Net::new();
-        let dir = tempfile::Builder::new().prefix("srsctl-test-").tempdir().unwrap();
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
-        let this = Self { cgroup: own_cgroup(&net.cluster_name()), net, dir, init: None };
+        let mut this = Self::new(BOOT);
+        this.first = this.unit();
         this.install(lines);
-        let mut this = this;
         this.boot();
         Some(this)
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A machine with sshd alone, on the address of the guide's origin, port 2222: the key `id` lets `admin` in, who may use sudo without a
+    /// password or not.
+    pub fn bare(may_sudo: bool) -> Option<Self> {
+        let openssh = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/openssh");
+        if !nix::unistd::geteuid().is_root() || !openssh.exists() {
+            eprintln!("skipped: a bare machine takes root, and what tests/install-deps.sh unpacks");
+            return None;
+        }
+        let mut this = Self::new(BOOT_BARE);
+        this.first = "sshd.service".to_owned();
+        this.copy_targets();
+        for key in ["id", "host"] {
+            run(Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(this.path(key)))
+                .expect_code(0);
+        }
+        if may_sudo {
+            fs::write(this.path("sudoers"), "admin ALL=(ALL) NOPASSWD: ALL\n").unwrap();
+        }
+        let config = format!(
+            "Port 2222\nListenAddress {}\nHostKey /machine/host\nUsePAM no\nPidFile none\nAuthorizedKeysFile .ssh/authorized_keys\n",
+            this.net.host(5)
+        );
+        fs::write(this.path("sshd_config"), config).unwrap();
+        let unit = format!(
+            "[Service]\nEnvironment=LD_LIBRARY_PATH={0}/usr/lib/x86_64-linux-gnu\nExecStart={0}/usr/sbin/sshd -D -e -f /machine/sshd_config\n",
+            openssh.display()
+        );
+        let units = this.path("units");
+        fs::write(units.join("sshd.service"), unit).unwrap();
+        std::os::unix::fs::symlink("../sshd.service", units.join("multi-user.target.wants/sshd.service"))
+            .unwrap();
+        this.boot();
+        Some(this)
+    }
+
+    fn new(boot: &'static str) -> Self {
+        let net = Net::new();
+        let dir = tempfile::Builder::new().prefix("srsctl-test-").tempdir().unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { cgroup: own_cgroup(&net.cluster_name()), net, dir, init: None, boot, first: String::new() }
+    }
+
+    fn copy_targets(&self) {
+        let (system, units) = (Path::new("/lib/systemd/system"), self.path("units"));
+        fs::create_dir_all(units.join("multi-user.target.wants")).unwrap();
+        let targets = TARGETS.map(|name| format!("{name}.target"));
+        for name in targets.iter().map(String::as_str).chain(["systemd-reboot.service"]) {
+            fs::copy(system.join(name), units.join(name)).unwrap();
+        }
+    }
+
+    /// One of its files, as this machine has it.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
 
     fn install(&self, lines: &str) {
-        for dir in ["var-lib", "bin", "units/multi-user.target.wants"] {
+        for dir in ["var-lib", "bin"] {
             fs::create_dir_all(self.path(dir)).unwrap();
         }
         for (file, line) in [
@@ -95,15 +180,7 @@ impl Machine {
             .args(["render", "systemd", "--program", "/usr/local/bin/srsctl", "-o"])
             .arg(&units))
         .expect_code(0);
-        let system = Path::new("/lib/systemd/system");
-        for name in TARGETS
-            .map(|name| format!("{name}.target"))
-            .iter()
-            .map(String::as_str)
-            .chain(["systemd-reboot.service"])
-        {
-            fs::copy(system.join(name), units.join(name)).unwrap();
-        }
+        self.copy_targets();
         fs::create_dir(units.join("srsctl@.service.d")).unwrap();
         fs::write(units.join("srsctl@.service.d/test.conf"), format!("[Service]\n{lines}\n")).unwrap();
         let enabled = units.join("multi-user.target.wants").join(self.unit());
@@ -119,13 +196,13 @@ impl Machine {
     fn boot(&mut self) {
         let log = fs::File::options().append(true).create(true).open(self.path("log")).unwrap();
         let enter = format!("echo $$ > {}/cgroup.procs; exec \"$0\" \"$@\"", self.cgroup.display());
-        let unshare = ["-fp", "--kill-child", "-m", "-u", "-i", "-C", "sh", "-c", BOOT];
+        let unshare = ["-fp", "--kill-child", "-m", "-u", "-i", "-C", "sh", "-c", self.boot];
         let mut command = Command::new("sh");
         command.args(["-c", &enter, "setpriv", "--pdeathsig", "KILL", "unshare"]).args(unshare);
         command.arg(self.dir.path()).arg(&self.cgroup).stdin(Stdio::null());
         command.stdout(log.try_clone().unwrap()).stderr(log);
         self.init = Some(command.spawn().unwrap());
-        wait_until("the machine has booted", SOON, || self.systemctl(&["is-active", &self.unit()]).code == 0);
+        wait_until("the machine has booted", SOON, || self.systemctl(&["is-active", &self.first]).code == 0);
     }
 
     /// Its PID 1, as it is called here.

@@ -22,6 +22,14 @@ use serde::de::DeserializeOwned;
 
 pub use check::{CLUSTER_NAME, is_cluster_name};
 
+/// Takes `[user@]host[:port]` apart, as it stands behind `ssh:`.
+///
+/// # Errors
+/// Why it is none, and what to do, for a person.
+pub fn destination_of(text: &str) -> Result<crate::Destination, String> {
+    destination::parse(text).map_err(|(why, help)| format!("{why}; {help}"))
+}
+
 use crate::spec::{Cluster, Role};
 use report::{Diagnostic, Mark};
 

@@ -48,7 +48,7 @@ pub(crate) struct Args {
 }
 
 /// A line of a public key file: kind, key, and a comment.
-fn key(text: &str) -> Result<String, String> {
+pub(super) fn key(text: &str) -> Result<String, String> {
     let mut words = text.split_whitespace();
     let kinds = ["ssh-", "ecdsa-", "sk-ssh-", "sk-ecdsa-"];
     let kind = words.next().filter(|kind| kinds.iter().any(|known| kind.starts_with(known)));

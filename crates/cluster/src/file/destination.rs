@@ -14,7 +14,7 @@ pub(super) const EXPECTED: &str = "how ssh gets there: [user@]host[:port]";
 ///
 /// # Errors
 /// Why it is none, and what to do.
-pub(super) fn parse(text: &str) -> Result<Destination, (String, String)> {
+pub(crate) fn parse(text: &str) -> Result<Destination, (String, String)> {
     let wrong = |why: &str, help: &str| {
         Err((format!("expected {EXPECTED}, found {}{why}", quoted(text)), help.to_owned()))
     };
