@@ -20,7 +20,9 @@ export RUST_TEST_THREADS ?= $(shell n=$$(nproc); [ $$n -gt 4 ] && echo $$n || ec
 
 # `make deb`: a package for Debian, in target/deb/; tests/deb.sh makes sure that it is whole.
 
-.PHONY: deb release run stop test soak bench miri survive install-test-deps
+# `make bench-cluster`: the guide's cluster on its three machines, which are namespaces of this one, with 12 000 players; takes root.
+
+.PHONY: deb release run stop test soak bench bench-cluster miri survive install-test-deps
 
 run:
 	@tests/install-deps.sh build
@@ -74,6 +76,11 @@ bench:
 	@tests/install-deps.sh bench
 	cargo build --release --locked
 	cargo run --release --locked -p bench --example compare
+
+bench-cluster:
+	@tests/install-deps.sh bench
+	cargo build --release --locked
+	cargo run --release --locked -p bench --example cluster
 
 # Random histories write down what fails: Miri keeps from files what does not say otherwise.
 miri:

@@ -19,8 +19,9 @@ wanted=()
 if [ "${1:-test}" = bench ]; then
   wanted=(
     ffmpeg                     # makes the 2 Mbit/s stream
-    util-linux                 # taskset
-    iproute2                   # the network namespace
+    util-linux                 # taskset, unshare, nsenter, setpriv
+    iproute2                   # the network namespace, and several machines
+    openssh-client
   )
 fi
 if [ "${1:-test}" = test ]; then
@@ -75,7 +76,7 @@ fi
 
 # Its service would listen on this machine: it is unpacked, and tests start it in namespaces of their own.
 sshd=target/openssh
-if [ "${1:-test}" = test ] && [ ! -x "$sshd/usr/sbin/sshd" ] && command -v apt-get >/dev/null; then
+if [ "${1:-test}" != build ] && [ ! -x "$sshd/usr/sbin/sshd" ] && command -v apt-get >/dev/null; then
   echo "install-deps: unpacking openssh-server into $sshd"
   rm -rf "$sshd.part" && mkdir -p "$sshd.part"
   get() { (cd "$sshd.part" && apt-get download -qq openssh-server libwrap0 2>"$1"); }
