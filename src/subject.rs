@@ -129,6 +129,25 @@ impl Subject {
         }
     }
 
+    /// The same, to change it: one that nobody named is told of first.
+    pub(crate) fn find_to_change(
+        global: &Global,
+        argument: Option<&Path>,
+        command: &str,
+    ) -> Result<Self, Failure> {
+        let this = Self::find(global, argument, command)?;
+        if this.is_guessed() {
+            complain(&format!("the only cluster here: {}", this.full_name()));
+        }
+        Ok(this)
+    }
+
+    /// Its name, and where its file in force came from.
+    pub(crate) fn full_name(&self) -> String {
+        let file = self.origin_of_file().map(|path| format!(" ({})", path.display()));
+        format!("{}{}", self.name(), file.unwrap_or_default())
+    }
+
     /// The cluster of `file`, once it has been found sound.
     pub(crate) fn of_loaded(global: &Global, file: ClusterFile) -> Result<(Self, Loaded), Failure> {
         let roots = global.roots()?;

@@ -187,6 +187,19 @@ fn a_cluster_that_nobody_named_is_stopped_only_when_that_is_said() {
     let refused = at(&["down"]).expect_code(2);
     let _ = refused.expect_words(&[&name, &format!("srsctl down {name}"), "--yes"]);
     at(&["status"]).expect_code(0);
+    at(&["restart", "edge", "1935"])
+        .expect_code(0)
+        .expect_words(&[&format!("the only cluster here: {name} (")]);
+    // A person at a terminal is asked.
+    let mut asked = Command::new("script");
+    asked.args(["-qec", &format!("{SRSCTL} down"), "/dev/null"]).current_dir(elsewhere.path());
+    asked.env("SRSCTL_STATE_DIR", &cluster.state).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut asked = asked.spawn().unwrap();
+    asked.stdin.as_mut().unwrap().write_all(b"n\n").unwrap();
+    let said = asked.wait_with_output().unwrap();
+    let (code, said) = (said.status.code(), String::from_utf8_lossy(&said.stdout));
+    assert!(code == Some(1) && said.contains(&format!("Stop cluster {name}? [y/N]")), "{code:?} {said}");
+    at(&["status"]).expect_code(0);
     at(&["ls"]).expect_code(0).expect_words(&[&name, "ready", "1935,1936", "cluster.yaml"]);
     at(&["down", "--yes"]).expect_code(0);
     cluster.assert_nothing_left();

@@ -35,7 +35,7 @@ pub(crate) async fn run(
     global: &Global,
     Args { path, purge, yes, reach }: Args,
 ) -> Result<ExitCode, Failure> {
-    let subject = &Subject::find(global, path.as_deref(), "down")?;
+    let subject = &Subject::find_to_change(global, path.as_deref(), "down")?;
     if subject.is_guessed() && !yes {
         ask(subject)?;
     }
@@ -60,13 +60,12 @@ pub(crate) async fn run(
 /// Whether the cluster that happens to be the only one is meant: this folder is not its own.
 fn ask(subject: &Subject) -> Result<(), Failure> {
     let name = subject.name();
-    let file = subject.origin_of_file().map(|path| format!(" ({})", path.display())).unwrap_or_default();
     if !io::stdin().is_terminal() {
         return Err(Failure::usage(format!(
-            "the only cluster here is {name}{file}, and nobody named it; to stop it: srsctl down {name}, or srsctl down --yes"
+            "nobody named cluster {name}; to stop it: srsctl down {name}, or srsctl down --yes"
         )));
     }
-    complain(&format!("The only cluster here is {name}{file}. Stop it? [y/N]"));
+    complain(&format!("Stop cluster {name}? [y/N]"));
     let mut answer = String::new();
     let read = io::stdin().lock().take(ANSWER_MAX).read_line(&mut answer);
     let is_yes = read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES");

@@ -62,7 +62,7 @@ pub(crate) async fn run(
     let Words { role, port, path } = Words::<RoleArg>::read(words)?;
     let role =
         role.ok_or_else(|| Failure::usage(format!("which processes? {}", Words::<RoleArg>::expected())))?;
-    let subject = Subject::find(global, path.as_deref(), "restart ROLE")?;
+    let subject = Subject::find_to_change(global, path.as_deref(), "restart ROLE")?;
     if let Some(fleet) = Fleet::of(global, &subject)? {
         let request = Restart { role: role.into(), port, host, cold, yes };
         return several::run(fleet, &subject.cluster()?, &request, &reach).await;

@@ -33,7 +33,7 @@ type Supervisor = (String, Client);
 /// Does it.
 pub(crate) async fn run(global: &Global, command: Command) -> Result<ExitCode, Failure> {
     let Command::Rotate(Args { path }) = command;
-    let subject = Subject::find(global, path.as_deref(), "secret rotate")?;
+    let subject = Subject::find_to_change(global, path.as_deref(), "secret rotate")?;
     let Some(mut fleet) = Fleet::of(global, &subject)? else {
         let known = std::fs::read_to_string(subject.dirs().secret()).ok();
         return rotate(&[(subject.name().to_owned(), subject.client())], &[known]).await;

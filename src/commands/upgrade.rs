@@ -74,7 +74,7 @@ impl From<UpgradedPort> for Row {
 /// Has the supervisor do it.
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let Args { path, bin, canary, yes, json, reach } = args;
-    let subject = Subject::find(global, path.as_deref(), "upgrade")?;
+    let subject = Subject::find_to_change(global, path.as_deref(), "upgrade")?;
     if let Some(fleet) = Fleet::of(global, &subject)? {
         let program = bin.as_ref().map(std::path::absolute).transpose().map_err(Failure::failed)?;
         let (upgraded, done) = several::run(fleet, program, (canary, yes), &reach).await;
