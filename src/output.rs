@@ -674,6 +674,26 @@ rtmp://192.168.1.6:1935/live/livestream 10240   9285 h264+aac 1/1 40ms ago
     }
 
     #[test]
+    fn a_machine_whose_clock_is_off_by_more_than_a_second_says_so() {
+        let row = |clock_skew_ms| MachineRow {
+            host: "192.168.1.6".to_owned(),
+            hosts: vec!["192.168.1.6".to_owned()],
+            state: "supervised",
+            reason: None,
+            age_ms: None,
+            clock_skew_ms,
+            version: Some("0.1.0".to_owned()),
+            supervisor_pid: Some(12),
+            supervisor_uptime_ms: Some(754_000),
+        };
+        let rows = [None, Some(1_000), Some(-1_000), Some(1_001), Some(-90_000)].map(row);
+        let shown = several(&guide("running"), &rows, Paper::PLAIN);
+        let clocks = shown.lines().filter(|line| line.starts_with("192.168.1.6 supervised"));
+        let clocks: Vec<_> = clocks.filter_map(|line| line.split_whitespace().last()).collect();
+        assert_eq!(clocks, ["-", "-", "-", "+1s", "-1m30s"], "{shown}");
+    }
+
+    #[test]
     fn a_status_fits_80_columns_whatever_streams_and_hosts_are_called() {
         let mut guide = guide("backoff");
         guide.units[1].host = "2001:db8:1111:2222:3333:4444:5555:6666".into();
