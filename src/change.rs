@@ -6,9 +6,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use cluster::Span;
 use cluster::file::ClusterFile;
 use cluster::plan::{Action, Change, HostPart, Plan, SCHEMA, digest, summary};
+use cluster::{Cluster, Span};
 use control::api::Apply;
 use supervisor::{ClientError, DRAIN_MAX, compare, orphans};
 
@@ -138,7 +138,13 @@ pub(crate) async fn plan(subject: &Subject, loaded: &Loaded) -> Result<Plan, Fai
 /// What `up` does where no supervisor runs: all is started, unless processes go on without one.
 fn without_supervisor(subject: &Subject, loaded: &Loaded) -> Result<HostPart, Failure> {
     let current = if orphans::living(subject.dirs()) > 0 { Some(subject.cluster_in_force()?) } else { None };
-    let mut changes = compare(current.as_ref(), &loaded.cluster);
+    let changes = unasked(current.as_ref(), &loaded.cluster);
+    Ok(HostPart { machine: HostPart::HERE.to_owned(), generation: None, changes })
+}
+
+/// What makes of the `current` cluster, which goes on without a supervisor, the one that is wanted.
+pub(crate) fn unasked(current: Option<&Cluster>, wanted: &Cluster) -> Vec<Change> {
+    let mut changes = compare(current, wanted);
     for change in changes.iter_mut().filter(|it| matches!(it.action, Action::Stop | Action::Restart)) {
         // They are not asked.
         let is_port = change.unit != cluster::UnitId::encoder();
@@ -146,7 +152,7 @@ fn without_supervisor(subject: &Subject, loaded: &Loaded) -> Result<HostPart, Fa
         change.players = change.players.filter(|_| !is_port);
         change.encoders = change.encoders.filter(|_| !is_origin);
     }
-    Ok(HostPart { machine: HostPart::HERE.to_owned(), generation: None, changes })
+    changes
 }
 
 /// A plan as a person reads it.

@@ -1,5 +1,9 @@
 //! A cluster on several machines, changed from another one.
 
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+use std::process::{Child, Command, Stdio};
+use std::sync::mpsc;
+
 use crate::support::cluster::{finish, run, spawn};
 use crate::support::hosts::Hosts;
 use crate::support::pictures::parse_framemd5;
@@ -255,6 +259,158 @@ fn a_cut_between_the_origin_and_one_machine_heals_and_restarts_nothing() {
     let status: serde_json::Value = serde_json::from_str(&status).unwrap();
     let restarts = status["units"].as_array().unwrap().iter().map(|unit| unit["restarts"].as_u64().unwrap());
     assert_eq!(restarts.sum::<u64>(), 0);
+}
+
+/// Ends a command on a machine as Ctrl-C does.
+fn interrupt(hosts: &Hosts, command: &Child) {
+    run(Command::new("kill").args(["-INT", &hosts.child_of(command)])).expect_code(0);
+}
+
+/// Fails unless the player of `list`, as ffmpeg writes it, had each picture of 25 a second.
+#[track_caller]
+fn assert_nothing_lost(list: &str) {
+    // The last line may be cut.
+    let whole = list.rsplit_once('\n').map_or(list, |(whole, _)| whole);
+    let lines = whole.lines().filter_map(|line| line.strip_prefix("0,"));
+    // In ms. Where the card begins anew, something about the codec follows.
+    let times = lines.map(|line| line.split(',').next().unwrap().trim().parse::<i64>().unwrap());
+    let times: Vec<_> = times.collect();
+    assert!(times.len() > 60, "{} pictures", times.len());
+    for pair in times.windows(2) {
+        assert!((39..=41).contains(&(pair[1] - pair[0])), "{pair:?}");
+    }
+}
+
+#[test]
+fn ports_are_upgraded_and_files_changed_and_brought_back_on_all_machines_and_a_player_notices_nothing() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.run(&["up"]).expect_code(0);
+    let url = "rtmp://192.168.1.6:1936/live/livestream";
+    let list = hosts.dir.path().join("player");
+    let words = ["ffmpeg", "-v", "error", "-i", url, "-c:v", "copy", "-an", "-f", "framemd5"];
+    let words = [&words[..], &[list.to_str().unwrap()]].concat();
+    let player = spawn(&mut hosts.at(9, &words));
+
+    // What is followed comes from all of them.
+    let mut logs = hosts.srsctl(&["logs", "-f", "-n", "2"]);
+    let mut logs = logs.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let (sender, lines) = mpsc::channel();
+    let stdout = BufReader::new(logs.stdout.take().unwrap());
+    std::thread::spawn(move || stdout.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+    let expect = |wanted: &mut Vec<&str>| {
+        while !wanted.is_empty() {
+            let line = lines.recv_timeout(SOON).unwrap_or_else(|e| panic!("no line of {wanted:?}: {e}"));
+            wanted.retain(|word| !line.contains(word));
+        }
+    };
+    expect(&mut vec!["supervisor 192.168.1.5", "supervisor 192.168.1.6", "supervisor 192.168.1.7"]);
+
+    let upgraded = hosts.run(&["upgrade", "--canary", "0", "--json"]).expect_code(0).stdout;
+    let upgraded: serde_json::Value = serde_json::from_str(&upgraded).unwrap();
+    let ports = upgraded["ports"].as_array().unwrap();
+    assert!(upgraded["upgraded"] == true && ports.len() == 5, "{upgraded:#}");
+    expect(&mut vec!["edge-192.168.1.6-1936", "edge-192.168.1.7-1935", "origin-192.168.1.5-1935"]);
+    interrupt(&hosts, &logs);
+    let _ = logs.wait();
+    for last in [5, 6, 7] {
+        let is_session = |line: &String| line.contains("dial-stdio");
+        wait_until("what followed to end", SOON, || !hosts.processes(last).iter().any(is_session));
+    }
+
+    // One machine first; the others have a plan then that is theirs alone.
+    let changed = Hosts::guide().replace("max_connections: 100", "max_connections: 101");
+    hosts.write("guide.yaml", &changed);
+    let plan = hosts.dir.path().join("plan.json").display().to_string();
+    hosts.run(&["plan", "-o", &plan]).expect_code(0).expect_words(&["5 reconfigured"]);
+    hosts.run(&["up", "--limit", "192.168.1.6"]).expect_code(0).expect_words(&["machines 1/1", "edges 2/2"]);
+    hosts.run(&["up", "--limit", "192.168.1.8"]).expect_code(2).expect_words(&["is no host of cluster live"]);
+    let up_plan = |plan: &str| finish(spawn(&mut hosts.at(9, &["srsctl", "up", plan])), SOON * 2);
+    up_plan(&plan).expect_code(1).expect_words(&[
+        "192.168.1.6",
+        "changed since the plan",
+        "nothing was touched",
+    ]);
+    hosts.run(&["history"]).expect_code(0).expect_words(&["192.168.1.5,192.168.1.7", "192.168.1.6"]);
+    hosts.run(&["plan", "-o", &plan]).expect_code(0).expect_words(&["3 reconfigured"]);
+    up_plan(&plan).expect_code(0).expect_words(&["machines 3/3", "edges 4/4"]);
+    hosts.run(&["plan", "--exit-code"]).expect_code(0);
+
+    // And back.
+    let history = hosts.run(&["history", "--json"]).expect_code(0).stdout;
+    let history: serde_json::Value = serde_json::from_str(&history).unwrap();
+    let rows = history["generations"].as_array().unwrap();
+    assert!(history["in_force"] == 2 && rows.len() == 2, "{history:#}");
+    assert!(rows.iter().all(|row| row["machines"].as_array().unwrap().len() == 3), "{history:#}");
+    assert_eq!(hosts.run(&["history", "--text", "1"]).expect_code(0).stdout, Hosts::guide());
+    hosts.run(&["rollback", "--dry-run"]).expect_code(0).expect_words(&["5 reconfigured"]);
+    hosts.run(&["rollback"]).expect_code(0).expect_words(&["machines 3/3", "still has another text"]);
+    let back = hosts.run(&["history"]).expect_code(0);
+    back.expect_words(&["rollback to 1", "all"]);
+    hosts.run(&["plan", "--exit-code"]).expect_code(7).expect_words(&["5 reconfigured"]);
+
+    // What runs on without a supervisor is taken over before it is changed.
+    let status = hosts.run(&["status", "--json"]).expect_code(0).stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let machines = status["machines"].as_array().unwrap();
+    let supervisor =
+        machines.iter().find(|it| it["host"] == "192.168.1.6").unwrap()["supervisor_pid"].clone();
+    hosts.sh(6, &format!("kill -KILL {supervisor}")).expect_code(0);
+    wait_until("it to be gone", SOON, || hosts.run(&["status"]).code != 0);
+    hosts.run(&["plan"]).expect_code(0).expect_words(&["5 reconfigured"]);
+    let taken = hosts.run(&["up"]).expect_code(0);
+    taken.expect_words(&["192.168.1.6: taking over what runs, with the file in force", "edges 4/4"]);
+    hosts.run(&["plan", "--exit-code"]).expect_code(0);
+
+    interrupt(&hosts, &player);
+    finish(player, SOON);
+    assert_nothing_lost(&std::fs::read_to_string(&list).unwrap());
+}
+
+#[test]
+fn one_of_the_three_machines_may_be_the_operators_and_needs_no_ssh_to_itself() {
+    let Some(hosts) = Hosts::new() else { return };
+    let file = hosts.write("guide.yaml", &Hosts::guide()).display().to_string();
+    let at_5 = |words: &[&str]| {
+        let words = [&["srsctl", "--file", &file], words].concat();
+        finish(spawn(&mut hosts.at(5, &words)), SOON * 2)
+    };
+    at_5(&["host", "trust", "192.168.1.5"]).expect_code(2).expect_words(&["is this machine"]);
+    for last in [6, 7] {
+        let key = hosts.fingerprint(&format!("key-{last}"));
+        at_5(&["host", "trust", &format!("192.168.1.{last}"), "--host-key", &key]).expect_code(0);
+    }
+    hosts.sh(5, "kill $(pgrep -f '^[^ ]*sshd')");
+    at_5(&["up"]).expect_code(0).expect_words(&["machines 3/3", "origin 1/1 edges 4/4"]);
+    at_5(&["status"]).expect_code(0);
+    at_5(&["restart", "origin"]).expect_code(0);
+    at_5(&["down"]).expect_code(0);
+    wait_until("all to end", SOON, || [5, 6, 7].iter().all(|last| hosts.processes(*last).is_empty()));
+}
+
+#[test]
+fn a_person_is_shown_a_key_and_asked_whether_it_is_the_right_one() {
+    let Some(hosts) = Hosts::new() else { return };
+    let file = hosts.write("guide.yaml", &Hosts::guide());
+    let trust = format!("srsctl --file {} host trust 192.168.1.6", file.display());
+    let key = hosts.fingerprint("key-6");
+    for (answer, code, said) in [("n", 1, "nothing is pinned"), ("y", 0, "is pinned for cluster live")] {
+        // A terminal of its own.
+        let mut command = hosts.at(9, &["script", "-qec", &trust, "/dev/null"]);
+        let mut asked = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let (mut seen, mut stdout) = (Vec::new(), asked.stdout.take().unwrap());
+        let mut stdin = asked.stdin.take().unwrap();
+        while !seen.ends_with(b"[y/N]") {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).unwrap(), 1, "{}", String::from_utf8_lossy(&seen));
+            seen.extend(byte);
+        }
+        writeln!(stdin, "{answer}").unwrap();
+        stdout.read_to_end(&mut seen).unwrap();
+        let seen = String::from_utf8_lossy(&seen);
+        assert_eq!(asked.wait().unwrap().code(), Some(code), "{seen}");
+        assert!(seen.contains(&key) && seen.contains(said), "{seen}");
+    }
+    hosts.run(&["status"]).expect_code(4).expect_words(&["srsctl host trust 192.168.1.5"]);
 }
 
 /// A TCP proxy: `proxy.py HOST PORT MODE`, of which ssh is the client on stdin and stdout.

@@ -1,5 +1,8 @@
-//! `srsctl history`: the cluster files that are and were in force.
+//! `srsctl history`: the cluster files that are and were in force, on each machine of the cluster.
 
+pub(crate) mod several;
+
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -7,7 +10,9 @@ use cluster::events::By;
 use serde::Serialize;
 use supervisor::{Generation, generations};
 
+use self::several::Entry;
 use crate::failure::Failure;
+use crate::fleet::Fleet;
 use crate::people::{user_name, who};
 use crate::subject::{Global, Subject};
 use crate::table::{Cell, Column, Look, Paper, Table};
@@ -24,6 +29,9 @@ pub(crate) struct Args {
     /// Print the text of this file
     #[arg(long, value_name = "NUMBER", conflicts_with = "json")]
     text: Option<u64>,
+    /// Only of this host, as written in the cluster's file
+    #[arg(long)]
+    host: Option<String>,
 }
 
 /// The document of `history --json`; changes only add.
@@ -44,21 +52,37 @@ struct Row<'a> {
     what: &'a str,
     file: String,
     digest: &'a str,
+    /// Where it is or was; none of a cluster that is on this machine alone.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    machines: &'a [String],
+    /// Whether it is in force there; only of several machines, which need not have the same.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    in_force: Option<bool>,
 }
 
 impl<'a> Row<'a> {
     fn of(it: &'a Generation) -> Self {
         let Generation { number, at, by, what, path, digest, .. } = it;
-        Self { number: *number, at, by: *by, what, file: path.display().to_string(), digest }
+        let (number, by, file) = (*number, *by, path.display().to_string());
+        Self { number, at, by, what, file, digest, machines: &[], in_force: None }
+    }
+
+    fn of_machines(it: &'a Entry) -> Self {
+        let (machines, in_force) = (it.machines.as_slice(), Some(it.is_in_force));
+        Self { machines, in_force, ..Self::of(&it.generation) }
     }
 }
 
 /// Lists them, the newest last.
-pub(crate) async fn run(global: &Global, Args { path, json, text }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, Args { path, json, text, host }: Args) -> Result<ExitCode, Failure> {
     let subject = Subject::find(global, path.as_deref(), "history")?;
+    if let Some(mut fleet) = Fleet::of(global, &subject)? {
+        fleet.limit_to(host.as_slice())?;
+        return show(&several::read(fleet).await?, json, text);
+    }
     let all = generations(subject.dirs())?;
     if let Some(number) = text {
-        print(&find(&subject, &all, number)?.text)?;
+        print(&find(subject.name(), &all, number)?.text)?;
         return Ok(ExitCode::SUCCESS);
     }
     if json {
@@ -68,26 +92,54 @@ pub(crate) async fn run(global: &Global, Args { path, json, text }: Args) -> Res
         return Ok(ExitCode::SUCCESS);
     }
     if all.is_empty() {
-        return Err(Failure::failed(format!(
-            "cluster {} was never brought up, or its state was purged",
-            subject.name()
-        )));
+        return Err(never_up(subject.name()));
     }
     print_clean(&table(&all, Paper::stdout()))?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// Those of several machines.
+fn show(all: &several::Histories, json: bool, text: Option<u64>) -> Result<ExitCode, Failure> {
+    if let Some(number) = text {
+        print(&all.find(number)?.text)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let entries = all.entries();
+    if json {
+        // One number where all have the same.
+        let mut newest = entries.iter().filter(|it| it.is_in_force).map(|it| it.generation.number);
+        let in_force = newest.next().filter(|number| newest.all(|other| other == *number));
+        let generations = entries.iter().map(Row::of_machines).collect();
+        print_json(&Document { schema: "srsctl/history/v1", cluster: &all.cluster, in_force, generations })?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    if entries.is_empty() {
+        return Err(never_up(&all.cluster));
+    }
+    print_clean(&several::table(&entries, all.machines(), Paper::stdout()))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn never_up(cluster: &str) -> Failure {
+    Failure::failed(format!("cluster {cluster} was never brought up, or its state was purged"))
+}
+
+/// That there is nothing to go back to.
+pub(crate) fn none_before(cluster: &str) -> Failure {
+    Failure::failed(format!("cluster {cluster} has no file before the one in force"))
+}
+
 /// The file of this number.
-pub(crate) fn find<'a>(
-    subject: &Subject,
-    all: &'a [Generation],
-    number: u64,
-) -> Result<&'a Generation, Failure> {
-    all.iter().find(|it| it.number == number).ok_or_else(|| {
-        let kept: Vec<String> = all.iter().map(|it| it.number.to_string()).collect();
-        let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
-        Failure::failed(format!("cluster {} has no file {number}; there are: {kept}", subject.name()))
-    })
+pub(crate) fn find<'a>(cluster: &str, all: &'a [Generation], number: u64) -> Result<&'a Generation, Failure> {
+    all.iter().find(|it| it.number == number).ok_or_else(|| no_such(cluster, all, number))
+}
+
+/// That none of them has this number.
+fn no_such<'a>(cluster: &str, all: impl IntoIterator<Item = &'a Generation>, number: u64) -> Failure {
+    let kept: BTreeSet<u64> = all.into_iter().map(|it| it.number).collect();
+    let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
+    let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
+    Failure::failed(format!("cluster {cluster} has no file {number}; there are: {kept}"))
 }
 
 fn table(all: &[Generation], paper: Paper) -> String {

@@ -1,14 +1,15 @@
-//! `srsctl rollback`: brings an earlier cluster file into force again, as `up` does with any other.
+//! `srsctl rollback`: brings an earlier cluster file into force again, as `up` does with any other, on all machines of the cluster.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use cluster::file::ClusterFile;
-use supervisor::generations;
+use supervisor::{Generation, generations};
 
-use crate::change::{self, Cost, Wish};
-use crate::commands::{history, plan, up};
+use crate::change::{Cost, Wish};
+use crate::commands::{history, up};
 use crate::failure::Failure;
+use crate::fleet::{Fleet, Reach};
 use crate::subject::{Global, Loaded, Subject};
 use crate::terminal::complain;
 
@@ -25,10 +26,13 @@ pub(crate) struct Args {
     dry_run: bool,
     #[command(flatten)]
     cost: Cost,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Brings it into force.
-pub(crate) async fn run(global: &Global, Args { words, dry_run, cost }: Args) -> Result<ExitCode, Failure> {
+pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
+    let Args { words, dry_run, cost, reach } = args;
     let (mut number, mut path): (Option<u64>, Option<PathBuf>) = (None, None);
     for word in words {
         let is_twice = match word.parse() {
@@ -39,22 +43,25 @@ pub(crate) async fn run(global: &Global, Args { words, dry_run, cost }: Args) ->
             return Err(Failure::usage("rollback takes one number of a file, and one cluster"));
         }
     }
-    let subject = Subject::find(global, path.as_deref(), "rollback")?;
-    let all = generations(subject.dirs())?;
-    let before = all.iter().rev().nth(1).map(|it| it.number);
-    let number = number.or(before).ok_or_else(|| {
-        Failure::failed(format!("cluster {} has no file before the one in force", subject.name()))
-    })?;
-    let earlier = history::find(&subject, &all, number)?;
+    let subject = Subject::find_to_change(global, path.as_deref(), "rollback")?;
+    let earlier = match Fleet::of(global, &subject)? {
+        Some(mut fleet) => {
+            fleet.limit_to(&reach.limit)?;
+            let all = history::several::read(fleet).await?;
+            number.map_or_else(|| all.before(), |number| all.find(number))?.clone()
+        }
+        None => find(&subject, number)?,
+    };
+    let number = earlier.number;
     let file = ClusterFile::new(earlier.path.clone(), earlier.text.clone());
     let (subject, loaded) = Subject::of_loaded(global, file)?;
     let loaded = Loaded { path: earlier.path.clone(), ..loaded };
+    let fleet = Fleet::of_cluster(global, &subject, &loaded.cluster);
     if dry_run {
-        plan::show(&change::plan(&subject, &loaded).await?, false)?;
-        return Ok(ExitCode::SUCCESS);
+        return up::rehearse(fleet, &subject, &loaded).await;
     }
     let wish = Wish { cost, rollback: Some(number), planned: None };
-    let code = up::carry_out(&subject, &loaded, &wish).await?;
+    let code = up::carry_out((fleet, &reach), &subject, &loaded, &wish).await?;
     if std::fs::read_to_string(&loaded.path).is_ok_and(|text| text != loaded.text) {
         let path = loaded.path.display();
         complain(&format!(
@@ -62,4 +69,12 @@ pub(crate) async fn run(global: &Global, Args { words, dry_run, cost }: Args) ->
         ));
     }
     Ok(code)
+}
+
+/// The file of this number on this machine; without one, that before the one in force.
+fn find(subject: &Subject, number: Option<u64>) -> Result<Generation, Failure> {
+    let all = generations(subject.dirs())?;
+    let before = all.iter().rev().nth(1).map(|it| it.number);
+    let number = number.or(before).ok_or_else(|| history::none_before(subject.name()))?;
+    history::find(subject.name(), &all, number).cloned()
 }

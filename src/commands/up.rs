@@ -59,25 +59,37 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     if foreground {
         return in_foreground(&subject, loaded).await;
     }
-    if let Some(fleet) = Fleet::of_cluster(global, &subject, &loaded.cluster) {
-        if dry_run {
-            let plan = plan::several::of_fleet(fleet, &loaded).await?;
-            return plan::show(&plan, false).map(|_| ExitCode::SUCCESS);
-        }
-        leave_at_second_interrupt()?;
-        let wish = Wish { cost, rollback: None, planned };
-        return several::run(fleet, &loaded, (&reach, &wish)).await;
-    }
+    let fleet = Fleet::of_cluster(global, &subject, &loaded.cluster);
     if dry_run {
-        plan::show(&change::plan(&subject, &loaded).await?, false)?;
-        return Ok(ExitCode::SUCCESS);
+        return rehearse(fleet, &subject, &loaded).await;
     }
-    carry_out(&subject, &loaded, &Wish { cost, rollback: None, planned }).await
+    carry_out((fleet, &reach), &subject, &loaded, &Wish { cost, rollback: None, planned }).await
 }
 
-/// Brings a file into force, and waits until all is as it says.
-pub(crate) async fn carry_out(subject: &Subject, loaded: &Loaded, wish: &Wish) -> Result<ExitCode, Failure> {
+/// Shows what bringing a file into force would do.
+pub(crate) async fn rehearse(
+    fleet: Option<Fleet>,
+    subject: &Subject,
+    loaded: &Loaded,
+) -> Result<ExitCode, Failure> {
+    let plan = match fleet {
+        Some(fleet) => plan::several::of_fleet(fleet, loaded).await?,
+        None => change::plan(subject, loaded).await?,
+    };
+    plan::show(&plan, false).map(|_| ExitCode::SUCCESS)
+}
+
+/// Brings a file into force, on each machine of the cluster, and waits until all is as it says.
+pub(crate) async fn carry_out(
+    (fleet, reach): (Option<Fleet>, &Reach),
+    subject: &Subject,
+    loaded: &Loaded,
+    wish: &Wish,
+) -> Result<ExitCode, Failure> {
     leave_at_second_interrupt()?;
+    if let Some(fleet) = fleet {
+        return several::run(fleet, loaded, (reach, wish)).await;
+    }
     bring_about(subject, loaded, wish).await?;
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
     print_clean(&format!("\n{}", output::status(&status, Paper::stdout())))?;

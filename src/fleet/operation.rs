@@ -45,6 +45,16 @@ pub(crate) enum Operation {
         /// The cluster's name.
         cluster: String,
     },
+    /// A supervisor for what runs on without one, with the file in force: as [`Operation::Start`], with nothing to be given.
+    TakeOver {
+        /// The cluster's name.
+        cluster: String,
+    },
+    /// The files that are and were in force, the newest last: a list of [`Generation`](supervisor::Generation).
+    History {
+        /// The cluster's name.
+        cluster: String,
+    },
     /// Its end. The answer is lines for a person.
     Down {
         /// The cluster's name.
@@ -78,6 +88,8 @@ impl Operation {
             | Self::Lease { cluster, .. }
             | Self::Secret { cluster }
             | Self::Start { cluster }
+            | Self::TakeOver { cluster }
+            | Self::History { cluster }
             | Self::Down { cluster, .. }
             | Self::Logs { cluster, .. }
             | Self::Events { cluster, .. } => cluster,
@@ -87,11 +99,16 @@ impl Operation {
     /// Whether it changes nothing and gives nothing away that a viewer may not see. Of [`Operation::Api`] each request is looked at.
     pub(crate) fn is_for_viewers(&self) -> bool {
         match self {
-            Self::Api { .. } | Self::Look { .. } | Self::Logs { .. } | Self::Events { .. } => true,
+            Self::Api { .. }
+            | Self::Look { .. }
+            | Self::History { .. }
+            | Self::Logs { .. }
+            | Self::Events { .. } => true,
             Self::Rehearse { .. }
             | Self::Lease { .. }
             | Self::Secret { .. }
             | Self::Start { .. }
+            | Self::TakeOver { .. }
             | Self::Down { .. } => false,
         }
     }
@@ -104,6 +121,9 @@ pub(crate) struct Look {
     pub(crate) is_supervised: bool,
     /// So many of its processes live, supervised or not.
     pub(crate) living: usize,
+    /// The text of the file in force, where these go on without a supervisor and it is sound.
+    #[serde(default)]
+    pub(crate) in_force: Option<String>,
     /// Absolute path of srsctl there.
     pub(crate) program: PathBuf,
 }
@@ -135,6 +155,7 @@ mod tests {
         for operation in [
             Operation::Secret { cluster: cluster() },
             Operation::Start { cluster: cluster() },
+            Operation::TakeOver { cluster: cluster() },
             Operation::Down { cluster: cluster(), purge: false },
             Operation::Lease { cluster: cluster(), holder: Holder::default() },
         ] {

@@ -109,9 +109,13 @@ impl Server {
             }
             Operation::Look { .. } => {
                 let program = supervisor::own_binary().map_err(Failure::failed)?;
-                let look =
-                    Look { is_supervised: dirs.is_supervised(), living: orphans::living(&dirs), program };
-                answer(exchange, &look).await
+                let (is_supervised, living) = (dirs.is_supervised(), orphans::living(&dirs));
+                let goes_on = !is_supervised && living > 0;
+                let in_force = dirs.in_force()?.filter(|_| goes_on);
+                let file = in_force.map(|(path, text)| ClusterFile::new(path, text));
+                let sound = file.filter(|file| subject::parse_in(file, &self.roots).is_ok());
+                let in_force = sound.map(|file| file.text().to_owned());
+                answer(exchange, &Look { is_supervised, living, in_force, program }).await
             }
             Operation::Rehearse { .. } => self.rehearse(&dirs, exchange).await,
             Operation::Lease { mut holder, .. } => {
@@ -130,6 +134,8 @@ impl Server {
                 answer(exchange, &secret).await
             }
             Operation::Start { .. } => self.start(&dirs, exchange).await,
+            Operation::TakeOver { .. } => self.take_over(&dirs, exchange).await,
+            Operation::History { .. } => answer(exchange, &supervisor::generations(&dirs)?).await,
             Operation::Down { purge, .. } => {
                 with_lines(exchange, async |lines| {
                     let say = |line: &str| drop(lines.try_send(line.replace('\n', " ")));
@@ -178,7 +184,7 @@ impl Server {
     }
 
     async fn start(&self, dirs: &ClusterDirs, exchange: Exchange) -> Result<(), Failure> {
-        let (input, mut output) = tokio::io::split(exchange);
+        let (input, output) = tokio::io::split(exchange);
         let mut input = BufReader::new(input);
         let mut line = Vec::new();
         (&mut input).take(MAX_START).read_until(b'\n', &mut line).await.map_err(Failure::failed)?;
@@ -187,6 +193,23 @@ impl Server {
             // It is on the operator's machine; what is in force here is what can be looked at.
             start.path = dirs.file_in_force();
         }
+        self.bring_up(dirs, start, (input, output)).await
+    }
+
+    async fn take_over(&self, dirs: &ClusterDirs, exchange: Exchange) -> Result<(), Failure> {
+        let none = || Failure::failed("no file is in force there");
+        let (path, text) = dirs.in_force()?.ok_or_else(none)?;
+        let start = Start { path, text, hosts: dirs.hosts_in_force()?, secret: None };
+        self.bring_up(dirs, start, tokio::io::split(exchange)).await
+    }
+
+    /// Starts a supervisor, and tells what it tells.
+    async fn bring_up(
+        &self,
+        dirs: &ClusterDirs,
+        start: Start,
+        (mut input, mut output): (impl AsyncRead + Unpin, impl AsyncWrite + Unpin),
+    ) -> Result<(), Failure> {
         let mut lines = Interrupted(starting::start(&self.roots, dirs, start).await?);
         let mut end = [0];
         loop {

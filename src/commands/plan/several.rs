@@ -1,13 +1,14 @@
 //! The plan of a cluster on several machines: a part for each.
 
+use cluster::file::ClusterFile;
 use cluster::plan::{HostPart, Plan, SCHEMA, digest};
 use control::api::Apply;
-use supervisor::compare;
 
+use crate::change;
 use crate::failure::Failure;
 use crate::fleet::operation::{Look, Operation};
 use crate::fleet::{Fleet, Place};
-use crate::subject::Loaded;
+use crate::subject::{Loaded, parse};
 
 /// What bringing a file into force would do on each machine.
 ///
@@ -47,6 +48,9 @@ async fn part(fleet: &Fleet, place: &Place, loaded: &Loaded) -> Result<HostPart,
         let request = Apply { hosts, ..Apply::new(loaded.path.clone(), loaded.text.clone()) };
         return fleet.client(place).plan(&request).await.map_err(|error| place.at(&error.into()));
     }
-    let changes = compare(None, &loaded.cluster.clone().only(&hosts));
+    // What goes on without a supervisor is taken over, and changed then.
+    let current = look.in_force.map(|text| ClusterFile::new(loaded.path.clone(), text));
+    let current = current.and_then(|file| parse(&file).ok()).map(|cluster| cluster.only(&hosts));
+    let changes = change::unasked(current.as_ref(), &loaded.cluster.clone().only(&hosts));
     Ok(HostPart { machine: place.to_string(), generation: None, changes })
 }

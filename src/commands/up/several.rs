@@ -54,7 +54,10 @@ async fn bring_up(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<(), Fai
     for (done, (place, request)) in fleet.places().iter().zip(&planned).enumerate() {
         let outcome = match request {
             Some((request, _)) => change(fleet, place, request).await,
-            None => start(fleet, place, loaded, secret.as_ref()).await,
+            None => {
+                let operation = Operation::Start { cluster: fleet.name().to_owned() };
+                start(place, &operation, &encoded(loaded, place, secret.as_ref())?).await
+            }
         };
         if let Err(failure) = outcome {
             return Err(stopped_at(fleet, done, &failure));
@@ -93,6 +96,11 @@ async fn prepare(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<Prepared
         planned.push(if look.is_supervised { Some(plan(fleet, place, loaded, wish).await?) } else { None });
     }
     unchanged(fleet, &planned, wish)?;
+    for ((place, look), planned) in fleet.places().iter().zip(&looks).zip(&mut planned) {
+        if take_over(fleet, place, look, loaded).await? {
+            *planned = Some(plan(fleet, place, loaded, wish).await?);
+        }
+    }
     consent(&planned, wish)?;
     Ok((secret, planned))
 }
@@ -216,15 +224,20 @@ async fn change(fleet: &Fleet, place: &Place, request: &Apply) -> Result<(), Fai
     }
 }
 
+/// What runs on there without a supervisor is taken over as it is, where another file is in force: what a change of it costs, a supervisor
+/// knows. Nobody is disconnected. False where there is nothing to take over.
+async fn take_over(fleet: &Fleet, place: &Place, look: &Look, loaded: &Loaded) -> Result<bool, Failure> {
+    if look.in_force.as_ref().is_none_or(|text| *text == loaded.text) {
+        return Ok(false);
+    }
+    complain(&format!("{place}: taking over what runs, with the file in force"));
+    start(place, &Operation::TakeOver { cluster: fleet.name().to_owned() }, &[]).await?;
+    Ok(true)
+}
+
 /// Has a supervisor started there, and waits until all it starts is ready.
-async fn start(
-    fleet: &Fleet,
-    place: &Place,
-    loaded: &Loaded,
-    secret: Option<&Secret>,
-) -> Result<(), Failure> {
-    let operation = Operation::Start { cluster: fleet.name().to_owned() };
-    let mut lines = place.lines(&operation, &encoded(loaded, place, secret)?).await?;
+async fn start(place: &Place, operation: &Operation, given: &[u8]) -> Result<(), Failure> {
+    let mut lines = place.lines(operation, given).await?;
     let mut is_interrupted = false;
     loop {
         let line = tokio::select! {
