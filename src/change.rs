@@ -80,7 +80,7 @@ pub(crate) fn to_bring_up(
 fn read(file: &ClusterFile) -> Result<Option<Plan>, Failure> {
     // A cluster file may be JSON too.
     let Ok(json) = serde_json::from_str::<serde_json::Value>(file.text()) else { return Ok(None) };
-    if json.get("schema").and_then(|schema| schema.as_str()) != Some(SCHEMA) {
+    if !is_plan(&json) {
         return Ok(None);
     }
     let wrong = |why: &str| {
@@ -97,15 +97,34 @@ fn read(file: &ClusterFile) -> Result<Option<Plan>, Failure> {
     }
 }
 
+fn is_plan(json: &serde_json::Value) -> bool {
+    json.get("schema").and_then(|schema| schema.as_str()) == Some(SCHEMA)
+}
+
 /// Writes a plan with the text of its file, for later.
-pub(crate) fn write(plan: &Plan, loaded: &Loaded, path: &Path) -> Result<(), Failure> {
+///
+/// # Errors
+/// When it cannot be written, or something else is there, which may be the cluster file.
+pub(crate) fn write(plan: &Plan, path: &Path) -> Result<(), Failure> {
     let failed =
         |error: std::io::Error| Failure::failed(format!("{}: cannot be written: {error}", path.display()));
-    let plan = Plan { text: Some(loaded.text.clone()), ..plan.clone() };
-    let json = serde_json::to_vec_pretty(&plan).map_err(Failure::failed)?;
+    // Of a pipe or a device nothing is lost.
+    if path.is_file() && !is_replaceable(&std::fs::read(path).map_err(failed)?) {
+        return Err(Failure::usage(format!(
+            "{}: there is a file already, and it is no plan; it was left as it is; name another one after -o, or remove it",
+            path.display()
+        )));
+    }
+    let json = serde_json::to_vec_pretty(plan).map_err(Failure::failed)?;
     let mut file =
         OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path).map_err(failed)?;
     file.write_all(&json).and_then(|()| file.write_all(b"\n")).map_err(failed)
+}
+
+/// Whether a file with this text is an earlier plan, or has nothing.
+fn is_replaceable(text: &[u8]) -> bool {
+    let json = || serde_json::from_slice::<serde_json::Value>(text).ok();
+    text.is_empty() || json().is_some_and(|json| is_plan(&json))
 }
 
 /// What bringing a file into force would do now.

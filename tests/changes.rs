@@ -339,6 +339,14 @@ fn a_plan_that_was_written_is_carried_out_only_if_nothing_has_changed_since() {
 
     let guide = cluster.net.guide();
     cluster.write(&guide.replace("gop_cache: true", "gop_cache: false"));
+    // A plan replaces nothing but a plan.
+    let done = cluster.run(&["plan", "-o", "cluster.yaml"]).expect_code(2);
+    done.expect_words(&["cluster.yaml: there is a file already, and it is no plan", "name another one"]);
+    assert!(fs::read_to_string(&cluster.file).unwrap().contains("gop_cache: false"));
+    cluster.run(&["plan", "-o", "first.json"]).expect_code(0);
+    let done = cluster.run(&["plan", "-o", "-", "--exit-code"]).expect_code(7);
+    assert!(json(&done)["text"].as_str().unwrap().contains("gop_cache: false"));
+    assert!(!cluster.dir.path().join("-").exists());
     cluster.run(&["plan", "-o", "second.json", "--exit-code"]).expect_code(7);
     // The file does not matter any more.
     cluster.write(&guide.replace("max_connections: 200", "max_connections: 100"));

@@ -2,7 +2,7 @@
 
 pub(crate) mod several;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use cluster::plan::Plan;
@@ -22,7 +22,7 @@ pub(crate) struct Args {
     /// One JSON document, srsctl/plan/v1
     #[arg(long)]
     pub(crate) json: bool,
-    /// Write the plan there, with the text of the file: srsctl up PLAN carries out exactly that, if nothing has changed in between
+    /// Write the plan there (- for standard output), with the text of the file: srsctl up PLAN carries out exactly that, if nothing has changed in between
     #[arg(short, long, value_name = "PLAN")]
     output: Option<PathBuf>,
     /// End with 7 if there are changes
@@ -39,11 +39,20 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
         None => change::plan(&subject, &loaded).await?,
     };
     if let Some(output) = output {
-        change::write(&plan, &loaded, &output)?;
+        let whole = Plan { text: Some(loaded.text), ..plan.clone() };
+        if output == Path::new("-") {
+            print_json(&whole)?;
+            return Ok(ended(&plan, exit_code));
+        }
+        change::write(&whole, &output)?;
         complain(&format!("carry it out with: srsctl up {}", output.display()));
     }
     show(&plan, json)?;
-    Ok(if exit_code && plan.has_changes() { code::CHANGES.into() } else { ExitCode::SUCCESS })
+    Ok(ended(&plan, exit_code))
+}
+
+fn ended(plan: &Plan, exit_code: bool) -> ExitCode {
+    if exit_code && plan.has_changes() { code::CHANGES.into() } else { ExitCode::SUCCESS }
 }
 
 /// Prints a plan.
