@@ -154,6 +154,30 @@ pub(crate) async fn plan(subject: &Subject, loaded: &Loaded) -> Result<Plan, Fai
     })
 }
 
+/// That all is as it was when a plan was written, if one was: only then it is shown or carried out.
+///
+/// # Errors
+/// When a machine has changed since.
+pub(crate) fn unchanged(written: Option<&Plan>, now: &Plan) -> Result<(), Failure> {
+    let Some(written) = written else { return Ok(()) };
+    for HostPart { machine, generation, .. } in &now.hosts {
+        let before = written.hosts.iter().find(|part| part.machine == *machine).map(|part| part.generation);
+        let why = match (before, generation) {
+            (Some(before), now) if before == *now => continue,
+            (Some(Some(before)), Some(now)) => format!(
+                "the plan was made for generation {before} of the file in force, which is {now} by now (srsctl history)"
+            ),
+            (Some(None), _) => "the cluster was started since the plan was made".to_owned(),
+            (Some(Some(_)), None) => "the supervisor has ended since the plan was made".to_owned(),
+            (None, _) => "the plan was made elsewhere, and has nothing of this machine".to_owned(),
+        };
+        let at = if now.hosts.len() > 1 { format!("{machine}: ") } else { String::new() };
+        let again = "make a new plan: srsctl plan -o PLAN FILE";
+        return Err(Failure::failed(format!("{at}nothing was touched: {why}; {again}")));
+    }
+    Ok(())
+}
+
 /// What `up` does where no supervisor runs: all is started, unless processes go on without one.
 fn without_supervisor(subject: &Subject, loaded: &Loaded) -> Result<HostPart, Failure> {
     let current = if orphans::living(subject.dirs()) > 0 { Some(subject.cluster_in_force()?) } else { None };

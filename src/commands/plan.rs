@@ -33,11 +33,12 @@ pub(crate) struct Args {
 /// Shows it.
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
     let Args { path, json, output, exit_code } = args;
-    let (subject, loaded, _) = change::to_bring_up(global, path.as_deref())?;
+    let (subject, loaded, written) = change::to_bring_up(global, path.as_deref())?;
     let plan = match Fleet::of_cluster(global, &subject, &loaded.cluster) {
         Some(fleet) => several::of_fleet(fleet, &loaded).await?,
         None => change::plan(&subject, &loaded).await?,
     };
+    change::unchanged(written.as_ref(), &plan)?;
     if let Some(output) = output {
         let whole = Plan { text: Some(loaded.text), ..plan.clone() };
         if output == Path::new("-") {

@@ -178,6 +178,9 @@ async fn apply(
     let client = subject.client();
     let plan = change::plan(subject, loaded).await?;
     let Some(generation) = plan.hosts.first().and_then(|host| host.generation) else { return Ok(false) };
+    if expected.is_some() {
+        change::unchanged(wish.planned.as_ref(), &plan)?;
+    }
     if plan.has_changes() {
         complain(&change::table(&plan, Paper { has_colour: false, ..Paper::stdout() }));
     }
