@@ -262,6 +262,46 @@ fn an_origin_that_moves_asks_for_its_encoders_and_keeps_the_players_of_the_edges
 }
 
 #[test]
+fn who_is_closed_at_the_end_of_a_stream_is_counted_where_the_encoder_or_the_origin_changes() {
+    let cluster = TestCluster::guide();
+    let guide = cluster.net.guide_with("{ end_of_stream: close }");
+    let with = |stream: &str| format!("{guide}encoder: {{ source: test-card, stream: {stream} }}\n");
+    cluster.write(&with("live/card"));
+    cluster.up();
+    let [first, second, ..] = cluster.net.edges();
+    let players = [first, second, second].map(|edge| rml::play(edge, "live/card").unwrap());
+    players.iter().for_each(|player| drop(player.record_after(0, 0.5)));
+    let encoder = rml::publish(cluster.net.origin(), STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let other = rml::play(first, STREAM).unwrap();
+    other.record_after(0, 0.5);
+
+    cluster.write(&with("live/other"));
+    let plan = json(&cluster.run(&["plan", "--json"]).expect_code(0));
+    let changes = plan["hosts"][0]["changes"].as_array().unwrap();
+    let change = changes.iter().find(|change| change["unit"] == "encoder").unwrap();
+    assert_eq!((&change["action"], &change["players"]), (&"restart".into(), &3.into()), "{plan:#}");
+    assert_eq!(change["streams"], Value::from(vec!["live/card"]));
+    cluster.run(&["up"]).expect_code(6).expect_words(&["restart encoder: 3 players (live/card)"]);
+    cluster.write(&guide);
+    cluster.run(&["up"]).expect_code(6).expect_words(&["stop encoder: 3 players (live/card)"]);
+    // With the origin all streams end.
+    cluster.write(&with("live/card").replace("port: 1935", "port: 1940"));
+    let done = cluster.run(&["up"]).expect_code(6);
+    done.expect_words(&[
+        "restart encoder: 3 players (live/card)",
+        "1 player, 2 encoders (live/card, live/livestream)",
+    ]);
+    assert!(players.iter().chain([&other]).all(|player| player.ended().is_none()));
+    cluster.write(&guide);
+    cluster.run(&["up", "--yes"]).expect_code(0);
+    players.iter().for_each(|player| drop(player.await_end()));
+    assert_eq!((encoder.ended(), other.ended()), (None, None));
+    cluster.run(&["plan", "--exit-code"]).expect_code(0);
+    cluster.down();
+}
+
+#[test]
 fn a_port_that_listens_elsewhere_is_moved_and_the_others_do_not_notice() {
     let (cluster, mut swarm) = with_swarm(20);
     let host = cluster.net.host(7);

@@ -12,7 +12,7 @@ use cluster::{Cluster, Port, ProcessSpec, Role, Target, UnitId};
 use control::api::Apply;
 use control::{Code, Error};
 
-use super::changes::{Moves, consent};
+use super::changes::{Ends, Moves, consent};
 use super::events;
 use super::job::{AwaitReady, Configure, Job, Removal, Step, Turn};
 use super::kernel::{Answer, InForce, Kernel, Program};
@@ -57,7 +57,10 @@ impl Reconciler {
     ) -> Turn {
         let mut changes = compare(Some(&self.cluster), &new);
         let since = asked.unwrap_or(now);
-        let stopped = changes.iter().filter(|it| matches!(it.action, Action::Stop | Action::Restart));
+        // Of those that stay, players may go with a stream that ends.
+        let is_all = Ends::of(&self.cluster, &new).some();
+        let stopped =
+            changes.iter().filter(|it| is_all || matches!(it.action, Action::Stop | Action::Restart));
         let stopped = stopped.filter_map(|change| self.member(&change.unit));
         let is_old = |member: &&Member| {
             let is_running = matches!(member.machine.state(), State::Running { .. });
@@ -71,7 +74,7 @@ impl Reconciler {
             }
             return Turn::Wait(Step::Weigh { file, new, asked: Some(since) }, Some(end));
         }
-        self.count(&mut changes, now);
+        self.count(&mut changes, &new, now);
         match self.plan(file, *new, &changes, job, kernel) {
             Ok(()) => Turn::Done,
             Err(error) => Turn::Failed(error),

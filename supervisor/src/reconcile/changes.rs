@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use cluster::plan::{Action, Change, HostPart};
-use cluster::{Cluster, Port, Role, UnitId};
+use cluster::{Cluster, EndOfStream, Port, Role, UnitId};
 use control::api::Apply;
 use control::{Code, Error};
 
@@ -54,6 +54,39 @@ impl Moves {
     }
 }
 
+/// The streams that end with a change, on whichever machine it is made.
+pub(super) struct Ends<'a> {
+    /// That of the encoder.
+    encoder: Option<&'a str>,
+    /// All.
+    origin: bool,
+}
+
+impl<'a> Ends<'a> {
+    pub(super) fn of(current: &'a Cluster, new: &Cluster) -> Self {
+        let origins = |cluster: &Cluster| -> Vec<_> {
+            let all = cluster.origins.iter().chain(&cluster.elsewhere);
+            all.filter(|port| port.role == Role::Origin).map(|port| (port.id(), port.listen)).collect()
+        };
+        let origin = origins(current) != origins(new);
+        let encoder = current.encoder.as_ref().filter(|_| origin || current.encoder != new.encoder);
+        Self { encoder: encoder.map(|encoder| encoder.stream.as_str()), origin }
+    }
+
+    /// Whether there are any.
+    pub(super) fn some(&self) -> bool {
+        self.origin || self.encoder.is_some()
+    }
+
+    /// Whose change ends this one, if any does.
+    fn by(&self, stream: &str) -> Option<Role> {
+        if self.encoder == Some(stream) {
+            return Some(Role::Encoder);
+        }
+        self.origin.then_some(Role::Origin)
+    }
+}
+
 /// Whether not both can be bound.
 fn overlap(a: &Port, b: &Port) -> bool {
     a.port == b.port && (a.listen == b.listen || a.listen.is_unspecified() || b.listen.is_unspecified())
@@ -63,12 +96,12 @@ impl Reconciler {
     /// What bringing `new` into force would do now.
     pub(super) fn host_part(&self, new: &Cluster, now: Instant) -> HostPart {
         let mut changes = compare(Some(&self.cluster), new);
-        self.count(&mut changes, now);
+        self.count(&mut changes, new, now);
         HostPart { machine: HostPart::HERE.to_owned(), generation: Some(self.generation), changes }
     }
 
     /// Says of each change whom it disconnects.
-    pub(super) fn count(&self, changes: &mut [Change], now: Instant) {
+    pub(super) fn count(&self, changes: &mut [Change], new: &Cluster, now: Instant) {
         for change in changes.iter_mut().filter(|it| matches!(it.action, Action::Stop | Action::Restart)) {
             let is_origin = change.unit.parts().0 == Role::Origin;
             // The encoder is connected to others, and nobody to it.
@@ -87,6 +120,41 @@ impl Reconciler {
             change.encoders = Some(if is_origin { report.process.publishers } else { 0 });
             let used = report.streams.iter().filter(|it| it.players > 0 || is_origin && it.publishing);
             change.streams = used.map(|stream| stream.stream.clone()).collect();
+        }
+        self.count_ended(changes, new, now);
+    }
+
+    /// Says whom the end of a stream disconnects: the players of ports that stay, and close them then. It is told of the encoder or the
+    /// origin; where that is on another machine, of the port.
+    fn count_ended(&self, changes: &mut [Change], new: &Cluster, now: Instant) {
+        let ends = Ends::of(&self.cluster, new);
+        let stops = |change: &Change| matches!(change.action, Action::Stop | Action::Restart);
+        let closing = new.ports().filter(|port| port.options.end_of_stream == EndOfStream::Close);
+        for id in closing.filter(|_| ends.some()).map(Port::id) {
+            let is_counted = changes.iter().any(|change| change.unit == id && stops(change));
+            let Some(member) = self.member(&id).filter(|it| it.live.is_some() && !is_counted) else {
+                continue;
+            };
+            let mut add = |by: Role, players: Option<u32>, stream: Option<&str>| {
+                let cause = changes.iter().position(|it| it.unit.parts().0 == by && stops(it));
+                let Some(place) = cause.or_else(|| changes.iter().position(|it| it.unit == id)) else {
+                    return;
+                };
+                let Some(change) = changes.get_mut(place) else { return };
+                change.players = change.players.zip(players).map(|(some, more)| some.saturating_add(more));
+                if let Some(stream) = stream.filter(|name| !change.streams.iter().any(|it| it == name)) {
+                    change.streams.push(stream.to_owned());
+                }
+            };
+            let Some(report) = member.fresh_report(now) else {
+                add(if ends.encoder.is_some() { Role::Encoder } else { Role::Origin }, None, None);
+                continue;
+            };
+            for row in report.streams.iter().filter(|row| row.publishing && row.players > 0) {
+                if let Some(by) = ends.by(&row.stream) {
+                    add(by, Some(row.players), Some(&row.stream));
+                }
+            }
         }
     }
 
