@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cluster::file::ClusterFile;
 use cluster::plan::{Action, Change, HostPart, Plan, SCHEMA, digest, summary};
-use cluster::{Cluster, Span};
+use cluster::{Cluster, Span, UnitId};
 use control::api::Apply;
 use supervisor::{ClientError, DRAIN_MAX, compare, orphans};
 
@@ -190,7 +190,7 @@ pub(crate) fn unasked(current: Option<&Cluster>, wanted: &Cluster) -> Vec<Change
     let mut changes = compare(current, wanted);
     for change in changes.iter_mut().filter(|it| matches!(it.action, Action::Stop | Action::Restart)) {
         // They are not asked.
-        let is_port = change.unit != cluster::UnitId::encoder();
+        let is_port = change.unit != UnitId::encoder();
         let is_origin = change.unit.parts().0 == cluster::Role::Origin;
         change.players = change.players.filter(|_| !is_port);
         change.encoders = change.encoders.filter(|_| !is_origin);
@@ -198,8 +198,8 @@ pub(crate) fn unasked(current: Option<&Cluster>, wanted: &Cluster) -> Vec<Change
     changes
 }
 
-/// A plan as a person reads it.
-pub(crate) fn table(plan: &Plan, paper: Paper) -> String {
+/// A plan as a person reads it, who has consented or has not.
+pub(crate) fn table(plan: &Plan, consent: bool, paper: Paper) -> String {
     let mut table = Table::new([
         Column::Yielding("HOST"),
         Column::Left("ROLE"),
@@ -228,12 +228,23 @@ pub(crate) fn table(plan: &Plan, paper: Paper) -> String {
             change.why.join("; ").into(),
         ]);
     }
-    format!("{}\n\n{}", headline(plan), table.render(paper))
+    format!("{}\n\n{}", headline(plan, consent), table.render(paper))
+}
+
+/// A path as a word of a shell's command.
+pub(crate) fn shell_word(path: &Path) -> String {
+    let word = path.display().to_string();
+    let word = if word.starts_with('-') { format!("./{word}") } else { word };
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return word;
+    }
+    format!("'{}'", word.replace('\'', r"'\''"))
 }
 
 /// What a plan comes to.
-fn headline(plan: &Plan) -> String {
-    let (cluster, file) = (&plan.cluster, &plan.file);
+fn headline(plan: &Plan, consent: bool) -> String {
+    let (cluster, file) = (text::clean(&plan.cluster), text::clean(&plan.file));
     let against = match plan.hosts.first().and_then(|host| host.generation) {
         Some(generation) => format!(", against generation {generation}"),
         None => ", no supervisor runs".to_owned(),
@@ -241,12 +252,15 @@ fn headline(plan: &Plan) -> String {
     let what = if plan.has_changes() { summary(plan.changes()) } else { "nothing to change".to_owned() };
     let cut: Vec<&Change> = plan.changes().filter(|change| change.disconnects()).collect();
     let sum = |of: fn(&Change) -> Option<u32>| cut.iter().map(|change| of(change)).sum::<Option<u32>>();
+    let needs = if consent { "" } else { ": needs --yes" };
     let whom = match (cut.is_empty(), sum(|it| it.players), sum(|it| it.encoders)) {
         (true, _, _) => ", nobody is disconnected".to_owned(),
-        (false, Some(players), Some(encoders)) => {
-            format!(", disconnects {players} players and {encoders} encoders: needs --yes")
+        (false, players @ Some(_), encoders @ Some(_)) => {
+            let all =
+                Change { players, encoders, ..Change::new(UnitId::encoder(), Action::Nothing, Vec::new()) };
+            format!(", disconnects {}{needs}", all.whom())
         }
-        (false, _, _) => ", may disconnect players or encoders: needs --yes".to_owned(),
+        (false, _, _) => format!(", may disconnect players or encoders{needs}"),
     };
     format!("cluster {cluster}, {file}{against}: {what}{whom}")
 }
@@ -254,7 +268,7 @@ fn headline(plan: &Plan) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::{Role, UnitId};
+    use cluster::Role;
 
     #[test]
     fn a_plan_is_a_table_of_what_happens_to_whom_and_why() {
@@ -267,7 +281,7 @@ mod tests {
             of(edge(1937), Action::Start, "added to the file"),
             of(edge(1936), Action::Stop, "removed from the file"),
         ];
-        changes[3].players = Some(12);
+        (changes[3].players, changes[3].encoders) = (Some(12), Some(1));
         let part = HostPart { machine: HostPart::HERE.to_owned(), generation: Some(3), changes };
         let plan = Plan {
             schema: SCHEMA.to_owned(),
@@ -278,17 +292,33 @@ mod tests {
             hosts: vec![part],
         };
         snapbox::assert_data_eq!(
-            table(&plan, Paper::PLAIN),
+            table(&plan, false, Paper::PLAIN),
             snapbox::str![[r#"
-cluster live, /srv/live/cluster.yaml, against generation 3: 1 started, 1 stopped, 1 reconfigured, disconnects 12 players and 0 encoders: needs --yes
+cluster live, /srv/live/cluster.yaml, against generation 3: 1 started, 1 stopped, 1 reconfigured, disconnects 12 players, 1 encoder: needs --yes
 
 HOST      ROLE   PORT ACTION      PLAYERS ENCODERS WHY
 127.0.0.5 origin 1935 reconfigure       -        - 1 fewer forward target
 127.0.0.6 edge   1935 nothing           -        -
 127.0.0.6 edge   1937 start             -        - added to the file
-127.0.0.6 edge   1936 stop             12        - removed from the file
+127.0.0.6 edge   1936 stop             12        1 removed from the file
 
 "#]]
         );
+        // Whose name obeys is shown as one that does not.
+        let mut plan = Plan { file: "/srv/\u{1b}[2J.yaml".to_owned(), ..plan };
+        plan.hosts[0].changes[3].players = Some(1);
+        plan.hosts[0].changes[3].encoders = Some(0);
+        assert_eq!(
+            table(&plan, true, Paper::PLAIN).lines().next().unwrap(),
+            "cluster live, /srv/\u{fffd}[2J.yaml, against generation 3: 1 started, 1 stopped, 1 reconfigured, disconnects 1 player"
+        );
+    }
+
+    #[test]
+    fn a_path_is_one_word_for_a_shell() {
+        assert_eq!(shell_word(Path::new("/srv/live/plan.json")), "/srv/live/plan.json");
+        assert_eq!(shell_word(Path::new("my plan.json")), "'my plan.json'");
+        assert_eq!(shell_word(Path::new("it's $HOME")), r"'it'\''s $HOME'");
+        assert_eq!(shell_word(Path::new("-x")), "./-x");
     }
 }

@@ -46,7 +46,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
             return Ok(ended(&plan, exit_code));
         }
         change::write(&whole, &output)?;
-        complain(&format!("carry it out with: srsctl up {}", output.display()));
+        complain(&format!("carry it out with: srsctl up {}", change::shell_word(&output)));
     }
     show(&plan, json)?;
     Ok(ended(&plan, exit_code))
@@ -58,5 +58,5 @@ fn ended(plan: &Plan, exit_code: bool) -> ExitCode {
 
 /// Prints a plan.
 pub(crate) fn show(plan: &Plan, json: bool) -> Result<bool, Failure> {
-    if json { print_json(plan) } else { print_clean(&change::table(plan, Paper::stdout())) }
+    if json { print_json(plan) } else { print_clean(&change::table(plan, false, Paper::stdout())) }
 }

@@ -182,7 +182,7 @@ async fn apply(
         change::unchanged(wish.planned.as_ref(), &plan)?;
     }
     if plan.has_changes() {
-        complain(&change::table(&plan, Paper { has_colour: false, ..Paper::stdout() }));
+        complain(&change::table(&plan, wish.cost.yes, Paper { has_colour: false, ..Paper::stdout() }));
     }
     let request = wish.request(loaded, Some(expected.unwrap_or(generation)));
     tokio::select! {
