@@ -57,6 +57,6 @@ fn ended(plan: &Plan, exit_code: bool) -> ExitCode {
 }
 
 /// Prints a plan.
-pub(crate) fn show(plan: &Plan, json: bool) -> Result<bool, Failure> {
+fn show(plan: &Plan, json: bool) -> Result<bool, Failure> {
     if json { print_json(plan) } else { print_clean(&change::table(plan, false, Paper::stdout())) }
 }

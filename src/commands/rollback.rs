@@ -57,10 +57,10 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     let (subject, loaded) = Subject::of_loaded(global, file)?;
     let loaded = Loaded { path: earlier.path.clone(), ..loaded };
     let fleet = Fleet::of_cluster(global, &subject, &loaded.cluster);
-    if dry_run {
-        return up::rehearse(fleet, &subject, &loaded).await;
-    }
     let wish = Wish { cost, rollback: Some(number), planned: None };
+    if dry_run {
+        return up::rehearse(fleet, &subject, &loaded, &wish).await;
+    }
     let code = up::carry_out((fleet, &reach), &subject, &loaded, &wish).await?;
     if std::fs::read_to_string(&loaded.path).is_ok_and(|text| text != loaded.text) {
         let path = loaded.path.display();

@@ -60,10 +60,11 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
         return in_foreground(&subject, loaded).await;
     }
     let fleet = Fleet::of_cluster(global, &subject, &loaded.cluster);
+    let wish = Wish { cost, rollback: None, planned };
     if dry_run {
-        return rehearse(fleet, &subject, &loaded).await;
+        return rehearse(fleet, &subject, &loaded, &wish).await;
     }
-    carry_out((fleet, &reach), &subject, &loaded, &Wish { cost, rollback: None, planned }).await
+    carry_out((fleet, &reach), &subject, &loaded, &wish).await
 }
 
 /// Shows what bringing a file into force would do.
@@ -71,12 +72,14 @@ pub(crate) async fn rehearse(
     fleet: Option<Fleet>,
     subject: &Subject,
     loaded: &Loaded,
+    wish: &Wish,
 ) -> Result<ExitCode, Failure> {
     let plan = match fleet {
         Some(fleet) => plan::several::of_fleet(fleet, loaded).await?,
         None => change::plan(subject, loaded).await?,
     };
-    plan::show(&plan, false).map(|_| ExitCode::SUCCESS)
+    change::unchanged(wish.planned.as_ref(), &plan)?;
+    print_clean(&change::table(&plan, wish.cost.yes, Paper::stdout())).map(|_| ExitCode::SUCCESS)
 }
 
 /// Brings a file into force, on each machine of the cluster, and waits until all is as it says.
