@@ -27,9 +27,12 @@ impl Paper {
 
     /// Standard output.
     pub(crate) fn stdout() -> Self {
-        let size = tcgetwinsize(rustix::stdio::stdout()).ok();
-        let columns = size.map_or(0, |size| usize::from(size.ws_col));
-        Self { columns: columns.max(WIDTH), has_colour: has_colour() }
+        Self { columns: columns().unwrap_or(WIDTH), has_colour: has_colour() }
+    }
+
+    /// Standard output; where that is no terminal, as wide as it has to be, since programs read it.
+    pub(crate) fn whole() -> Self {
+        Self { columns: columns().unwrap_or(usize::MAX), has_colour: has_colour() }
     }
 
     /// `text`, clean, in the colour of `look`.
@@ -43,6 +46,12 @@ impl Paper {
         };
         format!("\x1b[{colour}m{text}\x1b[0m")
     }
+}
+
+/// How wide a terminal is.
+fn columns() -> Option<usize> {
+    let size = tcgetwinsize(rustix::stdio::stdout()).ok()?;
+    Some(usize::from(size.ws_col).max(WIDTH))
 }
 
 /// What a text tells at a glance; colour is for what is wrong.

@@ -356,6 +356,10 @@ fn what_was_in_force_is_listed_and_comes_back_through_the_same_plan() {
     under(&mut swarm, &cluster, &["rollback", "1"]).expect_code(0).expect_words(&["1 started"]);
     let history = cluster.run(&["history"]).expect_code(0);
     assert!(history.stdout.lines().last().unwrap().contains("rollback to 1"), "{history:?}");
+    assert!(
+        history.stdout.contains("(pid ") && !history.stdout.contains('…'),
+        "who asked is whole: {history:?}"
+    );
     cluster.run(&["rollback", "77"]).expect_code(1).expect_words(&["no file 77", "1, 2, 3, 4, 5"]);
     cluster.write(&guide);
     cluster.run(&["plan", "--exit-code"]).expect_code(0);

@@ -94,7 +94,7 @@ pub(crate) async fn run(global: &Global, Args { path, json, text, host }: Args) 
     if all.is_empty() {
         return Err(never_up(subject.name()));
     }
-    print_clean(&table(&all, Paper::stdout()))?;
+    print_clean(&table(&all, Paper::whole()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -116,7 +116,7 @@ fn show(all: &several::Histories, json: bool, text: Option<u64>) -> Result<ExitC
     if entries.is_empty() {
         return Err(never_up(&all.cluster));
     }
-    print_clean(&several::table(&entries, all.machines(), Paper::stdout()))?;
+    print_clean(&several::table(&entries, all.machines(), Paper::whole()))?;
     Ok(ExitCode::SUCCESS)
 }
 
