@@ -182,7 +182,7 @@ pub(crate) fn unchanged(written: Option<&Plan>, now: &Plan) -> Result<(), Failur
 fn without_supervisor(subject: &Subject, loaded: &Loaded) -> Result<HostPart, Failure> {
     let current = if orphans::living(subject.dirs()) > 0 { Some(subject.cluster_in_force()?) } else { None };
     let changes = unasked(current.as_ref(), &loaded.cluster);
-    Ok(HostPart { machine: HostPart::HERE.to_owned(), generation: None, changes })
+    Ok(HostPart { machine: HostPart::HERE.to_owned(), generation: None, busy: None, changes })
 }
 
 /// What makes of the `current` cluster, which goes on without a supervisor, the one that is wanted.
@@ -228,7 +228,17 @@ pub(crate) fn table(plan: &Plan, consent: bool, paper: Paper) -> String {
             change.why.join("; ").into(),
         ]);
     }
-    format!("{}\n\n{}", headline(plan, consent), table.render(paper))
+    let busy: String =
+        plan.hosts.iter().filter_map(|host| Some((&host.machine, host.busy.as_ref()?))).map(busy).collect();
+    format!("{}{busy}\n\n{}", headline(plan, consent), table.render(paper))
+}
+
+/// That something else is under way on a machine.
+fn busy((machine, what): (&String, &String)) -> String {
+    let (machine, what) = (text::clean(machine), text::clean(what));
+    format!(
+        "\n{machine}: the supervisor is busy: {what}; this is against the file that is in force when that is done, and whom that disconnects is not counted"
+    )
 }
 
 /// A path as a word of a shell's command.
@@ -254,6 +264,9 @@ fn headline(plan: &Plan, consent: bool) -> String {
     let sum = |of: fn(&Change) -> Option<u32>| cut.iter().map(|change| of(change)).sum::<Option<u32>>();
     let needs = if consent { "" } else { ": needs --yes" };
     let whom = match (cut.is_empty(), sum(|it| it.players), sum(|it| it.encoders)) {
+        (true, _, _) if plan.hosts.iter().any(|host| host.busy.is_some()) => {
+            ", nobody else is disconnected".to_owned()
+        }
         (true, _, _) => ", nobody is disconnected".to_owned(),
         (false, players @ Some(_), encoders @ Some(_)) => {
             let all =
@@ -282,7 +295,7 @@ mod tests {
             of(edge(1936), Action::Stop, "removed from the file"),
         ];
         (changes[3].players, changes[3].encoders) = (Some(12), Some(1));
-        let part = HostPart { machine: HostPart::HERE.to_owned(), generation: Some(3), changes };
+        let part = HostPart { machine: HostPart::HERE.to_owned(), generation: Some(3), busy: None, changes };
         let plan = Plan {
             schema: SCHEMA.to_owned(),
             cluster: "live".to_owned(),

@@ -398,8 +398,8 @@ fn a_plan_that_was_written_is_carried_out_only_if_nothing_has_changed_since() {
     cluster.run(&["up", "second.json"]).expect_code(0).expect_words(&["5 reconfigured"]);
     for args in [&["up", "third.json"][..], &["up", "--dry-run", "third.json"], &["plan", "third.json"]] {
         let done = cluster.run(args).expect_code(1);
-        done.expect_words(&["nothing was touched", "made for generation 1 of the file in force, which is 2"]);
         assert!(!format!("{done:?}").contains("ACTION"), "no table of what is not done: {done:?}");
+        done.expect_words(&["nothing was touched", "made for generation 1 of the file in force, which is 2"]);
     }
     let broken = fs::read_to_string(cluster.dir.path().join("third.json")).unwrap();
     fs::write(
@@ -450,6 +450,16 @@ fn a_supervisor_that_is_killed_in_the_middle_of_a_change_costs_no_player_of_the_
     let mut up = up.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
     let lines = lines_of(up.stderr.take().unwrap());
     await_line(&mut swarm, &lines, "takes nobody any more");
+    // Who looks meanwhile is told that this is not all.
+    let busy = "it applies a changed file";
+    under(&mut swarm, &cluster, &["plan"]).expect_code(0).expect_words(&[
+        "nobody else is disconnected",
+        "the supervisor is busy",
+        busy,
+        "when that is done",
+    ]);
+    let plan = json(&under(&mut swarm, &cluster, &["plan", "--json"]).expect_code(0));
+    assert!(plan["hosts"][0]["busy"].as_str().unwrap().contains(busy), "{plan:#}");
     signal(supervisor, Signal::SIGKILL);
     run_until(&mut swarm, "up ends", |_| up.try_wait().unwrap().is_some());
     assert!(!up.wait().unwrap().success());

@@ -49,6 +49,10 @@ pub struct HostPart {
     pub machine: String,
     /// The number of the file in force that it is compared with; none where no supervisor runs.
     pub generation: Option<u64>,
+    /// What a command has the supervisor do, for a person. The changes are those against the file in force when that is done, and whom it
+    /// disconnects is not counted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub busy: Option<String>,
     /// Each process, with those to which nothing is done.
     pub changes: Vec<Change>,
 }

@@ -52,5 +52,5 @@ async fn part(fleet: &Fleet, place: &Place, loaded: &Loaded) -> Result<HostPart,
     let current = look.in_force.map(|text| ClusterFile::new(loaded.path.clone(), text));
     let current = current.and_then(|file| parse(&file).ok()).map(|cluster| cluster.only(&hosts));
     let changes = change::unasked(current.as_ref(), &loaded.cluster.clone().only(&hosts));
-    Ok(HostPart { machine: place.to_string(), generation: None, changes })
+    Ok(HostPart { machine: place.to_string(), generation: None, busy: None, changes })
 }

@@ -7,6 +7,7 @@ use cluster::{Cluster, EndOfStream, Port, Role, UnitId};
 use control::api::Apply;
 use control::{Code, Error};
 
+use super::job::Job;
 use super::plan::compare;
 use super::reconciler::Reconciler;
 
@@ -95,9 +96,11 @@ fn overlap(a: &Port, b: &Port) -> bool {
 impl Reconciler {
     /// What bringing `new` into force would do now.
     pub(super) fn host_part(&self, new: &Cluster, now: Instant) -> HostPart {
-        let mut changes = compare(Some(&self.cluster), new);
+        let mut changes =
+            compare(Some(self.job.as_ref().and_then(Job::coming).unwrap_or(&self.cluster)), new);
         self.count(&mut changes, new, now);
-        HostPart { machine: HostPart::HERE.to_owned(), generation: Some(self.generation), changes }
+        let (machine, busy) = (HostPart::HERE.to_owned(), self.queue.busy(now));
+        HostPart { machine, generation: Some(self.generation), busy, changes }
     }
 
     /// Says of each change whom it disconnects.

@@ -41,6 +41,14 @@ impl Job {
         Self { client, steps: steps.into_iter().collect(), ..Self::default() }
     }
 
+    /// What is in force when it is done, if that is yet to come.
+    pub(crate) fn coming(&self) -> Option<&Cluster> {
+        self.steps.iter().find_map(|step| match step {
+            Step::Commit { new, .. } => Some(&**new),
+            _ => None,
+        })
+    }
+
     /// Has `steps` done before those that are left.
     pub(crate) fn push_first(
         &mut self,

@@ -61,7 +61,7 @@ pub(crate) struct Reconciler {
     pub(super) started: Instant,
     pub(super) queue: Queue,
     /// What the queue says to run; what is answered at once has none.
-    job: Option<Job>,
+    pub(super) job: Option<Job>,
     /// Clients that wait for a status in which all is new, or a plan that is made of one.
     pub(super) asked: Vec<Question>,
     spacing: Spacing,
