@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cluster::{Cluster, Machine};
+use cluster::{Cluster, Machine, Port, UnitId};
 use remote::{Exchange, Hello, Problem, Session, Ssh};
 use serde::de::DeserializeOwned;
 use supervisor::{Client, ClusterDirs, Dial, Dialling, Holder, StateRoots, Stream, preflight};
@@ -43,6 +43,11 @@ pub(crate) struct Reach {
     pub(crate) skip_unreachable: bool,
 }
 
+/// What follows of the end of a session for who reads what comes from a machine.
+pub(crate) fn not_followed(machine: &str) -> String {
+    format!("nothing of {machine} is shown until it answers; should it not come back, begin anew")
+}
+
 /// The machines of a cluster.
 #[derive(Debug)]
 pub(crate) struct Fleet {
@@ -58,6 +63,8 @@ pub(crate) struct Fleet {
 #[derive(Clone, Debug)]
 pub(crate) struct Place {
     machine: Machine,
+    /// The ports that are there, as the file says.
+    ports: Vec<UnitId>,
     session: Option<Result<Session, Problem>>,
 }
 
@@ -86,7 +93,12 @@ impl Fleet {
         }
         let (dirs, roots) = (subject.dirs().clone(), subject.roots().clone());
         let ssh = ssh(global, &dirs);
-        let places = machines.into_iter().map(|machine| Place { machine, session: None }).collect();
+        let place = |machine: Machine| {
+            let all = cluster.ports().chain(&cluster.elsewhere);
+            let ports = all.filter(|port| machine.hosts.contains(&port.host.name)).map(Port::id).collect();
+            Place { machine, ports, session: None }
+        };
+        let places = machines.into_iter().map(place).collect();
         Some(Self { dirs, roots, ssh, places, skipped: Vec::new() })
     }
 
@@ -275,6 +287,11 @@ impl Place {
     /// Its hosts.
     pub(crate) fn hosts(&self) -> &[String] {
         &self.machine.hosts
+    }
+
+    /// The ports that are there, as the file says.
+    pub(crate) fn ports(&self) -> &[UnitId] {
+        &self.ports
     }
 
     /// Who is there.

@@ -120,6 +120,7 @@ fn a_machine_that_is_dead_keeps_the_rest_from_being_touched_unless_it_is_left_ou
     hosts.run(&["status"]).expect_code(4).expect_words(&[
         "unreachable",
         "machines 2/3",
+        "edges 2/4",
         "nothing is known of it",
     ]);
 
@@ -128,7 +129,13 @@ fn a_machine_that_is_dead_keeps_the_rest_from_being_touched_unless_it_is_left_ou
     hosts.run(&["status"]).expect_code(0);
     hosts.cut(7, true);
     let seen = hosts.run(&["status"]).expect_code(4);
-    seen.expect_words(&["192.168.1.7", "2 of 2 were ready then", "what is known of it is", "old"]);
+    seen.expect_words(&[
+        "edges 2/4",
+        "192.168.1.7",
+        "2 of 2 were ready then",
+        "what is known of it is",
+        "old",
+    ]);
 }
 
 #[test]

@@ -155,7 +155,8 @@ pub enum UnitState {
     Flapping,
     /// Will not be started again without a change: bad config or missing binary.
     Failed,
-    /// A process holds this unit's lock that cannot be proved to be ours: nothing is done to it.
+    /// A process holds this unit's lock that cannot be proved to be ours: nothing is done to it. Of a cluster on several machines also:
+    /// its machine, or the supervisor there, does not answer.
     Unknown,
 }
 

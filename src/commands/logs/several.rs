@@ -10,7 +10,7 @@ use super::show::show;
 use super::tail::{Found, Wanted};
 use crate::failure::Failure;
 use crate::fleet::operation::Operation;
-use crate::fleet::{Fleet, Place};
+use crate::fleet::{Fleet, Place, not_followed};
 use crate::terminal::{complain, is_reader_gone};
 
 /// Batches of lines that wait to be shown.
@@ -89,6 +89,8 @@ async fn follow(place: &Place, operation: &Operation, batches: &mpsc::Sender<Res
         Ok(())
     };
     if let Err(failure) = outcome.await {
-        let _ = batches.send(Err(failure)).await;
+        let failure: Failure = failure;
+        let said = format!("{}; {}", failure.to_string().trim_end(), not_followed(&place.to_string()));
+        let _ = batches.send(Err(Failure::failed(said))).await;
     }
 }

@@ -1,8 +1,9 @@
 //! `srsctl service run`.
 
+use std::fs::DirBuilder;
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::process::ExitCode;
@@ -344,6 +345,10 @@ impl Door {
     fn open(dirs: &ClusterDirs) -> Result<Self, Failure> {
         let path = dirs.service_socket();
         let fail = |e: io::Error| Failure::failed(format!("cannot listen on {}: {e}", path.display()));
+        if let Some(directory) = path.parent() {
+            // Under systemd it is there.
+            DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(fail)?;
+        }
         let listener = listen(&path).map_err(fail)?;
         let (sender, asked) = mpsc::channel(ASKED);
         Ok(Self {

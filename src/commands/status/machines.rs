@@ -5,9 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cluster::Cluster;
 use cluster::stats::ForwardState;
-use cluster::status::{SCHEMA, Status};
+use cluster::status::{Health, SCHEMA, Status, UnitState, UnitStatus};
+use cluster::{Cluster, UnitId};
 use serde::{Deserialize, Serialize};
 use supervisor::ClientError;
 use tokio::task::JoinSet;
@@ -140,8 +140,12 @@ fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole
             let busy = status.busy.map(|busy| format!("{place}: {busy}"));
             whole.busy = whole.busy.take().or(busy);
         }
-        Err(None) => row.state = "not-running",
+        Err(None) => {
+            row.state = "not-running";
+            whole.units.extend(place.ports().iter().map(|port| unheard(port, UnitState::Stopped)));
+        }
         Err(Some(why)) => {
+            whole.units.extend(place.ports().iter().map(|port| unheard(port, UnitState::Unknown)));
             row.state = if place.problem().is_some() { "unreachable" } else { "unknown" };
             let known = file.and_then(|file| read(&file));
             let told = known.as_ref().map(|known| {
@@ -154,6 +158,35 @@ fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole
         }
     }
     row
+}
+
+/// A port of a machine that does not tell of it: it is one of the cluster's all the same.
+fn unheard(id: &UnitId, state: UnitState) -> UnitStatus {
+    let (role, host, port) = id.parts();
+    UnitStatus {
+        id: id.clone(),
+        role,
+        host: host.to_owned(),
+        port,
+        state,
+        health: Health::Unknown,
+        note: String::new(),
+        pid: None,
+        keeper_pid: None,
+        uptime_ms: None,
+        restarts: 0,
+        resumed: 0,
+        renewed: 0,
+        cold_starts: 0,
+        lost: 0,
+        version: None,
+        program: None,
+        last_exit: None,
+        stats: None,
+        stats_age_ms: None,
+        config: String::new(),
+        log: String::new(),
+    }
 }
 
 /// Where is kept what a machine said last; of this machine nothing is.
