@@ -3,8 +3,9 @@
 use std::net::SocketAddr;
 
 use cluster::status::Health;
+use nix::sys::signal::Signal;
 
-use crate::support::cluster::{TestCluster, find};
+use crate::support::cluster::{TestCluster, find, signal};
 use crate::support::raw::{Raw, amf, chunk_header, command, message};
 use crate::support::{CARD_MS, SOON, STREAM, card, rml, wait_for};
 
@@ -47,6 +48,44 @@ fn a_publisher_beyond_max_streams_is_told_counted_and_shown_with_the_cause() {
     );
     assert_eq!(origin.stats.map(|stats| (stats.refused, stats.refused_publishers)), Some((1, 1)));
     cluster.run(&["status"]).expect_words(&["publishers refused", "max_streams"]);
+}
+
+/// Comes to play, and waits to be told that all places are taken.
+fn await_refusal(edge: SocketAddr) {
+    let player = rml::play(edge, STREAM).unwrap();
+    wait_for("a refusal", SOON, || {
+        let codes = player.codes();
+        if codes.iter().any(|code| code == "NetStream.Play.Failed") {
+            Ok(())
+        } else {
+            Err(format!("{codes:?}"))
+        }
+    });
+}
+
+/// More players than a port has slots when the file allows them no more, those for its origin's address among them.
+#[test]
+fn a_limit_lowered_below_the_players_there_keeps_them_and_does_not_lock_the_origin_out() {
+    const PLAYERS: usize = 120;
+    let cluster = TestCluster::with(|net| net.guide_with("{ max_connections: 200, max_streams: 1 }"));
+    cluster.up();
+    let (origin, edge) = (cluster.net.origin(), cluster.net.edges()[0]);
+    let before = rml::publish(origin, STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let players: Vec<_> = (0..PLAYERS).map(|_| rml::play(edge, STREAM).unwrap()).collect();
+    players.iter().for_each(|player| player.await_started());
+
+    cluster.write(&cluster.net.guide_with("{ max_connections: 5, max_streams: 1 }"));
+    cluster.run(&["up"]).expect_code(0).expect_words(&["max_connections: 200 → 5"]);
+    await_refusal(edge);
+
+    let old = cluster.pid(origin);
+    signal(cluster.keeper(origin), Signal::SIGKILL);
+    cluster.await_successor(origin, old);
+    drop(before);
+    let _encoder = rml::publish(origin, STREAM, card(), Some(CARD_MS));
+    players.iter().for_each(|player| player.await_more(20));
+    assert!(players.iter().all(|player| player.ended().is_none()));
 }
 
 #[test]

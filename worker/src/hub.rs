@@ -162,9 +162,22 @@ impl Hub {
         self.spec.borrow().options.queue_length.as_millis().into()
     }
 
+    /// How many slots there are, and whether streams come from the address of `peer`.
     fn room_for(&self, peer: SocketAddr) -> (usize, bool) {
         let spec = self.spec.borrow();
-        (spec.connections() as usize, spec.sources.contains(&peer.ip().to_canonical()))
+        let is_source = spec.sources.contains(&peer.ip().to_canonical());
+        let capacity = spec.connections() as usize;
+        if self.conns() < capacity {
+            return (capacity, is_source);
+        }
+        // No more than an earlier spec allowed: beyond the limits nobody comes to play or to publish.
+        (spec.connections_beside(self.players.get(), self.publishers()) as usize, is_source)
+    }
+
+    /// Streams that are published.
+    pub(crate) fn publishers(&self) -> u32 {
+        let publishers = self.channels.borrow().values().filter(|channel| channel.is_publishing()).count();
+        u32::try_from(publishers).unwrap_or(u32::MAX)
     }
 
     /// Whether a connection from `peer` is refused while others wait to be accepted: its address has had too many that came to nothing.

@@ -38,12 +38,11 @@ impl Service for Port {
         let hub = &self.hub;
         let c = &hub.counters;
         let (loop_lag_p99_ms, loop_lag_max_ms) = hub.lag.p99_and_max();
-        let publishers = hub.channels().iter().filter(|channel| channel.is_publishing()).count();
         ProcessStats {
             beats: c.beats.get(),
             connections: u32::try_from(hub.conns()).unwrap_or(u32::MAX),
             players: hub.players.get(),
-            publishers: u32::try_from(publishers).unwrap_or(u32::MAX),
+            publishers: hub.publishers(),
             accepted: c.accepted.get(),
             refused: hub.tally.refused(),
             refused_publishers: hub.tally.refused_publishers(),

@@ -468,8 +468,16 @@ impl WorkerSpec {
     /// The connections this worker takes in: players, publishers and the reserve.
     #[must_use]
     pub fn connections(&self) -> u32 {
+        self.connections_beside(0, 0)
+    }
+
+    /// The same while `players` play and `publishers` publish. There may be more of them than the options allow: they came when those
+    /// allowed more, and they stay. The reserve is there for others all the same.
+    #[must_use]
+    pub fn connections_beside(&self, players: u32, publishers: u32) -> u32 {
         let WorkerOptions { max_connections, max_streams, .. } = self.options;
-        max_connections.saturating_add(max_streams).saturating_add(Self::RESERVED_CONNECTIONS)
+        let (players, publishers) = (max_connections.max(players), max_streams.max(publishers));
+        players.saturating_add(publishers).saturating_add(Self::RESERVED_CONNECTIONS)
     }
 
     /// The number of descriptors this worker may need at its limits.
