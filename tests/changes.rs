@@ -14,9 +14,10 @@ use serde_json::Value;
 
 use crate::support::cluster::{Done, TestCluster, finish, signal, spawn};
 use crate::support::flv::assert_same;
+use crate::support::raw::Raw;
 use crate::support::rml::Peer;
 use crate::support::swarm::{assert_whole, run, run_until, settle};
-use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml};
+use crate::support::{CARD_MS, SOON, STREAM, card, looped_card, rml, wait_for};
 
 /// The guide's cluster with a stream, and with players of one edge port that check every byte.
 fn with_swarm(players: u32) -> (TestCluster, Swarm) {
@@ -239,6 +240,36 @@ fn the_encoder_is_added_changed_and_removed_and_players_of_other_streams_do_not_
     assert_whole(&swarm);
     cluster.write(&guide);
     cluster.run(&["plan", "--exit-code"]).expect_code(0);
+    cluster.down();
+}
+
+#[test]
+fn an_encoder_that_is_left_when_an_origin_is_taken_out_hears_what_those_hear_who_come_meanwhile() {
+    const TOLD: &str = "this origin is taken out of its cluster; publish to another one";
+    let cluster = TestCluster::up_guide();
+    let publishing =
+        |name, status| Raw::dial(cluster.net.origin()).handshake().connect("live", &[]).publish(name, status);
+    let mut left = publishing("left", "NetStream.Publish.Start");
+    let unit = cluster.unit(cluster.net.origin());
+    cluster.write(&cluster.net.guide().replace("port: 1935", "port: 1940"));
+    let mut up = cluster.srsctl(&["up", "--yes", "--drain", "2s"]);
+    let mut up = up.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let lines = lines_of(up.stderr.take().unwrap());
+    wait_for("the drain", SOON, || {
+        lines
+            .try_iter()
+            .find(|line| line.contains("takes nobody any more"))
+            .ok_or_else(|| "not yet".to_owned())
+    });
+    publishing("new", "NetStream.Publish.Denied").expect(TOLD);
+    left.expect("NetStream.Publish.Denied");
+    left.expect(TOLD);
+    assert!(!left.has("All places are taken"));
+    left.expect_closed(SOON);
+    assert!(up.wait().unwrap().success());
+    let log = fs::read_to_string(&unit.log).unwrap();
+    let line = log.lines().find(|line| line.contains("unpublished") && line.contains("live/left")).unwrap();
+    assert!(line.contains("taken_out=true") && line.contains("makes_room=false"), "{line}");
     cluster.down();
 }
 

@@ -30,7 +30,7 @@ pub(crate) struct Channel {
     pub(crate) began: Cell<u64>,
     /// Which publication of the port it is.
     pub(crate) number: Cell<u64>,
-    /// Its publication is to make room for another.
+    /// Its publication is to end: it makes room for another, or its port is taken out of the cluster.
     pub(crate) makes_room: Cell<bool>,
     /// Seconds for which the name has carried a stream.
     pub(crate) carried: Cell<u32>,

@@ -4,9 +4,9 @@ use std::cell::Cell;
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use cluster::{EndOfStream, Role};
+use cluster::{Drain, EndOfStream, Role};
 use rtmp::chunk::Message;
-use rtmp::server::StreamKey;
+use rtmp::server::{PublishEnd, StreamKey};
 use stream::{Ended, PublicationId, Sender};
 
 use crate::channel::Channel;
@@ -16,6 +16,9 @@ use crate::conn::machine::Refusal;
 use crate::egress::forward;
 use crate::hub::{Hub, wall_clock};
 use crate::tally::Limit;
+
+/// What publishers are told at an origin that is taken out, those who come and those who are left at the end.
+const TAKEN_OUT: &str = "this origin is taken out of its cluster; publish to another one";
 
 /// The right to publish a stream; dropping it ends the publication, unless another has replaced it.
 pub(crate) struct Publisher {
@@ -45,10 +48,7 @@ pub(crate) fn publish(
         });
     }
     if role == Role::Origin && !hub.spec.borrow().drain.is_no() {
-        return Err(Refusal {
-            code: "NetStream.Publish.Denied",
-            description: "this origin is taken out of its cluster; publish to another one".to_owned(),
-        });
+        return Err(Refusal { code: "NetStream.Publish.Denied", description: TAKEN_OUT.to_owned() });
     }
     let channel = hub.find(key);
     // A half-open connection of the origin must never hold its place; any other publisher keeps it.
@@ -133,9 +133,14 @@ impl Publisher {
         &self.channel.key
     }
 
-    /// Whether its publication is to make room for another.
-    pub(crate) fn makes_room(&self) -> bool {
-        self.channel.makes_room.get()
+    /// Why its publication is to end, if it is: it makes room for another, or the port for nobody.
+    pub(crate) fn is_to_end(&self) -> Option<PublishEnd> {
+        if !self.channel.makes_room.get() {
+            return None;
+        }
+        let spec = self.hub.spec.borrow();
+        let is_taken_out = spec.role == Role::Origin && spec.drain == Drain::Close;
+        Some(if is_taken_out { PublishEnd::Denied(TAKEN_OUT) } else { PublishEnd::MadeRoom })
     }
 
     /// Takes one message; true if it was media. The first media starts the forwarders: a name alone costs no connection. In a flood of names they wait

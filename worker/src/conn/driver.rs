@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use cluster::Role;
-use rtmp::server::StreamKey;
+use rtmp::server::{PlayEnd, PublishEnd, StreamKey};
 use rtmp_io::socket;
 use stream::Cursor;
 use tracing::{debug, info, warn};
@@ -30,6 +30,12 @@ use crate::tally::Limit;
 
 /// Reads and writes of one connection in one go, fewer where a read fills its buffer.
 const TURNS: usize = 4;
+
+/// Why the port ends what a message stream does.
+enum Ending {
+    Publish(PublishEnd),
+    Play(PlayEnd),
+}
 
 /// A connection that was accepted; it is to be [served](serve).
 pub(crate) fn begin(hub: Rc<Hub>, conn: Rc<Conn>) -> Serving {
@@ -193,18 +199,18 @@ impl Driver {
         Ok(true)
     }
 
-    /// Ends the plays that have had all that they get, and what makes room for others.
+    /// Ends the plays that have had all that they get, what makes room for others, and what a port publishes that is taken out.
     fn end_activities(&mut self) -> Result<(), End> {
         loop {
             let now = self.hub.now();
             let ended = self.streams.iter().find_map(|(msid, activity)| match activity {
-                Activity::Publishing(publisher) => publisher.makes_room().then_some((msid, None)),
-                Activity::Playing(playing) => Some((msid, Some(playing.player.ended()?))),
+                Activity::Publishing(publisher) => Some((msid, Ending::Publish(publisher.is_to_end()?))),
+                Activity::Playing(playing) => Some((msid, Ending::Play(playing.player.ended()?))),
             });
             let Some((msid, why)) = ended else { return Ok(()) };
             match why {
-                None => self.machine.make_room(msid, now),
-                Some(why) => self.machine.end_play(msid, why, now),
+                Ending::Publish(why) => self.machine.end_publish(msid, why, now),
+                Ending::Play(why) => self.machine.end_play(msid, why, now),
             }
             self.leave(msid)?;
             self.pass_replies()?;
@@ -450,8 +456,10 @@ impl Driver {
         match activity {
             Activity::Publishing(publisher) => {
                 if self.takes_line() {
-                    let makes_room = publisher.makes_room();
-                    info!(peer = %self.conn.peer, stream = %publisher.key(), makes_room, "unpublished");
+                    let why = publisher.is_to_end();
+                    let makes_room = why == Some(PublishEnd::MadeRoom);
+                    let taken_out = why.is_some() && !makes_room;
+                    info!(peer = %self.conn.peer, stream = %publisher.key(), makes_room, taken_out, "unpublished");
                 }
                 publisher.finish();
                 Ok(())

@@ -359,9 +359,9 @@ impl Machine {
         }
     }
 
-    /// What is published on `msid` makes room for another, and is told so. Whatever else it does goes on.
-    pub(crate) fn make_room(&mut self, msid: u32, now: u64) {
-        self.session.end_publish(msid, PublishEnd::MadeRoom);
+    /// What is published on `msid` is over, and its client is told why. Whatever else it does goes on.
+    pub(crate) fn end_publish(&mut self, msid: u32, why: PublishEnd, now: u64) {
+        self.session.end_publish(msid, why);
         self.streams.remove(msid);
         self.refused = Some(now);
     }

@@ -116,6 +116,8 @@ pub enum PublishEnd {
     Idle,
     /// All places are taken, and another has more right to one.
     MadeRoom,
+    /// It is denied from now on: why.
+    Denied(&'static str),
 }
 
 /// The client broke the protocol or a limit. The output may hold a last reply; flush it if possible, then close.

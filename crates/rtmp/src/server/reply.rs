@@ -105,6 +105,7 @@ pub(super) fn publish_ended(output: &mut Output, msid: u32, why: PublishEnd) {
     let (code, description) = match why {
         PublishEnd::Idle => ("NetStream.Publish.Idle", "Nothing was sent."),
         PublishEnd::MadeRoom => ("NetStream.Publish.Denied", MADE_ROOM),
+        PublishEnd::Denied(why) => ("NetStream.Publish.Denied", why),
     };
     on_status(output, msid, "error", code, description);
 }

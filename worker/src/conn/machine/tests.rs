@@ -233,10 +233,10 @@ fn a_publication_that_makes_room_ends_alone_and_a_connection_that_has_no_other_l
     let mut pair = publishing();
     assert!(matches!(pair.say(&ask("publish", "b", 2)), Some(Wish::Publish { msid: 2, .. })));
     pair.machine.accept(0);
-    pair.machine.make_room(2, 100);
+    pair.machine.end_publish(2, PublishEnd::MadeRoom, 100);
     assert!(pair.say(&media(2, &[0xAF, 1])).is_none(), "its media go nowhere");
     assert!(matches!(pair.say(&media(1, &[0xAF, 1])), Some(Wish::Media(message)) if message.msid == 1));
-    pair.machine.make_room(1, 200);
+    pair.machine.end_publish(1, PublishEnd::MadeRoom, 200);
     assert_eq!(cut_after(&mut pair.machine, 200), (LINGER, Cut::Lingered));
 }
 
