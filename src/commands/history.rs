@@ -1,8 +1,8 @@
 //! `srsctl history`: the cluster files that are and were in force, on each machine of the cluster.
 
+pub(crate) mod absent;
 pub(crate) mod several;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -10,6 +10,7 @@ use cluster::events::By;
 use serde::Serialize;
 use supervisor::{Generation, generations};
 
+use self::absent::no_such;
 use self::several::Entry;
 use crate::failure::Failure;
 use crate::fleet::Fleet;
@@ -124,22 +125,9 @@ fn never_up(cluster: &str) -> Failure {
     Failure::failed(format!("cluster {cluster} was never brought up, or its state was purged"))
 }
 
-/// That there is nothing to go back to.
-pub(crate) fn none_before(cluster: &str) -> Failure {
-    Failure::failed(format!("cluster {cluster} has no file before the one in force"))
-}
-
 /// The file of this number.
 pub(crate) fn find<'a>(cluster: &str, all: &'a [Generation], number: u64) -> Result<&'a Generation, Failure> {
     all.iter().find(|it| it.number == number).ok_or_else(|| no_such(cluster, all, number))
-}
-
-/// That none of them has this number.
-fn no_such<'a>(cluster: &str, all: impl IntoIterator<Item = &'a Generation>, number: u64) -> Failure {
-    let kept: BTreeSet<u64> = all.into_iter().map(|it| it.number).collect();
-    let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
-    let kept = if kept.is_empty() { "none".to_owned() } else { kept.join(", ") };
-    Failure::failed(format!("cluster {cluster} has no file {number}; there are: {kept}"))
 }
 
 fn table(all: &[Generation], paper: Paper) -> String {

@@ -75,6 +75,6 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
 fn find(subject: &Subject, number: Option<u64>) -> Result<Generation, Failure> {
     let all = generations(subject.dirs())?;
     let before = all.iter().rev().nth(1).map(|it| it.number);
-    let number = number.or(before).ok_or_else(|| history::none_before(subject.name()))?;
+    let number = number.or(before).ok_or_else(|| history::absent::none_before(subject.name()))?;
     history::find(subject.name(), &all, number).cloned()
 }

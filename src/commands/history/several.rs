@@ -3,7 +3,7 @@
 
 use supervisor::Generation;
 
-use super::{no_such, none_before};
+use super::absent::{no_such, none_before};
 use crate::failure::Failure;
 use crate::fleet::Fleet;
 use crate::fleet::operation::Operation;
