@@ -1,16 +1,17 @@
 //! A cluster's status as a person reads it: pure functions from [`Status`] to text.
 
+mod document;
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
 use cluster::stats::ForwardState;
-use cluster::status::{Health, SCHEMA, Status, StreamRow, UnitState, UnitStatus, who_runs};
+use cluster::status::{Health, Status, StreamRow, UnitState, UnitStatus, who_runs};
 use cluster::{Role, UnitId};
-use serde::Serialize;
-use supervisor::ClusterDirs;
 use supervisor::orphans::Remnant;
 
+pub(crate) use self::document::{Document, MachineRow};
 use crate::table::{Cell, Column, Look, Paper, Table};
 
 /// A report older than this is not shown as current, ms.
@@ -27,27 +28,22 @@ const WORD_COLUMNS: usize = 80;
 pub(crate) fn status(status: &Status, paper: Paper) -> String {
     let supervisor =
         format!("supervisor pid {} up {}", status.supervisor_pid, duration(status.supervisor_uptime_ms));
-    let mut text = summary(status, true, &supervisor, paper);
-    text.push_str("\n\n");
-    text.push_str(&units(status, paper));
-    text.push_str(&programs(status, paper));
-    text.push('\n');
-    if status.streams.is_empty() {
-        text.push_str("no streams\n");
-    } else {
-        text.push_str(&streams(status, paper));
-        text.push_str(&forwards(status, paper));
-    }
-    text
+    let summary = summary(status, true, &supervisor, paper);
+    let (units, programs) = (units(status, paper), programs(status, paper));
+    format!("{summary}\n\n{units}{programs}\n{}", all_streams(status, paper))
 }
 
 /// The status of a cluster on several machines: the same, with a line for each machine in place of one for the supervisor.
-pub(crate) fn several(status: &Status, machines: &[MachineRow], paper: Paper) -> String {
-    let reached = machines.iter().filter(|row| row.state == "supervised").count();
-    let all = format!("machines {reached}/{}", machines.len());
-    let is_whole = reached == machines.len();
-    let mut text = summary(status, is_whole, &all, paper);
-    text.push_str("\n\n");
+pub(crate) fn several(status: &Status, rows: &[MachineRow], paper: Paper) -> String {
+    let reached = rows.iter().filter(|row| row.state == "supervised").count();
+    let all = format!("machines {reached}/{}", rows.len());
+    let summary = summary(status, reached == rows.len(), &all, paper);
+    let (machines, units) = (machines(rows, paper), units(status, paper));
+    format!("{summary}\n\n{machines}\n{units}\n{}", all_streams(status, paper))
+}
+
+/// A line for each machine, and what is to be said of it.
+fn machines(rows: &[MachineRow], paper: Paper) -> String {
     let mut table = Table::new([
         Column::Yielding("MACHINE"),
         Column::Left("STATE"),
@@ -57,7 +53,7 @@ pub(crate) fn several(status: &Status, machines: &[MachineRow], paper: Paper) ->
         Column::Right("CLOCK"),
     ]);
     let mut notes = String::new();
-    for row in machines {
+    for row in rows {
         let look = if row.state == "supervised" { Look::Plain } else { Look::Wrong };
         let skew = row.clock_skew_ms.filter(|skew| skew.abs() > SKEW_SHOWN);
         table.row([
@@ -83,41 +79,15 @@ pub(crate) fn several(status: &Status, machines: &[MachineRow], paper: Paper) ->
             let _ = writeln!(notes, "{}", paper.paint(&sentence(&line), look));
         }
     }
-    text.push_str(&table.render(paper));
-    text.push_str(&notes);
-    text.push('\n');
-    if !status.units.is_empty() {
-        text.push_str(&units(status, paper));
-        text.push('\n');
-    }
-    if status.streams.is_empty() {
-        text.push_str("no streams\n");
-    } else {
-        text.push_str(&streams(status, paper));
-        text.push_str(&forwards(status, paper));
-    }
-    text
+    format!("{}{notes}", table.render(paper))
 }
 
-/// A machine in the documents and tables of a status.
-#[derive(Clone, Debug, Serialize)]
-pub(crate) struct MachineRow {
-    /// Its name: the first of its hosts.
-    pub(crate) host: String,
-    /// All of them.
-    pub(crate) hosts: Vec<String>,
-    /// `supervised`, `not-running`, `unreachable`; `unknown`: it is reached, and its supervisor does not answer.
-    pub(crate) state: &'static str,
-    /// Why there are no figures, for a person.
-    pub(crate) reason: Option<String>,
-    /// How old is what is known of it, where it does not answer.
-    pub(crate) age_ms: Option<u64>,
-    /// How far its clock is before that of this machine.
-    pub(crate) clock_skew_ms: Option<i64>,
-    /// Of srsctl there.
-    pub(crate) version: Option<String>,
-    pub(crate) supervisor_pid: Option<u32>,
-    pub(crate) supervisor_uptime_ms: Option<u64>,
+/// The streams, and what is wrong with their forwards.
+fn all_streams(status: &Status, paper: Paper) -> String {
+    if status.streams.is_empty() {
+        return "no streams\n".to_owned();
+    }
+    format!("{}{}", streams(status, paper), forwards(status, paper))
 }
 
 /// The processes of a cluster whose supervisor does not answer, or was killed, as far as records and locks tell.
@@ -141,140 +111,6 @@ pub(crate) fn remnants(remnants: &[Remnant], paper: Paper) -> String {
         ]);
     }
     table.render(paper)
-}
-
-/// The document of `status --json`, srsctl/status/v1: [`Status`] and what it cannot say of a cluster without a supervisor. It
-/// has the same fields in every state; changes only add.
-#[derive(Debug, Serialize)]
-pub(crate) struct Document {
-    schema: String,
-    cluster: String,
-    /// `supervised`; `not-running`; `unsupervised`: processes go on without a supervisor; `unknown`: it does not answer.
-    state: &'static str,
-    /// For a person, why there are no figures; null under a supervisor that answers.
-    reason: Option<String>,
-    supervisor_pid: Option<u32>,
-    supervisor_uptime_ms: Option<u64>,
-    file: Option<String>,
-    units: Vec<UnitStatus>,
-    streams: Vec<StreamRow>,
-    warnings: Vec<String>,
-    busy: Option<String>,
-    next_program: Option<String>,
-    next_program_removed: bool,
-    /// Of a cluster on several machines each of them; then what is said of one supervisor is null.
-    machines: Vec<MachineRow>,
-}
-
-impl From<Status> for Document {
-    fn from(status: Status) -> Self {
-        let Status {
-            schema,
-            cluster,
-            supervisor_pid,
-            supervisor_uptime_ms,
-            file,
-            units,
-            streams,
-            warnings,
-            busy,
-            next_program,
-            next_program_removed,
-        } = status;
-        Self {
-            schema,
-            cluster,
-            state: "supervised",
-            reason: None,
-            supervisor_pid: Some(supervisor_pid),
-            supervisor_uptime_ms: Some(supervisor_uptime_ms),
-            file: Some(file),
-            units,
-            streams,
-            warnings,
-            busy,
-            next_program,
-            next_program_removed,
-            machines: Vec::new(),
-        }
-    }
-}
-
-impl Document {
-    /// Of a cluster on several machines.
-    pub(crate) fn of_machines(status: Status, machines: Vec<MachineRow>) -> Self {
-        let states = ["unknown", "unreachable", "not-running"];
-        let worst = states.into_iter().find(|state| machines.iter().any(|row| row.state == *state));
-        let reason = machines.iter().find_map(|row| Some(format!("{}: {}", row.host, row.reason.as_ref()?)));
-        Self {
-            // One that cannot be reached may be well.
-            state: match worst {
-                Some("not-running") => "not-running",
-                Some(_) => "unknown",
-                None => "supervised",
-            },
-            reason,
-            supervisor_pid: None,
-            supervisor_uptime_ms: None,
-            machines,
-            ..Self::from(status)
-        }
-    }
-
-    /// Where no supervisor answers.
-    pub(crate) fn without_supervisor(
-        dirs: &ClusterDirs,
-        state: &'static str,
-        reason: String,
-        remnants: Vec<Remnant>,
-    ) -> Self {
-        let note = if state == "unknown" { "the supervisor does not answer" } else { "no supervisor runs" };
-        Self {
-            schema: SCHEMA.to_owned(),
-            cluster: dirs.name().to_owned(),
-            state,
-            reason: Some(reason),
-            supervisor_pid: dirs.is_supervised().then(|| dirs.supervisor_pid()).flatten(),
-            supervisor_uptime_ms: None,
-            file: dirs.in_force().ok().flatten().map(|(path, _)| path.display().to_string()),
-            units: remnants.into_iter().map(|remnant| unit_of(remnant, dirs, note)).collect(),
-            streams: Vec::new(),
-            warnings: Vec::new(),
-            busy: None,
-            next_program: None,
-            next_program_removed: false,
-            machines: Vec::new(),
-        }
-    }
-}
-
-/// What records and locks tell of a process that nobody supervises.
-fn unit_of(Remnant { id, pid, is_alive }: Remnant, dirs: &ClusterDirs, note: &str) -> UnitStatus {
-    let (role, host, port) = id.parts();
-    UnitStatus {
-        role,
-        host: host.to_owned(),
-        port,
-        state: if is_alive { UnitState::Unknown } else { UnitState::Stopped },
-        health: Health::Unknown,
-        note: note.to_owned(),
-        pid: pid.filter(|_| is_alive),
-        uptime_ms: None,
-        keeper_pid: None,
-        restarts: 0,
-        resumed: 0,
-        renewed: 0,
-        cold_starts: 0,
-        lost: 0,
-        version: None,
-        program: None,
-        last_exit: None,
-        stats: None,
-        stats_age_ms: None,
-        config: dirs.config(&id).display().to_string(),
-        log: dirs.log(&id).display().to_string(),
-        id,
-    }
 }
 
 fn summary(status: &Status, is_whole: bool, who: &str, paper: Paper) -> String {

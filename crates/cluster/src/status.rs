@@ -128,6 +128,38 @@ pub struct UnitStatus {
     pub log: String,
 }
 
+impl UnitStatus {
+    /// Of a unit of which nothing is told but where it stands.
+    #[must_use]
+    pub fn unheard(id: UnitId, state: UnitState) -> Self {
+        let (role, host, port) = id.parts();
+        Self {
+            role,
+            host: host.to_owned(),
+            port,
+            state,
+            health: Health::Unknown,
+            note: String::new(),
+            pid: None,
+            keeper_pid: None,
+            uptime_ms: None,
+            restarts: 0,
+            resumed: 0,
+            renewed: 0,
+            cold_starts: 0,
+            lost: 0,
+            version: None,
+            program: None,
+            last_exit: None,
+            stats: None,
+            stats_age_ms: None,
+            config: String::new(),
+            log: String::new(),
+            id,
+        }
+    }
+}
+
 /// How a process ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LastExit {

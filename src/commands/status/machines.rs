@@ -5,9 +5,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cluster::Cluster;
 use cluster::stats::ForwardState;
-use cluster::status::{Health, SCHEMA, Status, UnitState, UnitStatus};
-use cluster::{Cluster, UnitId};
+use cluster::status::{SCHEMA, Status, UnitState, UnitStatus};
 use serde::{Deserialize, Serialize};
 use supervisor::ClientError;
 use tokio::task::JoinSet;
@@ -142,10 +142,10 @@ fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole
         }
         Err(None) => {
             row.state = "not-running";
-            whole.units.extend(place.ports().iter().map(|port| unheard(port, UnitState::Stopped)));
+            whole.units.extend(unheard(place, UnitState::Stopped));
         }
         Err(Some(why)) => {
-            whole.units.extend(place.ports().iter().map(|port| unheard(port, UnitState::Unknown)));
+            whole.units.extend(unheard(place, UnitState::Unknown));
             row.state = if place.problem().is_some() { "unreachable" } else { "unknown" };
             let known = file.and_then(|file| read(&file));
             let told = known.as_ref().map(|known| {
@@ -160,33 +160,9 @@ fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole
     row
 }
 
-/// A port of a machine that does not tell of it: it is one of the cluster's all the same.
-fn unheard(id: &UnitId, state: UnitState) -> UnitStatus {
-    let (role, host, port) = id.parts();
-    UnitStatus {
-        id: id.clone(),
-        role,
-        host: host.to_owned(),
-        port,
-        state,
-        health: Health::Unknown,
-        note: String::new(),
-        pid: None,
-        keeper_pid: None,
-        uptime_ms: None,
-        restarts: 0,
-        resumed: 0,
-        renewed: 0,
-        cold_starts: 0,
-        lost: 0,
-        version: None,
-        program: None,
-        last_exit: None,
-        stats: None,
-        stats_age_ms: None,
-        config: String::new(),
-        log: String::new(),
-    }
+/// The ports of a machine that does not tell of them: they are the cluster's all the same.
+fn unheard(place: &Place, state: UnitState) -> impl Iterator<Item = UnitStatus> {
+    place.ports().iter().map(move |id| UnitStatus::unheard(id.clone(), state))
 }
 
 /// Where is kept what a machine said last; of this machine nothing is.
