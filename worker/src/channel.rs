@@ -31,7 +31,7 @@ pub(crate) struct Channel {
     /// Which publication of the port it is.
     pub(crate) number: Cell<u64>,
     /// Its publication is to end: it makes room for another, or its port is taken out of the cluster.
-    pub(crate) makes_room: Cell<bool>,
+    pub(crate) is_to_end: Cell<bool>,
     /// Seconds for which the name has carried a stream.
     pub(crate) carried: Cell<u32>,
     /// Whether the flush task knows that there is something to send.
@@ -52,7 +52,7 @@ pub(crate) struct ChannelRecord {
     began: u64,
     #[serde(deserialize_with = "near")]
     number: u64,
-    makes_room: bool,
+    is_to_end: bool,
     carried: u32,
 }
 
@@ -81,7 +81,7 @@ impl Channel {
             is_open: Cell::new(false),
             began: Cell::new(0),
             number: Cell::new(0),
-            makes_room: Cell::new(false),
+            is_to_end: Cell::new(false),
             carried: Cell::new(0),
             dirty: Cell::new(false),
             keeping: Rc::clone(keeping),
@@ -99,7 +99,7 @@ impl Channel {
         (recovery, blobs, meter): (&Recovery, &mut Blobs, &Meter),
     ) -> Option<(Rc<Self>, Left)> {
         let (head, rest) = postcard::take_from_bytes::<ChannelRecord>(record).ok()?;
-        let ChannelRecord { key, clock, is_open, began, number, makes_room, carried } = head;
+        let ChannelRecord { key, clock, is_open, began, number, is_to_end, carried } = head;
         let (stream, rest, left) = Stream::restore(rest, recovery, blobs, meter)?;
         if !rest.is_empty() {
             return None;
@@ -108,7 +108,7 @@ impl Channel {
         this.is_open.set(is_open);
         this.began.set(began);
         this.number.set(number);
-        this.makes_room.set(makes_room);
+        this.is_to_end.set(is_to_end);
         this.carried.set(carried);
         Some((this, left))
     }
@@ -199,7 +199,7 @@ impl Kept for Channel {
             is_open: self.is_open.get(),
             began: self.began.get(),
             number: self.number.get(),
-            makes_room: self.makes_room.get(),
+            is_to_end: self.is_to_end.get(),
             carried: self.carried.get(),
         };
         keeping.put(self.object, kind::CHANNEL, |record| {

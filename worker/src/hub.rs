@@ -299,7 +299,7 @@ impl Hub {
             let displaced = places::displaced(&places, by.source, is_known);
             let Some(channel) = displaced.and_then(|index| published.get(index)) else { return false };
             self.tally.count(Limit::StreamsRoom, self.now());
-            channel.makes_room.set(true);
+            channel.is_to_end.set(true);
             channel.touch();
             // Its task ends the publication.
             self.publisher(channel).inspect(|conn| conn.wake());
@@ -309,7 +309,7 @@ impl Hub {
     /// Whether its publication is being ended.
     fn is_leaving(&self, channel: &Channel) -> bool {
         let publisher = self.publisher(channel);
-        publisher.is_some_and(|conn| channel.makes_room.get() || conn.is_cut().is_some())
+        publisher.is_some_and(|conn| channel.is_to_end.get() || conn.is_cut().is_some())
     }
 
     fn publisher(&self, channel: &Channel) -> Option<Rc<Conn>> {

@@ -69,7 +69,7 @@ pub(crate) fn publish(
     let (id, replaced) = channel.stream_mut().publish(conn.id, sender, hub.now());
     channel.began.set(hub.now());
     channel.number.set(hub.publications.replace(hub.publications.get() + 1));
-    channel.makes_room.set(false);
+    channel.is_to_end.set(false);
     // By another connection; one may publish on several of its message streams.
     if let Some(replaced) = replaced.filter(|replaced| *replaced != conn.id) {
         hub.cut(replaced, Cut::Replaced);
@@ -135,7 +135,7 @@ impl Publisher {
 
     /// Why its publication is to end, if it is: it makes room for another, or the port for nobody.
     pub(crate) fn is_to_end(&self) -> Option<PublishEnd> {
-        if !self.channel.makes_room.get() {
+        if !self.channel.is_to_end.get() {
             return None;
         }
         let spec = self.hub.spec.borrow();

@@ -157,7 +157,7 @@ fn close(hub: &Hub, channel: &Rc<Channel>, role: Role) {
     hub.mark_dirty(channel);
     let publisher = channel.stream().publisher().filter(|_| role == Role::Origin);
     if let Some(publisher) = publisher.and_then(|id| hub.open().into_iter().find(|conn| conn.id == id)) {
-        channel.makes_room.set(true);
+        channel.is_to_end.set(true);
         channel.touch();
         publisher.wake();
     }
