@@ -154,13 +154,19 @@ pub(crate) async fn plan(subject: &Subject, loaded: &Loaded) -> Result<Plan, Fai
     })
 }
 
-/// That all is as it was when a plan was written, if one was: only then it is shown or carried out.
+/// The generation of the file in force on each machine, as a plan was made for it.
+pub(crate) fn generations(plan: &Plan) -> Vec<(String, Option<u64>)> {
+    plan.hosts.iter().map(|part| (part.machine.clone(), part.generation)).collect()
+}
+
+/// That all is as it was when a plan was written, if one was: only then it is shown or carried out. `now` is each machine, and the
+/// generation of the file in force there.
 ///
 /// # Errors
 /// When a machine has changed since.
-pub(crate) fn unchanged(written: Option<&Plan>, now: &Plan) -> Result<(), Failure> {
+pub(crate) fn unchanged(written: Option<&Plan>, now: &[(String, Option<u64>)]) -> Result<(), Failure> {
     let Some(written) = written else { return Ok(()) };
-    for HostPart { machine, generation, .. } in &now.hosts {
+    for (machine, generation) in now {
         let before = written.hosts.iter().find(|part| part.machine == *machine).map(|part| part.generation);
         let why = match (before, generation) {
             (Some(before), now) if before == *now => continue,
@@ -171,7 +177,7 @@ pub(crate) fn unchanged(written: Option<&Plan>, now: &Plan) -> Result<(), Failur
             (Some(Some(_)), None) => "the supervisor has ended since the plan was made".to_owned(),
             (None, _) => "the plan was made elsewhere, and has nothing of this machine".to_owned(),
         };
-        let at = if now.hosts.len() > 1 { format!("{machine}: ") } else { String::new() };
+        let at = if now.len() > 1 { format!("{machine}: ") } else { String::new() };
         let again = "make a new plan: srsctl plan -o PLAN FILE";
         return Err(Failure::failed(format!("{at}nothing was touched: {why}; {again}")));
     }

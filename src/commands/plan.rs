@@ -38,7 +38,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
         Some(fleet) => several::of_fleet(fleet, &loaded).await?,
         None => change::plan(&subject, &loaded).await?,
     };
-    change::unchanged(written.as_ref(), &plan)?;
+    change::unchanged(written.as_ref(), &change::generations(&plan))?;
     if let Some(output) = output {
         let whole = Plan { text: Some(loaded.text), ..plan.clone() };
         if output == Path::new("-") {

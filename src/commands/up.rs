@@ -78,7 +78,7 @@ pub(crate) async fn rehearse(
         Some(fleet) => plan::several::of_fleet(fleet, loaded).await?,
         None => change::plan(subject, loaded).await?,
     };
-    change::unchanged(wish.planned.as_ref(), &plan)?;
+    change::unchanged(wish.planned.as_ref(), &change::generations(&plan))?;
     print_clean(&change::table(&plan, wish.cost.yes, Paper::stdout())).map(|_| ExitCode::SUCCESS)
 }
 
@@ -182,7 +182,7 @@ async fn apply(
     let plan = change::plan(subject, loaded).await?;
     let Some(generation) = plan.hosts.first().and_then(|host| host.generation) else { return Ok(false) };
     if expected.is_some() {
-        change::unchanged(wish.planned.as_ref(), &plan)?;
+        change::unchanged(wish.planned.as_ref(), &change::generations(&plan))?;
     }
     if plan.has_changes() {
         complain(&change::table(&plan, wish.cost.yes, Paper { has_colour: false, ..Paper::stdout() }));

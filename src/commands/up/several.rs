@@ -9,7 +9,7 @@ use control::start::{Secret, Start};
 use tokio::signal::ctrl_c;
 
 use super::progress::{not_ready, progress};
-use crate::change::Wish;
+use crate::change::{self, Wish};
 use crate::commands::status::machines;
 use crate::failure::{Failure, code};
 use crate::fleet::operation::{Look, Operation};
@@ -95,7 +95,10 @@ async fn prepare(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<Prepared
     for (place, look) in fleet.places().iter().zip(&looks) {
         planned.push(if look.is_supervised { Some(plan(fleet, place, loaded, wish).await?) } else { None });
     }
-    unchanged(fleet, &planned, wish)?;
+    let generation = |planned: &Option<(Apply, HostPart)>| planned.as_ref()?.1.generation;
+    let now = fleet.places().iter().zip(&planned);
+    let now: Vec<_> = now.map(|(place, planned)| (place.to_string(), generation(planned))).collect();
+    change::unchanged(wish.planned.as_ref(), &now)?;
     for ((place, look), planned) in fleet.places().iter().zip(&looks).zip(&mut planned) {
         if take_over(fleet, place, look, loaded).await? {
             *planned = Some(plan(fleet, place, loaded, wish).await?);
@@ -177,22 +180,6 @@ async fn plan(
     // Carried out is what was planned, or nothing.
     request.expect_generation = part.generation;
     Ok((request, part))
-}
-
-/// That each machine is as it was when the plan was made, if one was.
-fn unchanged(fleet: &Fleet, now: &[Option<(Apply, HostPart)>], wish: &Wish) -> Result<(), Failure> {
-    let Some(planned) = &wish.planned else { return Ok(()) };
-    for (place, now) in fleet.places().iter().zip(now) {
-        let before = planned.hosts.iter().find(|part| part.machine == place.to_string());
-        let before = before.map(|part| part.generation);
-        let now = now.as_ref().and_then(|(_, part)| part.generation);
-        if before != Some(now) {
-            return Err(place.at(&Failure::failed(
-                "it has changed since the plan was made; nothing was touched; make a new plan: srsctl plan -o",
-            )));
-        }
-    }
-    Ok(())
 }
 
 /// That nobody is disconnected on any machine, or that this shall be.
