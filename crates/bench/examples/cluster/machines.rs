@@ -163,10 +163,11 @@ impl Machines {
         done(self.command(words).arg("--file").arg(&self.file)).map(drop)
     }
 
-    /// Load from the operator's machine.
-    pub(crate) fn bench(&self, words: &[&str], out: Stdio) -> Result<Child> {
+    /// Load from the operator's machine; what it tells is shown, or not.
+    pub(crate) fn bench(&self, words: &[&str], is_shown: bool) -> Result<Child> {
+        let out = || if is_shown { Stdio::inherit() } else { Stdio::null() };
         let mut command = self.command(&["bench"]);
-        Ok(command.args(words).stdin(Stdio::null()).stdout(out).spawn()?)
+        Ok(command.args(words).stdin(Stdio::null()).stdout(out()).stderr(out()).spawn()?)
     }
 
     /// Returns when a stream can be played.

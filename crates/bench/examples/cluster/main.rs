@@ -15,7 +15,7 @@ mod machines;
 mod usage;
 
 use std::path::PathBuf;
-use std::process::{Child, ExitCode, Stdio};
+use std::process::{Child, ExitCode};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -63,8 +63,7 @@ fn bench() -> Result<bool> {
     let file = std::env::current_dir()?.join("crates/encoder/assets/test-card.flv");
     let file = file.to_str().ok_or("the path of this directory is not UTF-8")?;
     let to_origin = format!("rtmp://{}/{STREAM}", HOSTS[0]);
-    let mut encoder =
-        Ended(machines.bench(&["publish", file, &to_origin, "--duration", "0"], Stdio::null())?);
+    let mut encoder = Ended(machines.bench(&["publish", file, &to_origin, "--duration", "0"], false)?);
     let edges: Vec<String> = HOSTS[1..]
         .iter()
         .flat_map(|host| [1935, 1936].map(|port| format!("rtmp://{host}:{port}/{STREAM}")))
@@ -80,7 +79,7 @@ fn bench() -> Result<bool> {
     let (clients, ramp, duration) = (all.to_string(), ramp.to_string(), duration.to_string());
     let mut words = vec!["play", "--clients", &clients, "--ramp", &ramp, "--duration", &duration];
     words.extend(edges.iter().map(String::as_str));
-    let mut load = Ended(machines.bench(&words, Stdio::inherit())?);
+    let mut load = Ended(machines.bench(&words, true)?);
     sleep(settle);
     let before = usage::of_all(&machines)?;
     let since = Instant::now();
