@@ -247,15 +247,11 @@ fn busy((machine, what): (&String, &String)) -> String {
     )
 }
 
-/// A path as a word of a shell's command.
+/// A path as a word of a shell's command, and no option.
 pub(crate) fn shell_word(path: &Path) -> String {
     let word = path.display().to_string();
     let word = if word.starts_with('-') { format!("./{word}") } else { word };
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word;
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
+    text::shell_word(&word).into_owned()
 }
 
 /// What a plan comes to.
@@ -334,10 +330,8 @@ HOST      ROLE   PORT ACTION      PLAYERS ENCODERS WHY
     }
 
     #[test]
-    fn a_path_is_one_word_for_a_shell() {
-        assert_eq!(shell_word(Path::new("/srv/live/plan.json")), "/srv/live/plan.json");
+    fn a_path_is_one_word_for_a_shell_and_no_option() {
         assert_eq!(shell_word(Path::new("my plan.json")), "'my plan.json'");
-        assert_eq!(shell_word(Path::new("it's $HOME")), r"'it'\''s $HOME'");
         assert_eq!(shell_word(Path::new("-x")), "./-x");
     }
 }

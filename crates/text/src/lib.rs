@@ -31,6 +31,16 @@ pub fn clean(text: &str) -> Cow<'_, str> {
     cleaned(text, |_| false)
 }
 
+/// `word` as one word of a command for a POSIX shell, whatever it has: quoted where that needs it.
+#[must_use]
+pub fn shell_word(word: &str) -> Cow<'_, str> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%".contains(c);
+    if !word.is_empty() && word.chars().all(is_plain) {
+        return Cow::Borrowed(word);
+    }
+    Cow::Owned(format!("'{}'", word.replace('\'', r"'\''")))
+}
+
 /// As [`clean`], for a text of several lines: line feeds and tabs stay.
 #[must_use]
 pub fn clean_lines(text: &str) -> Cow<'_, str> {
@@ -82,6 +92,18 @@ fn take(chars: impl Iterator<Item = char>, mut room: usize) -> Vec<char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_shell_takes_a_word_as_it_is_also_within_another() {
+        for word in ["", "a b", "it's", "$(id) `id` \\ \" *", "-n", "'; id; '", "a=b", "/srv/live/plan.json"]
+        {
+            let inner = format!("printf %s {}", shell_word(word));
+            let outer = format!("sh -c {}", shell_word(&inner));
+            let output = std::process::Command::new("sh").args(["-c", &outer]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
+        }
+        assert_eq!(shell_word("/srv/live/plan.json"), "/srv/live/plan.json");
+    }
 
     #[test]
     fn what_a_terminal_obeys_is_not_shown() {

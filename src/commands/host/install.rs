@@ -50,7 +50,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     let name = File::open(own).and_then(|mut file| program::digest(&mut file)).map_err(unreadable)?;
     let ssh = fleet::ssh(global, subject.dirs());
     let unit = format!("srsctl@{}.service", subject.name());
-    let at = At { ssh: &ssh, way: &way, values: format!("name={name} unit={}", quoted(&unit)) };
+    let at = At { ssh: &ssh, way: &way, values: format!("name={name} unit={}", text::shell_word(&unit)) };
 
     let seen = at.run("look", "", tokio::io::empty()).await?;
     let has = |word: &str| seen.lines.iter().any(|line| line == word);
@@ -73,7 +73,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     }
     let words =
         [value("program "), "host", "setup", subject.name()].map(str::to_owned).into_iter().chain(keys);
-    let words = words.map(|word| quoted(&word)).collect::<Vec<_>>().join(" ");
+    let words = words.map(|word| text::shell_word(&word).into_owned()).collect::<Vec<_>>().join(" ");
     if !has("root") {
         let (why, sudo) = if has("no-sudo") {
             ("there is no sudo there; root does the rest", "")
@@ -84,10 +84,10 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
         let to = Destination { port: None, ..way.clone() };
         return Err(Failure::failed(format!(
             "{way}: srsctl is copied; {why}, once:\n  ssh -t {port}{to} {}",
-            quoted(&format!("{sudo}{words}"))
+            text::shell_word(&format!("{sudo}{words}"))
         )));
     }
-    let done = at.run("setup", &format!(" words={}", quoted(&words)), tokio::io::empty()).await?;
+    let done = at.run("setup", &format!(" words={}", text::shell_word(&words)), tokio::io::empty()).await?;
     for line in done.errors.lines().filter(|line| !line.trim().is_empty()) {
         complain(&format!("{way}: {line}"));
     }
@@ -144,30 +144,4 @@ fn keys(args: &Args) -> Result<Vec<String>, Failure> {
 fn read_key(path: &Path) -> Result<String, String> {
     let text = std::fs::read_to_string(path).map_err(|error| error.to_string())?;
     setup::key(text.trim())
-}
-
-/// A word that sh takes as it is.
-fn quoted(word: &str) -> String {
-    let is_plain = |c: char| c.is_ascii_alphanumeric() || "_./:@%+-".contains(c);
-    if !word.is_empty() && word.chars().all(is_plain) {
-        return word.to_owned();
-    }
-    format!("'{}'", word.replace('\'', r"'\''"))
-}
-
-#[cfg(test)]
-mod tests {
-    use std::process::Command;
-
-    use super::*;
-
-    #[test]
-    fn sh_takes_a_quoted_word_as_it_is_also_within_another() {
-        for word in ["", "a b", "it's", "$(id) `id` \\ \" *", "-n", "'; id; '"] {
-            let inner = format!("printf %s {}", quoted(word));
-            let outer = format!("sh -c {}", quoted(&inner));
-            let output = Command::new("sh").args(["-c", &outer]).output().unwrap();
-            assert_eq!(String::from_utf8(output.stdout).unwrap(), word);
-        }
-    }
 }
