@@ -11,8 +11,10 @@ use cluster::Destination;
 use tokio::process::Command;
 use tokio::time::timeout;
 
+use crate::child::Group;
 use crate::failure::{Kind, Problem, Said, Step, explain};
-use crate::ssh::{Ssh, alias};
+use crate::script::first_of;
+use crate::ssh::{LAST_WORDS, Ssh, alias, spawn};
 
 /// For so long a machine may take to show its key.
 const SHOW: Duration = Duration::from_secs(20);
@@ -44,17 +46,15 @@ pub async fn shown(ssh: &Ssh, way: &Destination) -> Result<HostKey, Problem> {
     command.args(["-o", "StrictHostKeyChecking=accept-new", "-o", "PreferredAuthentications=none"]);
     command.args(["--", &way.host, "true"]);
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-    let ended = match timeout(SHOW, command.output()).await {
-        Err(_) => return Err(Problem::new(&place, Step::Login, Kind::Timeout, String::new())),
-        Ok(Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(Problem::new(&place, Step::Start, Kind::NoSsh, String::new()));
-        }
-        Ok(ended) => ended.map_err(|error| other(error.to_string()))?,
-    };
-    let errors = String::from_utf8_lossy(&ended.stderr).into_owned();
+    let mut child = spawn(&place, &mut command)?;
+    let stderr = child.stderr.take().ok_or_else(|| other("ssh has no pipes".to_owned()))?;
+    let child = Group::new(child);
+    let errors = timeout(SHOW, first_of(stderr)).await;
+    let errors = errors.map_err(|_| Problem::new(&place, Step::Login, Kind::Timeout, String::new()))?;
+    let status = child.end(LAST_WORDS).await;
     let line = fs::read_to_string(&file).unwrap_or_default();
     let Some(line) = line.lines().next() else {
-        return Err(explain(&place, Some(ended.status), &Said { errors, noise: String::new() }));
+        return Err(explain(&place, status, &Said { errors, noise: String::new() }));
     };
     read(line).await.map_err(|error| other(error.to_string()))
 }

@@ -10,9 +10,10 @@ use cluster::Destination;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::timeout;
 
+use crate::child::Group;
 use crate::failure::{Kind, Problem, Said, Step, explain};
 use crate::frame::MAX_NOISE;
-use crate::ssh::Ssh;
+use crate::ssh::{LAST_WORDS, Ssh, spawn};
 
 /// For so long a script and its input may take: a program over a slow line. A line that is cut is noticed sooner, by ssh.
 const LIMIT: Duration = Duration::from_secs(15 * 60);
@@ -47,15 +48,13 @@ impl Ssh {
         let remote = format!("sh -c 'eval \"$(dd bs=1 count={} 2>/dev/null)\"'", script.len());
         command.args(["-o", "StrictHostKeyChecking=yes", "--", &way.host, &remote]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => problem(Step::Start, Kind::NoSsh, String::new()),
-            _ => problem(Step::Start, Kind::Other, error.to_string()),
-        })?;
+        let mut child = spawn(&place, &mut command)?;
         let (Some(mut stdin), Some(stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
             return Err(problem(Step::Start, Kind::Other, "ssh has no pipes".to_owned()));
         };
+        let child = Group::new(child);
         let feed = async {
             // One that ends early says why.
             if stdin.write_all(script.as_bytes()).await.is_ok() {
@@ -63,29 +62,26 @@ impl Ssh {
             }
             drop(stdin);
         };
-        let done = async {
-            let ((), output, errors) = tokio::join!(feed, first_of(stdout), first_of(stderr));
-            (child.wait().await, output, errors)
-        };
-        let (status, output, errors) =
+        let done = async { tokio::join!(feed, first_of(stdout), first_of(stderr)) };
+        let ((), output, errors) =
             timeout(LIMIT, done).await.map_err(|_| problem(Step::Ask, Kind::Silent, String::new()))?;
-        let status = status.map_err(|error| problem(Step::Ask, Kind::Other, error.to_string()))?;
+        let status = child.end(LAST_WORDS).await;
         let (lines, noise): (Vec<&str>, Vec<&str>) = output.lines().partition(|line| line.starts_with(MARK));
         let lines: Vec<String> =
             lines.iter().map(|line| line.trim_start_matches(MARK).trim().to_owned()).collect();
         let noise = noise.join("\n");
-        match status.code() {
+        match status.and_then(|status| status.code()) {
             // 255 is ssh's own, unless the script has said something.
             Some(code) if code != 255 || !lines.is_empty() => {
                 Ok(Outcome { code, lines, errors: format!("{noise}\n{errors}") })
             }
-            _ => Err(explain(&place, Some(status), &Said { errors, noise })),
+            _ => Err(explain(&place, status, &Said { errors, noise })),
         }
     }
 }
 
 /// The first of what is said; the rest passes.
-async fn first_of(mut from: impl AsyncRead + Unpin) -> String {
+pub(crate) async fn first_of(mut from: impl AsyncRead + Unpin) -> String {
     let (mut said, mut buffer) = (Vec::new(), vec![0; 4 << 10]);
     while let Ok(length @ 1..) = from.read(&mut buffer).await {
         let room = MAX_NOISE.saturating_sub(said.len());

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use cluster::Destination;
 use tokio::io::{AsyncReadExt as _, BufReader};
-use tokio::process::{ChildStderr, Command};
+use tokio::process::{Child, ChildStderr, Command};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::child::Group;
@@ -25,7 +25,7 @@ const LOGIN: Duration = Duration::from_secs(20);
 /// For so long srsctl there may take to say who it is.
 const GREETING: Duration = Duration::from_secs(5);
 /// For so long an `ssh` whose output has ended may take to end.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+pub(crate) const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// How machines are reached.
 #[derive(Clone, Debug)]
@@ -86,10 +86,7 @@ impl Ssh {
         let mut command = self.command(way, &self.known_hosts);
         command.args(["-o", "StrictHostKeyChecking=yes", "--", &way.host]).args(&self.command);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        let mut child = command.spawn().map_err(|error| match error.kind() {
-            std::io::ErrorKind::NotFound => problem(Step::Start, Kind::NoSsh, String::new()),
-            _ => problem(Step::Start, Kind::Other, error.to_string()),
-        })?;
+        let mut child = spawn(&place, &mut command)?;
         let (Some(stdin), Some(mut stdout), Some(stderr)) =
             (child.stdin.take(), child.stdout.take(), child.stderr.take())
         else {
@@ -141,6 +138,14 @@ impl Ssh {
         let _ = wire.outgoing.send(Frame::Hello(own)).await;
         Ok(Session::new(place, hello, wire, Some(child)))
     }
+}
+
+/// Starts `ssh`, on the way to `place`.
+pub(crate) fn spawn(place: &str, command: &mut Command) -> Result<Child, Problem> {
+    command.spawn().map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Problem::new(place, Step::Start, Kind::NoSsh, String::new()),
+        _ => Problem::new(place, Step::Start, Kind::Other, error.to_string()),
+    })
 }
 
 /// By what name the key of a machine is pinned.
