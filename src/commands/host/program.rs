@@ -1,6 +1,7 @@
 //! The program as `srsctl host install` puts it on a machine: each version under its own name, a link to the one in force, the one before it
 //! kept. A version is written beside, made sure of, and renamed: what is there under its name is whole, whatever is cut off meanwhile.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write as _};
@@ -9,7 +10,7 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest as _, Sha256};
 
-/// Versions that are kept: the one in force, and the one before it.
+/// Versions that are kept whether any process runs them or not: the one in force, and the one before it.
 const KEPT: usize = 2;
 /// Bytes of a program, at most.
 const PROGRAM_MAX: u64 = 256 << 20;
@@ -112,9 +113,10 @@ fn sync(dir: &Path) -> io::Result<()> {
     File::open(dir)?.sync_all()
 }
 
-/// Removes versions but for [`KEPT`]: the one in force, the one before, and else the newest.
+/// Removes versions but for [`KEPT`] and those that run: the one in force, the one before, and else the newest.
 fn forget_old(versions: &Path, in_force: &str, before: Option<&Path>) {
     let before = before.and_then(|path| path.parent()?.file_name()?.to_str());
+    let running = running(versions);
     let entries = fs::read_dir(versions).into_iter().flatten().flatten();
     let mut others: Vec<_> = entries
         .filter_map(|entry| {
@@ -124,10 +126,22 @@ fn forget_old(versions: &Path, in_force: &str, before: Option<&Path>) {
         .collect();
     others.sort_by_key(|(time, name)| (Some(name.as_str()) == before, *time));
     others.reverse();
-    for (_, name) in others.iter().skip(KEPT - 1) {
-        // A process that runs it goes on; the next installation tries again.
+    for (_, name) in others.iter().skip(KEPT - 1).filter(|(_, name)| !running.contains(name)) {
+        // The next installation tries again.
         let _ = fs::remove_dir_all(versions.join(name));
     }
+}
+
+/// The versions that are run by any process that this one may look at. Ports run an earlier one than the supervisor until they are upgraded, and
+/// a failed upgrade brings them back to its path.
+fn running(versions: &Path) -> BTreeSet<String> {
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let programs = processes.filter_map(|process| fs::read_link(process.path().join("exe")).ok());
+    let version_of = |program: PathBuf| {
+        let name = program.strip_prefix(versions).ok()?.iter().next()?;
+        name.to_str().map(str::to_owned)
+    };
+    programs.filter_map(version_of).collect()
 }
 
 #[cfg(test)]
@@ -167,6 +181,26 @@ mod tests {
         assert_eq!(place.versions(), 2);
         assert!(!first.path.exists());
         assert!(place.install("two").is_new, "and it can be gone back to");
+        assert_eq!(place.versions(), 2);
+    }
+
+    #[test]
+    fn a_version_that_runs_is_kept_until_it_does_not() {
+        let place = Place::new();
+        let running = place.path("versions").join("a".repeat(64)).join("srsctl");
+        // By another process: none can be run that this one has open for writing while another test forks.
+        let made = std::process::Command::new("install").args(["-D", "/bin/sleep"]).arg(&running).status();
+        assert!(made.unwrap().success());
+        let mut process = std::process::Command::new(&running).arg("1000").spawn().unwrap();
+        for version in ["one", "two", "three"] {
+            place.install(version);
+        }
+        assert!(running.exists());
+        assert_eq!(place.versions(), 3);
+        process.kill().unwrap();
+        process.wait().unwrap();
+        place.install("four");
+        assert!(!running.exists());
         assert_eq!(place.versions(), 2);
     }
 
