@@ -1,44 +1,20 @@
 //! A cluster on several machines, changed from another one.
 
 use std::io::{BufRead as _, BufReader, Read as _, Write as _};
-use std::process::{Child, Command, Stdio};
+use std::process::Stdio;
 use std::sync::mpsc;
 
 use crate::support::cluster::{finish, run, spawn};
 use crate::support::hosts::Hosts;
-use crate::support::pictures::parse_framemd5;
+use crate::support::pictures::assert_nothing_lost;
 use crate::support::{SOON, wait_until};
-
-const EDGES: [&str; 4] = ["192.168.1.6:1935", "192.168.1.6:1936", "192.168.1.7:1935", "192.168.1.7:1936"];
 
 #[test]
 fn the_guide_is_brought_up_looked_at_restarted_and_ended_from_a_fourth_machine() {
     let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
     hosts.run(&["up"]).expect_code(0).expect_words(&["machines 3/3", "origin 1/1 edges 4/4 encoder 1/1"]);
 
-    let recorders = EDGES.map(|edge| {
-        let url = format!("rtmp://{edge}/live/livestream");
-        let words =
-            ["ffmpeg", "-v", "error", "-i", &url, "-t", "4", "-c:v", "copy", "-an", "-f", "framemd5", "-"];
-        spawn(&mut hosts.at(9, &words))
-    });
-    let recorded = recorders.map(|recorder| {
-        let list = finish(recorder, SOON).expect_code(0).stdout;
-        let pictures = parse_framemd5(&list).unwrap();
-        assert!(pictures.len() > 60, "{} pictures", pictures.len());
-        pictures.into_iter().map(|picture| picture.md5).collect::<Vec<_>>()
-    });
-    // They began at about the same time: from the first that both have on, the same pictures came to both.
-    let [first, others @ ..] = &recorded;
-    for other in others {
-        let place = |list: &[String], sum: &String| list.iter().position(|found| found == sum);
-        let begin =
-            place(other, &first[0]).map_or_else(|| (place(first, &other[0]).unwrap(), 0), |at| (0, at));
-        let pairs = first[begin.0..].iter().zip(&other[begin.1..]);
-        let common = pairs.clone().count();
-        assert!(common > 40 && pairs.clone().all(|(a, b)| a == b), "{common} pictures in common");
-    }
-
+    hosts.assert_equal_edges();
     let secrets =
         [5, 6, 7].map(|last| hosts.sh(last, "cat /var/lib/srsctl/live/secret").expect_code(0).stdout);
     assert!(secrets.iter().all(|secret| secret.len() >= 64 && *secret == secrets[0]));
@@ -268,36 +244,13 @@ fn a_cut_between_the_origin_and_one_machine_heals_and_restarts_nothing() {
     assert_eq!(restarts.sum::<u64>(), 0);
 }
 
-/// Ends a command on a machine.
-fn interrupt(hosts: &Hosts, command: &Child) {
-    // SIGINT may be ignored, as in a job in the background of a script, and what is started inherits that.
-    run(Command::new("kill").args(["-TERM", &hosts.child_of(command)])).expect_code(0);
-}
-
-/// Fails unless the player of `list`, as ffmpeg writes it, had each picture of 25 a second.
-#[track_caller]
-fn assert_nothing_lost(list: &str) {
-    // The last line may be cut.
-    let whole = list.rsplit_once('\n').map_or(list, |(whole, _)| whole);
-    let lines = whole.lines().filter_map(|line| line.strip_prefix("0,"));
-    // In ms. Where the card begins anew, something about the codec follows.
-    let times = lines.map(|line| line.split(',').next().unwrap().trim().parse::<i64>().unwrap());
-    let times: Vec<_> = times.collect();
-    assert!(times.len() > 60, "{} pictures", times.len());
-    for pair in times.windows(2) {
-        assert!((39..=41).contains(&(pair[1] - pair[0])), "{pair:?}");
-    }
-}
-
 #[test]
 fn ports_are_upgraded_and_files_changed_and_brought_back_on_all_machines_and_a_player_notices_nothing() {
     let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
     hosts.run(&["up"]).expect_code(0);
     let url = "rtmp://192.168.1.6:1936/live/livestream";
     let list = hosts.dir.path().join("player");
-    let words = ["ffmpeg", "-v", "error", "-i", url, "-c:v", "copy", "-an", "-f", "framemd5"];
-    let words = [&words[..], &[list.to_str().unwrap()]].concat();
-    let player = spawn(&mut hosts.at(9, &words));
+    let player = hosts.player(url, &list);
 
     // What is followed comes from all of them.
     let mut logs = hosts.srsctl(&["logs", "-f", "-n", "2"]);
@@ -318,7 +271,7 @@ fn ports_are_upgraded_and_files_changed_and_brought_back_on_all_machines_and_a_p
     let ports = upgraded["ports"].as_array().unwrap();
     assert!(upgraded["upgraded"] == true && ports.len() == 5, "{upgraded:#}");
     expect(&mut vec!["edge-192.168.1.6-1936", "edge-192.168.1.7-1935", "origin-192.168.1.5-1935"]);
-    interrupt(&hosts, &logs);
+    hosts.interrupt(&logs);
     let _ = logs.wait();
     for last in [5, 6, 7] {
         let is_session = |line: &String| line.contains("dial-stdio");
@@ -368,7 +321,7 @@ fn ports_are_upgraded_and_files_changed_and_brought_back_on_all_machines_and_a_p
     taken.expect_words(&["192.168.1.6: taking over what runs, with the file in force", "edges 4/4"]);
     hosts.run(&["plan", "--exit-code"]).expect_code(0);
 
-    interrupt(&hosts, &player);
+    hosts.interrupt(&player);
     finish(player, SOON);
     assert_nothing_lost(&std::fs::read_to_string(&list).unwrap());
 }

@@ -10,6 +10,7 @@ mod commands;
 mod crash;
 mod crowded;
 mod events;
+mod guide;
 mod health;
 mod hostile;
 mod install;

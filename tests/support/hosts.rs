@@ -4,12 +4,13 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 
-use nix::unistd::geteuid;
 use tempfile::TempDir;
 
 use super::cluster::{Done, SRSCTL, finish, run, spawn};
+use super::namespace::{Namespace, sshd};
+use super::pictures::parse_framemd5;
 use super::{SOON, wait_for};
 
 /// What a machine of the guide runs: its sshd, with state, logs and home in memory.
@@ -20,13 +21,14 @@ hostname "$1"
 for dir in /run /var/lib /root /usr/local/bin; do mount -t tmpfs -o mode=755,size=64m tmpfs "$dir"; done
 mkdir -p /run/sshd /root/.ssh
 chmod 700 /root/.ssh
-cp "$2/id_ed25519" "$2/authorized_keys" /root/.ssh/
+cp "$2/id_ed25519" "$2/id_ed25519.pub" "$2/authorized_keys" /root/.ssh/
 chmod 600 /root/.ssh/*
 mount --bind "$2/passwd" /etc/passwd
 ln -s "$3" /usr/local/bin/srsctl
-ip link set lo up
 while true; do "$4" -D -e -f "$2/sshd-$1" 2> "$2/sshd-$1.log" || true; done
 "#;
+
+const EDGES: [&str; 4] = ["192.168.1.6:1935", "192.168.1.6:1936", "192.168.1.7:1935", "192.168.1.7:1936"];
 
 /// The machines: .5, .6, .7, and .9, where the operator is.
 pub struct Hosts {
@@ -37,75 +39,29 @@ pub struct Hosts {
     hosts: Vec<(u8, Namespace)>,
 }
 
-/// A process that holds namespaces; with it all that is in them ends.
-struct Namespace {
-    unshare: Child,
-    /// The first process in them, as this machine numbers it.
-    pid: u32,
-}
-
-impl Namespace {
-    fn new(kinds: &[&str], program: &[&str]) -> Self {
-        let mut command = Command::new("setpriv");
-        // Whatever becomes of the test.
-        command.args(["--pdeathsig", "KILL", "unshare", "--fork", "--kill-child"]).args(kinds).args(program);
-        let openssh = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/openssh/usr/lib/x86_64-linux-gnu");
-        command.env("LD_LIBRARY_PATH", openssh).stdin(Stdio::null());
-        let unshare = command.spawn().unwrap();
-        let children = format!("/proc/{0}/task/{0}/children", unshare.id());
-        let pid = wait_for("a namespace", SOON, || {
-            let children = fs::read_to_string(&children).map_err(|e| e.to_string())?;
-            children
-                .split_whitespace()
-                .next()
-                .and_then(|pid| pid.parse().ok())
-                .ok_or_else(|| "none yet".to_owned())
-        });
-        Self { unshare, pid }
-    }
-
-    fn enter(&self, kinds: &[&str]) -> Command {
-        let mut command = Command::new("nsenter");
-        command.args(["-t", &self.pid.to_string()]).args(kinds).arg("--");
-        command
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        let _ = self.unshare.kill();
-        let _ = self.unshare.wait();
-    }
-}
-
 impl Hosts {
     /// None where this user may not make them; then a line says so.
     pub fn new() -> Option<Self> {
-        let sshd = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/openssh/usr/sbin/sshd");
-        if !geteuid().is_root() || !sshd.exists() {
-            eprintln!("not tested: several machines take root, and what tests/install-deps.sh unpacks");
-            return None;
-        }
+        Self::with(&[5, 6, 7, 9])
+    }
+
+    /// These of them alone; others may be plugged in.
+    pub fn with(numbers: &[u8]) -> Option<Self> {
+        let sshd = sshd()?;
         let dir = tempfile::Builder::new().prefix("srsctl-hosts-").tempdir().unwrap();
         let world = Namespace::new(&["--net", "--pid", "--mount-proc"], &["sleep", "infinity"]);
         let mut this = Self { dir, world, hosts: Vec::new() };
         this.write_keys();
         this.in_world("ip link set lo up; ip link add br0 type bridge; ip link set br0 up");
-        for last in [5, 6, 7, 9] {
-            let (name, path) = (this.name(last), this.dir.path().to_str().unwrap().to_owned());
+        for last in numbers.iter().copied() {
+            let (name, path) = (name(last), this.dir.path().to_str().unwrap().to_owned());
             let kinds = ["--net", "--pid", "--mount", "--uts", "--mount-proc"];
             let words = ["sh", "-c", HOST, "sh", &name, &path, SRSCTL, sshd.to_str().unwrap()];
             let host = Namespace::new(&kinds, &words);
-            this.in_world(&format!(
-                "ip link add v{last} type veth peer name eth0 netns {}; ip link set v{last} master br0; ip link set v{last} up",
-                host.pid
-            ));
-            let up = format!("ip addr add 192.168.1.{last}/24 dev eth0; ip link set eth0 up");
-            let mut command = host.enter(&["-n"]);
-            run(command.args(["sh", "-ec", &up])).expect_code(0);
+            this.plug(last, &host);
             this.hosts.push((last, host));
         }
-        for last in [5, 6, 7] {
+        for last in numbers.iter().copied().filter(|last| *last != 9) {
             wait_for("sshd", SOON, || {
                 let mut command = this.at(last, &["sh", "-c", "test -S /dev/null || ss -ltn | grep -q :22"]);
                 let done = run(&mut command);
@@ -113,6 +69,16 @@ impl Hosts {
             });
         }
         Some(this)
+    }
+
+    /// Connects the network of a machine to the others, by its address in the guide.
+    pub fn plug(&self, last: u8, network: &Namespace) {
+        self.in_world(&format!(
+            "ip link add v{last} type veth peer name eth0 netns {}; ip link set v{last} master br0; ip link set v{last} up",
+            network.pid
+        ));
+        let up = format!("ip link set lo up; ip addr add 192.168.1.{last}/24 dev eth0; ip link set eth0 up");
+        run(network.enter(&["-n"]).args(["sh", "-ec", &up])).expect_code(0);
     }
 
     /// The same, with the keys of all machines pinned for the cluster `guide` of the file that is written as guide.yaml.
@@ -132,13 +98,6 @@ impl Hosts {
         text.unwrap()
             .replace("#encoder:", "encoder:")
             .replace("max_connections: 10240", "max_connections: 100")
-    }
-
-    fn name(&self, last: u8) -> String {
-        match last {
-            9 => "laptop".to_owned(),
-            _ => format!("host{last}"),
-        }
     }
 
     fn write_keys(&self) {
@@ -162,11 +121,11 @@ impl Hosts {
         let text = format!(
             "Port 22\nHostKey {dir}/{key}\nUsePAM no\nStrictModes no\nPermitRootLogin yes\nPidFile none\nAuthorizedKeysFile /root/.ssh/authorized_keys\n"
         );
-        fs::write(self.dir.path().join(format!("sshd-{}", self.name(last))), text).unwrap();
+        fs::write(self.dir.path().join(format!("sshd-{}", name(last))), text).unwrap();
     }
 
     fn log_of_sshd(&self, last: u8) -> String {
-        fs::read_to_string(self.dir.path().join(format!("sshd-{}.log", self.name(last)))).unwrap_or_default()
+        fs::read_to_string(self.dir.path().join(format!("sshd-{}.log", name(last)))).unwrap_or_default()
     }
 
     /// Writes a file that all machines see at the path that is returned.
@@ -238,6 +197,12 @@ impl Hosts {
     pub fn replace_srsctl(&self, last: u8, script: &str) {
         let path = self.write(&format!("srsctl-{last}"), script);
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        self.use_program(last, &path);
+    }
+
+    /// Has a machine run this program as srsctl.
+    #[track_caller]
+    pub fn use_program(&self, last: u8, path: &Path) {
         self.sh(last, &format!("ln -sf {} /usr/local/bin/srsctl", path.display())).expect_code(0);
     }
 
@@ -258,6 +223,60 @@ impl Hosts {
         children.split_whitespace().next().unwrap().to_owned()
     }
 
+    /// Ends a command on a machine.
+    pub fn interrupt(&self, command: &Child) {
+        // SIGINT may be ignored, as in a job in the background of a script, and what is started inherits that.
+        run(Command::new("kill").args(["-TERM", &self.child_of(command)])).expect_code(0);
+    }
+
+    /// A player at the operator's that lists the pictures that it gets as framemd5, until it is interrupted.
+    pub fn player(&self, url: &str, list: &Path) -> Child {
+        let words = [
+            "ffmpeg",
+            "-y",
+            "-v",
+            "error",
+            "-i",
+            url,
+            "-c:v",
+            "copy",
+            "-an",
+            "-flush_packets",
+            "1",
+            "-f",
+            "framemd5",
+        ];
+        spawn(&mut self.at(9, &[&words[..], &[list.to_str().unwrap()]].concat()))
+    }
+
+    /// Fails unless the same pictures come from all four edges of the guide.
+    #[track_caller]
+    pub fn assert_equal_edges(&self) {
+        let recorders = EDGES.map(|edge| {
+            let url = format!("rtmp://{edge}/live/livestream");
+            let words = [
+                "ffmpeg", "-v", "error", "-i", &url, "-t", "4", "-c:v", "copy", "-an", "-f", "framemd5", "-",
+            ];
+            spawn(&mut self.at(9, &words))
+        });
+        let recorded = recorders.map(|recorder| {
+            let list = finish(recorder, SOON).expect_code(0).stdout;
+            let pictures = parse_framemd5(&list).unwrap();
+            assert!(pictures.len() > 60, "{} pictures", pictures.len());
+            pictures.into_iter().map(|picture| picture.md5).collect::<Vec<_>>()
+        });
+        // They began at about the same time: from the first that both have on, the same pictures came to both.
+        let [first, others @ ..] = &recorded;
+        for other in others {
+            let place = |list: &[String], sum: &String| list.iter().position(|found| found == sum);
+            let begin =
+                place(other, &first[0]).map_or_else(|| (place(first, &other[0]).unwrap(), 0), |at| (0, at));
+            let pairs = first[begin.0..].iter().zip(&other[begin.1..]);
+            let common = pairs.clone().count();
+            assert!(common > 40 && pairs.clone().all(|(a, b)| a == b), "{common} pictures in common");
+        }
+    }
+
     /// The processes of srsctl on a machine, but the operator's own.
     pub fn processes(&self, last: u8) -> Vec<String> {
         let script = "for p in /proc/[0-9]*; do tr '\\0' ' ' < $p/cmdline 2>/dev/null && echo; done";
@@ -266,5 +285,12 @@ impl Hosts {
             line.split(' ').next().is_some_and(|word| word.rsplit('/').next() == Some("srsctl"))
         };
         done.stdout.lines().filter(is_srsctl).map(str::to_owned).collect()
+    }
+}
+
+fn name(last: u8) -> String {
+    match last {
+        9 => "laptop".to_owned(),
+        _ => format!("host{last}"),
     }
 }

@@ -4,13 +4,16 @@ pub mod clients;
 pub mod cluster;
 pub mod debugger;
 pub mod flv;
+pub mod guide;
 pub mod hosts;
 pub mod machine;
+pub mod namespace;
 pub mod net;
 pub mod pictures;
 pub mod raw;
 pub mod rml;
 pub mod swarm;
+pub mod system;
 pub mod viewers;
 
 use std::path::{Path, PathBuf};

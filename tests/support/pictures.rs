@@ -43,6 +43,21 @@ pub fn parse_framemd5(list: &str) -> Result<Vec<Picture>, String> {
     Ok(pictures)
 }
 
+/// Fails unless the player of `list`, as ffmpeg writes it with `framemd5`, had each picture of 25 a second.
+#[track_caller]
+pub fn assert_nothing_lost(list: &str) {
+    // The last line may be cut.
+    let whole = list.rsplit_once('\n').map_or(list, |(whole, _)| whole);
+    let lines = whole.lines().filter_map(|line| line.strip_prefix("0,"));
+    // In ms. Where the card begins anew, something about the codec follows.
+    let times = lines.map(|line| line.split(',').next().unwrap().trim().parse::<i64>().unwrap());
+    let times: Vec<_> = times.collect();
+    assert!(times.len() > 60, "{} pictures", times.len());
+    for pair in times.windows(2) {
+        assert!((39..=41).contains(&(pair[1] - pair[0])), "{pair:?}");
+    }
+}
+
 /// The picture of a line that GStreamer's `checksumsink` prints; `None` of any other.
 pub fn parse_checksum(line: &str) -> Option<Picture> {
     let (time, md5) = line.split_once(' ')?;
