@@ -5,6 +5,7 @@
 
 pub(crate) mod operation;
 pub(crate) mod serve;
+pub(crate) mod session;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,7 @@ use tokio::time::timeout;
 
 use self::operation::{Leased, Operation};
 use self::serve::Role;
+use self::session::{Redial, session};
 use crate::failure::{Failure, code};
 use crate::subject::{Global, Subject};
 use crate::terminal::complain;
@@ -41,11 +43,6 @@ pub(crate) struct Reach {
     /// Go on without machines that cannot be reached, and end with 6
     #[arg(long)]
     pub(crate) skip_unreachable: bool,
-}
-
-/// What follows of the end of a session for who reads what comes from a machine.
-pub(crate) fn not_followed(machine: &str) -> String {
-    format!("nothing of {machine} is shown until it answers; should it not come back, begin anew")
 }
 
 /// The machines of a cluster.
@@ -229,6 +226,18 @@ impl Fleet {
         Ok(())
     }
 
+    /// To begin sessions again that are over.
+    pub(crate) fn redial(&self) -> Redial {
+        Redial::new(self.ssh.clone(), self.roots.clone())
+    }
+
+    /// Takes a new session with a machine in the place of the one before.
+    pub(crate) fn put(&mut self, machine: &Machine, session: Session) {
+        if let Some(place) = self.places.iter_mut().find(|place| place.machine == *machine) {
+            place.session = Some(Ok(session));
+        }
+    }
+
     /// A client of the supervisor there.
     pub(crate) fn client(&self, place: &Place) -> Client {
         let way = Way { session: place.session.clone(), cluster: self.name().to_owned() };
@@ -268,22 +277,17 @@ pub(crate) fn known_hosts(dirs: &ClusterDirs) -> PathBuf {
     dirs.lib().join("known_hosts")
 }
 
-async fn session(mut ssh: Ssh, roots: StateRoots, role: Role, machine: &Machine) -> Result<Session, Problem> {
-    let own = serve::hello();
-    let Some(way) = &machine.way else {
-        let place = machine.to_string();
-        return Session::within(&place, &own, |input, output| async move {
-            // What is wrong is told to whoever asks.
-            let _ = serve::serve(roots, role, input, output).await;
-        })
-        .await;
-    };
-    let words = ["srsctl", "agent", "dial-stdio", "--role", role.as_str()];
-    ssh.command = words.map(str::to_owned).to_vec();
-    ssh.connect(way, &own).await
-}
-
 impl Place {
+    /// The machine that it is.
+    pub(crate) fn machine(&self) -> &Machine {
+        &self.machine
+    }
+
+    /// The same with a new session.
+    pub(crate) fn with(self, session: Session) -> Self {
+        Self { session: Some(Ok(session)), ..self }
+    }
+
     /// Its hosts.
     pub(crate) fn hosts(&self) -> &[String] {
         &self.machine.hosts

@@ -414,3 +414,49 @@ fn a_slow_link_is_waited_for_and_one_that_stalls_or_breaks_is_told() {
     }
     hosts.run(&["status"]).expect_code(0);
 }
+
+#[test]
+fn what_is_followed_goes_on_when_a_machine_comes_back() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.run(&["up"]).expect_code(0);
+    let follow = |words: &[&str]| {
+        let mut command = hosts.srsctl(words);
+        let command = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let (sender, lines) = mpsc::channel();
+        let pipes: [Box<dyn std::io::Read + Send>; 2] =
+            [Box::new(child.stdout.take().unwrap()), Box::new(child.stderr.take().unwrap())];
+        for pipe in pipes {
+            let sender = sender.clone();
+            std::thread::spawn(move || {
+                BufReader::new(pipe).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+            });
+        }
+        (child, lines)
+    };
+    let expect = |lines: &mpsc::Receiver<String>, wanted: &str| {
+        let mut seen = String::new();
+        while !seen.contains(wanted) {
+            let line = lines.recv_timeout(SOON);
+            let line = line.unwrap_or_else(|e| panic!("no line of {wanted}: {e}: {seen}"));
+            seen.push_str(&line);
+            seen.push('\n');
+        }
+    };
+    let (logs, of_logs) = follow(&["logs", "-f", "-n", "1"]);
+    let (events, of_events) = follow(&["events", "-f"]);
+    expect(&of_logs, "edge-192.168.1.7-1936");
+    expect(&of_events, "192.168.1.7: ");
+    hosts.sh(7, "kill -KILL $(pgrep -f '[d]ial-stdio')").expect_code(0);
+    for lines in [&of_logs, &of_events] {
+        expect(lines, "nothing of 192.168.1.7 is shown until it answers again");
+        expect(lines, "192.168.1.7 answers again");
+    }
+    hosts.run(&["restart", "edge", "1936", "--host", "192.168.1.7"]).expect_code(0);
+    expect(&of_logs, "edge-192.168.1.7-1936");
+    expect(&of_events, "192.168.1.7 edge       1936 renewed");
+    for mut child in [logs, events] {
+        interrupt(&hosts, &child);
+        let _ = child.wait();
+    }
+}
