@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use cluster::file::ClusterFile;
 use cluster::{Cluster, Machine, Port, UnitId};
 use remote::{Exchange, Hello, Problem, Session, Ssh};
 use serde::de::DeserializeOwned;
@@ -20,11 +21,11 @@ use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, Buf
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
-use self::operation::{Leased, Operation};
+use self::operation::{Leased, Look, Operation};
 use self::serve::Role;
 use self::session::{Redial, session};
 use crate::failure::{Failure, code};
-use crate::subject::{Global, Subject};
+use crate::subject::{Global, Subject, parse_in};
 use crate::terminal::complain;
 
 /// For so long a machine may take to answer a question that has one document for an answer.
@@ -52,6 +53,8 @@ pub(crate) struct Fleet {
     roots: StateRoots,
     ssh: Ssh,
     places: Vec<Place>,
+    /// Only some hosts are meant.
+    is_limited: bool,
     /// Machines that were left out, since they cannot be reached.
     skipped: Vec<String>,
 }
@@ -63,6 +66,8 @@ pub(crate) struct Place {
     /// The ports that are there, as the file says.
     ports: Vec<UnitId>,
     session: Option<Result<Session, Problem>>,
+    /// The file has none of its hosts any more; the one in force has.
+    is_leaving: bool,
 }
 
 impl fmt::Display for Place {
@@ -82,21 +87,30 @@ impl Fleet {
         Ok(Self::of_cluster(global, subject, &cluster))
     }
 
-    /// That of this cluster.
+    /// That of this cluster, and of what runs here of another file: none where all of both is on this machine.
     pub(crate) fn of_cluster(global: &Global, subject: &Subject, cluster: &Cluster) -> Option<Self> {
-        let machines = cluster.machines(preflight::here());
-        if machines.iter().all(|machine| machine.way.is_none()) {
-            return None;
-        }
         let (dirs, roots) = (subject.dirs().clone(), subject.roots().clone());
         let ssh = ssh(global, &dirs);
-        let place = |machine: Machine| {
-            let all = cluster.ports().chain(&cluster.elsewhere);
-            let ports = all.filter(|port| machine.hosts.contains(&port.host.name)).map(Port::id).collect();
-            Place { machine, ports, session: None }
-        };
-        let places = machines.into_iter().map(place).collect();
-        Some(Self { dirs, roots, ssh, places, skipped: Vec::new() })
+        let places = cluster.machines(preflight::here()).into_iter();
+        let places = places.map(|machine| Place::new(machine, cluster, false)).collect();
+        let mut this = Self { dirs, roots, ssh, places, is_limited: false, skipped: Vec::new() };
+        if let Some(old) = subject.running() {
+            this.join(&old);
+        }
+        this.places.iter().any(Place::is_elsewhere).then_some(this)
+    }
+
+    /// Adds the machines of the file in force that the one of this fleet has no more: what runs there is the cluster's.
+    fn join(&mut self, in_force: &Cluster) {
+        for machine in in_force.machines(preflight::here()) {
+            let is_known = |place: &Place| {
+                let hosts = &place.machine.hosts;
+                place.machine.way == machine.way || hosts.iter().any(|host| machine.hosts.contains(host))
+            };
+            if !self.places.iter().any(is_known) {
+                self.places.push(Place::new(machine, in_force, true));
+            }
+        }
     }
 
     /// The cluster's name.
@@ -126,16 +140,27 @@ impl Fleet {
             return Err(Failure::usage(format!("{host} is no host of cluster {}: {known}", self.name())));
         }
         if !hosts.is_empty() {
+            self.is_limited = true;
             self.places.retain(|place| hosts.iter().any(|host| has(place, host)));
         }
         Ok(())
     }
 
-    /// Begins a session with each machine, all at once; which cannot be had is known by [`Fleet::problems`].
+    /// Begins a session with each machine, all at once; which cannot be had is known by [`Fleet::problems`]. Those of the file in force are
+    /// among them, as far as one of the others knows it.
     pub(crate) async fn reach(&mut self, may_change: bool) {
+        self.begin(may_change).await;
+        if !self.is_limited {
+            self.join_others().await;
+            self.begin(may_change).await;
+        }
+    }
+
+    async fn begin(&mut self, may_change: bool) {
         let role = if may_change { Role::Operator } else { Role::Viewer };
         let mut tasks = JoinSet::new();
-        for (index, place) in self.places.iter().enumerate() {
+        let places = self.places.iter().enumerate().filter(|(_, place)| place.session.is_none());
+        for (index, place) in places {
             let (ssh, roots, machine) = (self.ssh.clone(), self.roots.clone(), place.machine.clone());
             tasks.spawn(async move { (index, session(ssh, roots, role, &machine).await) });
         }
@@ -148,9 +173,41 @@ impl Fleet {
         }
     }
 
+    /// Learns from the machines that were reached which others the file in force there has.
+    async fn join_others(&mut self) {
+        let mut tasks = JoinSet::new();
+        for place in self.places.iter().filter(|place| place.problem().is_none()) {
+            let (place, operation) = (place.clone(), Operation::Look { cluster: self.name().to_owned() });
+            tasks.spawn(async move { (place.to_string(), place.ask::<Look>(&operation, &[]).await) });
+        }
+        let mut known: Vec<(String, String)> = Vec::new();
+        for (place, look) in tasks.join_all().await {
+            // One that does not answer says so when it is asked for more.
+            let Some(text) = look.ok().and_then(|look| look.in_force) else { continue };
+            if !known.iter().any(|(_, other)| *other == text) {
+                known.push((place, text));
+            }
+        }
+        known.sort();
+        for (place, text) in known {
+            match parse_in(&ClusterFile::new(self.dirs.file_in_force(), text), &self.roots) {
+                Ok(cluster) => self.join(&cluster),
+                Err(error) => complain(&format!(
+                    "{place}: the file in force there is not understood here, so machines that only it has are not looked at: {}",
+                    error.to_string().lines().next().unwrap_or_default()
+                )),
+            }
+        }
+    }
+
     /// What is wrong with the machines that were not reached, for a person.
     pub(crate) fn problems(&self) -> Vec<String> {
-        self.places.iter().filter_map(|place| place.problem().map(ToString::to_string)).collect()
+        let told = |place: &Place| {
+            let left =
+                if place.is_leaving { " (not in the file any more, but in the one in force)" } else { "" };
+            place.problem().map(|problem| format!("{problem}{left}"))
+        };
+        self.places.iter().filter_map(told).collect()
     }
 
     /// Reaches all machines that a change is for, or fails before anything is touched; those that may be left out are told of.
@@ -176,8 +233,15 @@ impl Fleet {
                 )));
             }
             problems.iter().for_each(|problem| complain(problem));
-            let left_out = self.places.iter().filter(|place| place.problem().is_some());
-            self.skipped = left_out.map(ToString::to_string).collect();
+            let left_out = || self.places.iter().filter(|place| place.problem().is_some());
+            for place in left_out().filter(|place| place.is_leaving) {
+                complain(&format!(
+                    "{place} is not in the file any more, and will not be looked for again: what runs there ends with this command on it: \
+                     srsctl down {}",
+                    self.name()
+                ));
+            }
+            self.skipped = left_out().map(ToString::to_string).collect();
             self.places.retain(|place| place.problem().is_none());
         }
         let own = env!("CARGO_PKG_VERSION");
@@ -251,16 +315,28 @@ impl Fleet {
             .then(|| Failure::new(code::CONSENT, format!("done without {skipped}, which cannot be reached")))
     }
 
+    /// Ends the sessions with the machines that the file has no more.
+    pub(crate) async fn let_go(&mut self) {
+        let (leaving, rest) =
+            std::mem::take(&mut self.places).into_iter().partition(|place| place.is_leaving);
+        self.places = rest;
+        close(leaving).await;
+    }
+
     /// Ends all sessions, and with them the leases.
     pub(crate) async fn close(self) {
-        let mut tasks = JoinSet::new();
-        for place in self.places {
-            if let Some(Ok(session)) = place.session {
-                tasks.spawn(session.close());
-            }
-        }
-        tasks.join_all().await;
+        close(self.places).await;
     }
+}
+
+async fn close(places: Vec<Place>) {
+    let mut tasks = JoinSet::new();
+    for place in places {
+        if let Some(Ok(session)) = place.session {
+            tasks.spawn(session.close());
+        }
+    }
+    tasks.join_all().await;
 }
 
 /// How machines are reached for the cluster of `dirs`.
@@ -278,6 +354,17 @@ pub(crate) fn known_hosts(dirs: &ClusterDirs) -> PathBuf {
 }
 
 impl Place {
+    fn new(machine: Machine, cluster: &Cluster, is_leaving: bool) -> Self {
+        let all = cluster.ports().chain(&cluster.elsewhere);
+        let ports = all.filter(|port| machine.hosts.contains(&port.host.name)).map(Port::id).collect();
+        Self { machine, ports, session: None, is_leaving }
+    }
+
+    /// Whether the file has none of its hosts any more, and the one in force has.
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving
+    }
+
     /// The machine that it is.
     pub(crate) fn machine(&self) -> &Machine {
         &self.machine

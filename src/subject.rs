@@ -321,6 +321,11 @@ impl Subject {
         Ok(Self { file, dirs, in_force, roots, is_guessed: false })
     }
 
+    /// What the file in force says, where anything of the cluster runs here.
+    pub(crate) fn running(&self) -> Option<Cluster> {
+        runs(&self.dirs).then(|| self.cluster_in_force().ok()).flatten()
+    }
+
     pub(crate) fn cluster_in_force(&self) -> Result<Cluster, Failure> {
         let in_force = self.in_force.as_ref().ok_or_else(|| {
             Failure::failed(format!("cluster {} has no file in force; name it: -f FILE", self.name()))

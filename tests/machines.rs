@@ -416,6 +416,77 @@ fn a_slow_link_is_waited_for_and_one_that_stalls_or_breaks_is_told() {
 }
 
 #[test]
+fn a_machine_that_leaves_the_file_is_drained_with_its_stream_and_ended_and_what_runs_there_is_told() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    let all = Hosts::guide();
+    let without = |last: u8| {
+        let host = format!("  - host: 192.168.1.{last}\n    ports: [1935, 1936]\n");
+        assert!(all.contains(&host));
+        all.replace(&host, "")
+    };
+    hosts.run(&["up"]).expect_code(0);
+    let player = |edge: &str| {
+        let list = hosts.dir.path().join(edge.replace([':', '.'], "-"));
+        let url = format!("rtmp://{edge}/live/livestream");
+        let words = ["ffmpeg", "-v", "error", "-i", &url, "-c:v", "copy", "-an", "-flush_packets", "1"];
+        let words = [&words[..], &["-f", "framemd5", list.to_str().unwrap()]].concat();
+        let player = spawn(&mut hosts.at(9, &words));
+        let pictures = {
+            let list = list.clone();
+            move || std::fs::read_to_string(&list).map_or(0, |text| text.matches("\n0,").count())
+        };
+        wait_until("pictures", SOON, || pictures() > 0);
+        (player, list, pictures)
+    };
+    let (stays, list, _) = player("192.168.1.6:1936");
+    let (goes, _, pictures) = player("192.168.1.7:1935");
+
+    hosts.write("guide.yaml", &without(7));
+    let warned = "192.168.1.7 is not in the file any more, and srsctl up ends what runs there";
+    hosts.run(&["status"]).expect_code(0).expect_words(&["machines 3/3", warned]);
+    let planned = hosts.run(&["plan", "--exit-code"]).expect_code(7);
+    planned.expect_words(&["2 stopped", "disconnects 1 player: needs --yes"]);
+    hosts
+        .run(&["up"])
+        .expect_code(6)
+        .expect_words(&["nothing was touched", "stop edge-192.168.1.7-1935: disconnects 1 player"]);
+    let before = pictures();
+    let done = hosts.run(&["up", "--yes", "--drain", "3s"]).expect_code(0);
+    done.expect_words(&["192.168.1.7: edge-192.168.1.7-1935 is removed", "machines 2/2", "edges 2/2"]);
+    finish(goes, SOON);
+    let more = pictures() - before;
+    assert!(more >= 60, "its stream came as long as it was there: {more} pictures");
+    wait_until("all to end there", SOON, || hosts.processes(7).is_empty());
+    hosts.run(&["plan", "--exit-code"]).expect_code(0);
+    assert!(!hosts.run(&["status"]).expect_code(0).text().contains("192.168.1.7"));
+
+    // One that is dead is looked for once.
+    hosts.write("guide.yaml", &all);
+    hosts.run(&["up"]).expect_code(0).expect_words(&["machines 3/3", "edges 4/4"]);
+    hosts.cut(7, true);
+    hosts.write("guide.yaml", &without(7));
+    let told = "not in the file any more, but in the one in force";
+    hosts.run(&["up"]).expect_code(1).expect_words(&["nothing was touched", "192.168.1.7", told]);
+    let partly = hosts.run(&["up", "--skip-unreachable"]).expect_code(6);
+    partly.expect_words(&["done without 192.168.1.7", "ends with this command on it: srsctl down live"]);
+    hosts.run(&["up"]).expect_code(0).expect_words(&["nothing to change", "machines 2/2"]);
+    hosts.cut(7, false);
+    assert!(!hosts.processes(7).is_empty());
+
+    // Put back, it is the same as before; and down ends what is in force, whatever the file says by now.
+    hosts.write("guide.yaml", &all);
+    hosts.run(&["up"]).expect_code(0).expect_words(&["machines 3/3", "edges 4/4"]);
+    interrupt(&hosts, &stays);
+    finish(stays, SOON);
+    assert_nothing_lost(&std::fs::read_to_string(&list).unwrap());
+    hosts.write("guide.yaml", &without(7));
+    hosts.run(&["down"]).expect_code(0).expect_words(&["192.168.1.7: edge-192.168.1.7-1935 is stopped"]);
+    for last in [5, 6, 7] {
+        wait_until("all to end", SOON, || hosts.processes(last).is_empty());
+    }
+}
+
+#[test]
 fn what_is_followed_goes_on_when_a_machine_comes_back() {
     let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
     hosts.run(&["up"]).expect_code(0);

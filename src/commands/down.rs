@@ -1,6 +1,6 @@
 //! `srsctl down`: the end of a cluster, also of one whose supervisor was killed, on all its machines.
 
-mod several;
+pub(crate) mod several;
 
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::path::PathBuf;

@@ -121,11 +121,18 @@ pub(crate) struct Look {
     pub(crate) is_supervised: bool,
     /// So many of its processes live, supervised or not.
     pub(crate) living: usize,
-    /// The text of the file in force, where these go on without a supervisor and it is sound.
+    /// The text of the file in force, where any of that runs and the text is sound.
     #[serde(default)]
     pub(crate) in_force: Option<String>,
     /// Absolute path of srsctl there.
     pub(crate) program: PathBuf,
+}
+
+impl Look {
+    /// Whether anything of the cluster runs there.
+    pub(crate) fn runs(&self) -> bool {
+        self.is_supervised || self.living > 0
+    }
 }
 
 /// What became of an attempt to take the lease.

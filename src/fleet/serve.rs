@@ -110,8 +110,8 @@ impl Server {
             Operation::Look { .. } => {
                 let program = supervisor::own_binary().map_err(Failure::failed)?;
                 let (is_supervised, living) = (dirs.is_supervised(), orphans::living(&dirs));
-                let goes_on = !is_supervised && living > 0;
-                let in_force = dirs.in_force()?.filter(|_| goes_on);
+                let runs = is_supervised || living > 0;
+                let in_force = dirs.in_force()?.filter(|_| runs);
                 let file = in_force.map(|(path, text)| ClusterFile::new(path, text));
                 let sound = file.filter(|file| subject::parse_in(file, &self.roots).is_ok());
                 let in_force = sound.map(|file| file.text().to_owned());

@@ -29,7 +29,11 @@ async fn stop(fleet: &Fleet, purge: bool) -> Result<(), Failure> {
     if failures.is_empty() { Ok(()) } else { Err(Failure::failed(failures.join("\n"))) }
 }
 
-async fn stop_at(fleet: &Fleet, place: &Place, purge: bool) -> Result<(), Failure> {
+/// Ends what runs on one machine.
+///
+/// # Errors
+/// When something does not end.
+pub(crate) async fn stop_at(fleet: &Fleet, place: &Place, purge: bool) -> Result<(), Failure> {
     let operation = Operation::Down { cluster: fleet.name().to_owned(), purge };
     let mut lines = place.lines(&operation, &[]).await?;
     while let Some(line) = lines.next().await? {

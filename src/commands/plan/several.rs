@@ -36,13 +36,15 @@ async fn parts(fleet: &Fleet, loaded: &Loaded) -> Result<Vec<HostPart>, Failure>
     }
     let mut parts = Vec::new();
     for place in fleet.places() {
-        parts.push(HostPart { machine: place.to_string(), ..part(fleet, place, loaded).await? });
+        let look: Look = place.ask(&Operation::Look { cluster: fleet.name().to_owned() }, &[]).await?;
+        if !place.is_leaving() || look.runs() {
+            parts.push(HostPart { machine: place.to_string(), ..part(fleet, place, look, loaded).await? });
+        }
     }
     Ok(parts)
 }
 
-async fn part(fleet: &Fleet, place: &Place, loaded: &Loaded) -> Result<HostPart, Failure> {
-    let look: Look = place.ask(&Operation::Look { cluster: fleet.name().to_owned() }, &[]).await?;
+async fn part(fleet: &Fleet, place: &Place, look: Look, loaded: &Loaded) -> Result<HostPart, Failure> {
     let hosts = place.hosts().to_vec();
     if look.is_supervised {
         let request = Apply { hosts, ..Apply::new(loaded.path.clone(), loaded.text.clone()) };

@@ -103,6 +103,14 @@ pub(crate) async fn look(fleet: &Fleet) -> Seen {
     };
     let mut rows = Vec::new();
     for (place, (_, said)) in fleet.places().iter().zip(said) {
+        if place.is_leaving() {
+            if said == Err(None) {
+                continue;
+            }
+            status
+                .warnings
+                .push(format!("{place} is not in the file any more, and srsctl up ends what runs there"));
+        }
         rows.push(row(fleet, place, said, &mut status));
     }
     Seen { status, rows }

@@ -1,15 +1,18 @@
 //! `up` of a cluster on several machines: all is looked at before anything is touched; then the origin's machine, and when that is ready
-//! those of the edges, one after the other.
+//! those of the edges, one after the other. A machine that loses edges goes before the origin that is there already: as long as players
+//! are there, their stream has to come. What runs on a machine that the file has no more ends last.
 
 use std::process::ExitCode;
 
-use cluster::plan::HostPart;
+use cluster::Role;
+use cluster::plan::{Action, HostPart};
 use control::api::{Apply, StartupEvent};
 use control::start::{Secret, Start};
 use tokio::signal::ctrl_c;
 
 use super::progress::{not_ready, progress};
 use crate::change::{self, Wish};
+use crate::commands::down;
 use crate::commands::status::machines;
 use crate::failure::{Failure, code};
 use crate::fleet::operation::{Look, Operation};
@@ -27,6 +30,7 @@ pub(super) async fn run(
 ) -> Result<ExitCode, Failure> {
     fleet.reach_to_change(reach).await?;
     let outcome = bring_up(&fleet, loaded, wish).await;
+    fleet.let_go().await;
     let status = match &outcome {
         Ok(()) => Some(machines::settled(&fleet, &loaded.cluster).await),
         Err(_) => None,
@@ -45,22 +49,22 @@ pub(super) async fn run(
 }
 
 async fn bring_up(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<(), Failure> {
-    let (mut secret, planned) = prepare(fleet, loaded, wish).await.map_err(|failure| {
+    let (mut secret, work) = prepare(fleet, loaded, wish).await.map_err(|failure| {
         let said = failure.to_string();
         let untouched = "nothing was touched";
         let said = if said.contains(untouched) { said } else { format!("{untouched}: {said}") };
         Failure::new(failure.number(), said)
     })?;
-    for (done, (place, request)) in fleet.places().iter().zip(&planned).enumerate() {
-        let outcome = match request {
-            Some((request, _)) => change(fleet, place, request).await,
+    for (done, Work { place, change }) in work.iter().enumerate() {
+        let outcome = match change {
+            Some((request, _)) => carry_out(fleet, place, request).await,
             None => {
                 let operation = Operation::Start { cluster: fleet.name().to_owned() };
                 start(place, &operation, &encoded(loaded, place, secret.as_ref())?).await
             }
         };
         if let Err(failure) = outcome {
-            return Err(stopped_at(fleet, done, &failure));
+            return Err(stopped_at(&work, done, &failure));
         }
         if secret.is_none() {
             // The first has made it.
@@ -70,48 +74,96 @@ async fn bring_up(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<(), Fai
     Ok(())
 }
 
-/// What is done on each machine: where a supervisor runs, what it is asked for; else a start. And the secret, where one has it already.
-type Prepared = (Option<Secret>, Vec<Option<(Apply, HostPart)>>);
+/// What is done on one machine.
+struct Work<'a> {
+    place: &'a Place,
+    /// What the supervisor there is asked for, and what that comes to; without, one is started.
+    change: Option<(Apply, HostPart)>,
+}
+
+impl Work<'_> {
+    /// Whether it does this to a port of this role.
+    fn has(&self, actions: &[Action], role: Role) -> bool {
+        let changes = self.change.iter().flat_map(|(_, part)| &part.changes);
+        changes.into_iter().any(|it| actions.contains(&it.action) && it.unit.parts().0 == role)
+    }
+
+    fn starts_origin(&self, is_first: bool) -> bool {
+        let is_started = self.change.is_none() && is_first;
+        is_started || self.has(&[Action::Start, Action::Restart], Role::Origin)
+    }
+}
+
+/// The machines in the order in which they are changed; the origin's is the first of `work`.
+fn in_order(work: Vec<Work<'_>>) -> Vec<Work<'_>> {
+    let is_origin_new = work.iter().enumerate().any(|(place, it)| it.starts_origin(place == 0));
+    let rank = |(index, it): &(usize, Work<'_>)| match index {
+        _ if it.has(&[Action::Stop], Role::Origin) && !it.starts_origin(*index == 0) => 3,
+        0 => 1,
+        _ if !is_origin_new && it.has(&[Action::Stop, Action::Restart], Role::Edge) => 0,
+        _ => 2,
+    };
+    let mut work: Vec<_> = work.into_iter().enumerate().collect();
+    work.sort_by_key(rank);
+    work.into_iter().map(|(_, it)| it).collect()
+}
 
 /// All that can be known before anything is touched: who else is at it, whether each machine can do what is asked for, and whom it costs.
-async fn prepare(fleet: &Fleet, loaded: &Loaded, wish: &Wish) -> Result<Prepared, Failure> {
+/// And the secret, where one has it already.
+async fn prepare<'a>(
+    fleet: &'a Fleet,
+    loaded: &Loaded,
+    wish: &Wish,
+) -> Result<(Option<Secret>, Vec<Work<'a>>), Failure> {
     fleet.take_leases(&format!("up {}", loaded.path.display())).await?;
     let mut looks = Vec::new();
     let mut problems = Vec::new();
     for place in fleet.places() {
         let look: Look = place.ask(&Operation::Look { cluster: fleet.name().to_owned() }, &[]).await?;
-        if look.living == 0 && !look.is_supervised {
+        if place.is_leaving() {
+            if look.runs() {
+                looks.push((place, look));
+            }
+            continue;
+        }
+        if !look.runs() {
             let operation = Operation::Rehearse { cluster: fleet.name().to_owned() };
             let found: Vec<String> = place.ask(&operation, &encoded(loaded, place, None)?).await?;
             problems.extend(found.into_iter().map(|problem| format!("{place}: {problem}")));
         }
-        looks.push(look);
+        looks.push((place, look));
     }
     if !problems.is_empty() {
         return Err(Failure::failed(format!("nothing was touched:\n  {}", problems.join("\n  "))));
     }
     let secret = known_secret(fleet, &looks).await?;
-    let mut planned = Vec::new();
-    for (place, look) in fleet.places().iter().zip(&looks) {
-        planned.push(if look.is_supervised { Some(plan(fleet, place, loaded, wish).await?) } else { None });
+    let mut work = Vec::new();
+    for (place, look) in &looks {
+        let change = if look.is_supervised { Some(plan(fleet, place, loaded, wish).await?) } else { None };
+        work.push(Work { place, change });
     }
-    let generation = |planned: &Option<(Apply, HostPart)>| planned.as_ref()?.1.generation;
-    let now = fleet.places().iter().zip(&planned);
-    let now: Vec<_> = now.map(|(place, planned)| (place.to_string(), generation(planned))).collect();
+    let generation = |it: &Work<'_>| it.change.as_ref()?.1.generation;
+    let now: Vec<_> = work.iter().map(|it| (it.place.to_string(), generation(it))).collect();
     change::unchanged(wish.planned.as_ref(), &now)?;
-    for ((place, look), planned) in fleet.places().iter().zip(&looks).zip(&mut planned) {
+    for (it, (place, look)) in work.iter_mut().zip(&looks) {
         if take_over(fleet, place, look, loaded).await? {
-            *planned = Some(plan(fleet, place, loaded, wish).await?);
+            it.change = Some(plan(fleet, place, loaded, wish).await?);
+        } else if it.change.is_none() && place.is_leaving() {
+            return Err(place.at(&Failure::failed(format!(
+                "it is not in the file any more, and the file in force there is not valid: whom its end costs is not known; end it first, \
+                 on it: srsctl down {}",
+                fleet.name()
+            ))));
         }
     }
-    consent(&planned, wish)?;
-    Ok((secret, planned))
+    consent(&work, wish)?;
+    Ok((secret, in_order(work)))
 }
 
 /// Where it has stopped, and how it goes on.
-fn stopped_at(fleet: &Fleet, done: usize, failure: &Failure) -> Failure {
-    let names = |places: &[Place]| places.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ");
-    let (before, rest) = fleet.places().split_at(done.min(fleet.places().len()));
+fn stopped_at(work: &[Work<'_>], done: usize, failure: &Failure) -> Failure {
+    let names = |work: &[Work<'_>]| work.iter().map(|it| it.place.to_string()).collect::<Vec<_>>().join(", ");
+    let (before, rest) = work.split_at(done.min(work.len()));
     let mut said = failure.to_string();
     if !before.is_empty() {
         said.push_str(&format!("\n{} run as the file says", names(before)));
@@ -146,9 +198,9 @@ async fn own_secret(fleet: &Fleet, place: &Place) -> Result<Option<Secret>, Fail
 }
 
 /// The secret that the machines have: of those where something runs, else of any.
-async fn known_secret(fleet: &Fleet, looks: &[Look]) -> Result<Option<Secret>, Failure> {
+async fn known_secret(fleet: &Fleet, looks: &[(&Place, Look)]) -> Result<Option<Secret>, Failure> {
     let (mut running, mut resting): (Option<(Secret, &Place)>, Option<Secret>) = (None, None);
-    for (place, look) in fleet.places().iter().zip(looks) {
+    for (place, look) in looks.iter().filter(|(place, _)| !place.is_leaving()) {
         let Some(secret) = own_secret(fleet, place).await? else { continue };
         if look.living == 0 {
             resting.get_or_insert(secret);
@@ -183,8 +235,8 @@ async fn plan(
 }
 
 /// That nobody is disconnected on any machine, or that this shall be.
-fn consent(planned: &[Option<(Apply, HostPart)>], wish: &Wish) -> Result<(), Failure> {
-    let changes = planned.iter().flatten().flat_map(|(_, part)| &part.changes);
+fn consent(work: &[Work<'_>], wish: &Wish) -> Result<(), Failure> {
+    let changes = work.iter().filter_map(|it| it.change.as_ref()).flat_map(|(_, part)| &part.changes);
     let costs = changes.filter(|change| change.disconnects());
     let costs: String =
         costs.map(|it| format!("\n  {} {}: disconnects {}", it.action, it.unit, it.whom())).collect();
@@ -197,7 +249,15 @@ fn consent(planned: &[Option<(Apply, HostPart)>], wish: &Wish) -> Result<(), Fai
     Err(Failure::new(code::CONSENT, why))
 }
 
-/// Has the supervisor there carry it out.
+/// Has the supervisor there carry it out; it ends where nothing is left for it.
+async fn carry_out(fleet: &Fleet, place: &Place, request: &Apply) -> Result<(), Failure> {
+    change(fleet, place, request).await?;
+    if place.is_leaving() {
+        down::several::stop_at(fleet, place, false).await?;
+    }
+    Ok(())
+}
+
 async fn change(fleet: &Fleet, place: &Place, request: &Apply) -> Result<(), Failure> {
     let client = fleet.client(place);
     tokio::select! {
@@ -214,7 +274,8 @@ async fn change(fleet: &Fleet, place: &Place, request: &Apply) -> Result<(), Fai
 /// What runs on there without a supervisor is taken over as it is, where another file is in force: what a change of it costs, a supervisor
 /// knows. Nobody is disconnected. False where there is nothing to take over.
 async fn take_over(fleet: &Fleet, place: &Place, look: &Look, loaded: &Loaded) -> Result<bool, Failure> {
-    if look.in_force.as_ref().is_none_or(|text| *text == loaded.text) {
+    let is_other = look.in_force.as_ref().is_some_and(|text| place.is_leaving() || *text != loaded.text);
+    if look.is_supervised || !is_other {
         return Ok(false);
     }
     complain(&format!("{place}: taking over what runs, with the file in force"));
