@@ -96,7 +96,9 @@ impl Server {
             ))
         })?;
         if self.role == Role::Viewer && !operation.is_for_viewers() {
-            return Err(Failure::failed("this login may look and change nothing: its role is viewer"));
+            return Err(Failure::failed(
+                "this login may look and change nothing: its role is viewer; one with a key that is an operator's there may",
+            ));
         }
         if !is_cluster_name(operation.cluster()) {
             return Err(Failure::usage("no cluster is called so"));

@@ -124,7 +124,13 @@ impl Waiting {
                 // A start that an `up` has asked for and that failed is that one's to repeat; what was up before is not given up.
                 Ended::Failed(_) if !self.dirs.is_wanted() => self.wait(None, "waits for srsctl up").await,
                 Ended::Failed(failure) => {
-                    let why = failure.to_string();
+                    let mut why = failure.to_string();
+                    if failure.number() == code::LOCKED {
+                        let name = self.dirs.name();
+                        why = format!(
+                            "{why}; to have this service run it: srsctl down {name}, then srsctl up with its file"
+                        );
+                    }
                     tracing::warn!(error = %why, retry = ?retry, "the cluster does not come up");
                     let first = why.lines().next().unwrap_or_default();
                     let said = format!("tries again, since the cluster does not come up: {first}");
