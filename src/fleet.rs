@@ -25,7 +25,7 @@ use self::operation::{Leased, Look, Operation};
 use self::serve::Role;
 use self::session::{Redial, session};
 use crate::failure::{Failure, code};
-use crate::subject::{Global, Subject, parse_in};
+use crate::subject::{Global, Subject, no_such_host, parse_in};
 use crate::terminal::complain;
 
 /// For so long a machine may take to answer a question that has one document for an answer.
@@ -135,9 +135,8 @@ impl Fleet {
     pub(crate) fn limit_to(&mut self, hosts: &[String]) -> Result<(), Failure> {
         let has = |place: &Place, host: &String| place.machine.hosts.contains(host);
         if let Some(host) = hosts.iter().find(|host| !self.places.iter().any(|place| has(place, host))) {
-            let known: Vec<_> = self.places.iter().flat_map(|place| &place.machine.hosts).cloned().collect();
-            let known = known.join(", ");
-            return Err(Failure::usage(format!("{host} is no host of cluster {}: {known}", self.name())));
+            let known = self.places.iter().flat_map(|place| &place.machine.hosts);
+            return Err(no_such_host(host, self.name(), known));
         }
         if !hosts.is_empty() {
             self.is_limited = true;

@@ -321,6 +321,16 @@ impl Subject {
         Ok(Self { file, dirs, in_force, roots, is_guessed: false })
     }
 
+    /// That this is a host of the cluster.
+    ///
+    /// # Errors
+    /// When it is none. Of a cluster whose file nobody knows nothing can be said.
+    pub(crate) fn expect_host(&self, host: Option<&String>) -> Result<(), Failure> {
+        let (Some(host), Ok(cluster)) = (host, self.cluster()) else { return Ok(()) };
+        let known = || cluster.ports().map(|port| &port.host.name);
+        if known().any(|name| name == host) { Ok(()) } else { Err(no_such_host(host, self.name(), known())) }
+    }
+
     /// What the file in force says, where anything of the cluster runs here.
     pub(crate) fn running(&self) -> Option<Cluster> {
         runs(&self.dirs).then(|| self.cluster_in_force().ok()).flatten()
@@ -352,6 +362,17 @@ impl Subject {
     fn explain(&self, why: &str) {
         complain(&format!("{why}; using the file in force of cluster {}", self.name()));
     }
+}
+
+/// That a cluster has no host that is called so, but the `known` ones.
+pub(crate) fn no_such_host<'a>(
+    host: &str,
+    cluster: &str,
+    known: impl Iterator<Item = &'a String>,
+) -> Failure {
+    let mut known: Vec<&str> = known.map(String::as_str).collect();
+    known.dedup();
+    Failure::usage(format!("{host} is no host of cluster {cluster}: {}", known.join(", ")))
 }
 
 /// The name of a cluster, as an argument.

@@ -81,6 +81,7 @@ pub(crate) async fn run(global: &Global, Args { path, json, text, host }: Args) 
         fleet.limit_to(host.as_slice())?;
         return show(&several::read(fleet).await?, json, text);
     }
+    subject.expect_host(host.as_ref())?;
     let all = generations(subject.dirs())?;
     if let Some(number) = text {
         print(&find(subject.name(), &all, number)?.text)?;

@@ -34,9 +34,7 @@ pub(crate) fn run(global: &Global, Args { stream, path, host }: &Args) -> Result
     let subject = Subject::find(global, path.as_deref(), "urls APP/STREAM")?;
     let mut cluster = subject.cluster()?;
     if let Some(host) = host {
-        if !cluster.ports().any(|port| port.host.name == *host) {
-            return Err(Failure::usage(format!("{host} is no host of cluster {}", subject.name())));
-        }
+        subject.expect_host(Some(host))?;
         cluster = cluster.only(std::slice::from_ref(host));
     }
     print(&output::urls(&cluster, stream.as_str()))?;
