@@ -476,7 +476,7 @@ fn a_machine_that_leaves_the_file_is_drained_with_its_stream_and_ended_and_what_
     // Put back, it is the same as before; and down ends what is in force, whatever the file says by now.
     hosts.write("guide.yaml", &all);
     hosts.run(&["up"]).expect_code(0).expect_words(&["machines 3/3", "edges 4/4"]);
-    interrupt(&hosts, &stays);
+    hosts.interrupt(&stays);
     finish(stays, SOON);
     assert_nothing_lost(&std::fs::read_to_string(&list).unwrap());
     hosts.write("guide.yaml", &without(7));
@@ -527,7 +527,7 @@ fn what_is_followed_goes_on_when_a_machine_comes_back() {
     expect(&of_logs, "edge-192.168.1.7-1936");
     expect(&of_events, "192.168.1.7 edge       1936 renewed");
     for mut child in [logs, events] {
-        interrupt(&hosts, &child);
+        hosts.interrupt(&child);
         let _ = child.wait();
     }
 }
