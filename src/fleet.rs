@@ -353,7 +353,8 @@ pub(crate) fn known_hosts(dirs: &ClusterDirs) -> PathBuf {
 }
 
 impl Place {
-    fn new(machine: Machine, cluster: &Cluster, is_leaving: bool) -> Self {
+    /// The machine with its ports of the cluster, not reached yet.
+    pub(crate) fn new(machine: Machine, cluster: &Cluster, is_leaving: bool) -> Self {
         let all = cluster.ports().chain(&cluster.elsewhere);
         let ports = all.filter(|port| machine.hosts.contains(&port.host.name)).map(Port::id).collect();
         Self { machine, ports, session: None, is_leaving }

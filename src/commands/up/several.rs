@@ -316,3 +316,76 @@ async fn start(place: &Place, operation: &Operation, given: &[u8]) -> Result<(),
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use cluster::UnitId;
+    use cluster::file::ClusterFile;
+    use cluster::plan::Change;
+
+    use super::*;
+
+    const FILE: &str = "cluster: live\norigin: { host: 10.0.0.5 }\nedges:\n  - { host: 10.0.0.6, ports: [1935] }\n  \
+                        - { host: 10.0.0.7, ports: [1935] }\n  - { host: 10.0.0.8, ports: [1935] }\n";
+
+    /// In which order machines are changed, each of which is given with what it does to which port; without any it is started.
+    fn ordered(machines: &[(&str, bool, &[(Action, Role)])]) -> Vec<String> {
+        let file = ClusterFile::new("c.yaml".into(), FILE.to_owned());
+        let cluster = file.cluster(&|_| unreachable!()).unwrap();
+        let all = cluster.machines(|_| false);
+        let place = |name: &str, is_leaving| {
+            let machine = all.iter().find(|machine| machine.hosts == [name]).unwrap().clone();
+            Place::new(machine, &cluster, is_leaving)
+        };
+        let places: Vec<Place> =
+            machines.iter().map(|(name, is_leaving, _)| place(name, *is_leaving)).collect();
+        let work = places.iter().zip(machines).map(|(place, (name, _, changes))| {
+            let change = |(action, role): &(Action, Role)| {
+                Change::new(UnitId::worker(*role, name, 1935), *action, Vec::new())
+            };
+            let changes: Vec<Change> = changes.iter().map(change).collect();
+            let part = HostPart {
+                machine: place.to_string(),
+                generation: Some(1),
+                busy: None,
+                changes: changes.clone(),
+            };
+            let apply = Apply::new("c.yaml".into(), String::new());
+            Work { place, change: (!changes.is_empty()).then_some((apply, part)) }
+        });
+        in_order(work.collect()).iter().map(|it| it.place.to_string()).collect()
+    }
+
+    #[test]
+    fn the_origin_goes_before_edges_but_behind_those_that_lose_what_it_feeds() {
+        use Action::{Nothing, Reconfigure, Start, Stop};
+        let (edge, origin) = (Role::Edge, Role::Origin);
+        let all = ordered(&[("10.0.0.5", false, &[]), ("10.0.0.6", false, &[]), ("10.0.0.7", false, &[])]);
+        assert_eq!(all, ["10.0.0.5", "10.0.0.6", "10.0.0.7"], "all are started");
+        let removed = ordered(&[
+            ("10.0.0.5", false, &[(Reconfigure, origin)]),
+            ("10.0.0.6", false, &[(Nothing, edge)]),
+            ("10.0.0.7", false, &[(Stop, edge)]),
+            ("10.0.0.8", true, &[(Stop, edge)]),
+        ]);
+        assert_eq!(removed, ["10.0.0.7", "10.0.0.8", "10.0.0.5", "10.0.0.6"]);
+        let added = ordered(&[
+            ("10.0.0.5", false, &[(Reconfigure, origin)]),
+            ("10.0.0.6", false, &[]),
+            ("10.0.0.7", false, &[(Start, edge)]),
+        ]);
+        assert_eq!(added, ["10.0.0.5", "10.0.0.6", "10.0.0.7"]);
+        let moved = ordered(&[
+            ("10.0.0.8", false, &[]),
+            ("10.0.0.6", false, &[(Reconfigure, edge), (Stop, edge)]),
+            ("10.0.0.7", false, &[(Reconfigure, edge)]),
+            ("10.0.0.5", true, &[(Stop, origin)]),
+        ]);
+        assert_eq!(moved, ["10.0.0.8", "10.0.0.6", "10.0.0.7", "10.0.0.5"], "the old origin goes last");
+        let on_one = ordered(&[
+            ("10.0.0.5", false, &[(Start, origin), (Stop, origin)]),
+            ("10.0.0.6", false, &[(Reconfigure, edge)]),
+        ]);
+        assert_eq!(on_one, ["10.0.0.5", "10.0.0.6"]);
+    }
+}
