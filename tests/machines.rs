@@ -531,3 +531,30 @@ fn what_is_followed_goes_on_when_a_machine_comes_back() {
         let _ = child.wait();
     }
 }
+
+#[test]
+fn the_origin_moves_to_another_machine_and_a_player_goes_on_with_the_stream_of_the_new_one() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    hosts.run(&["up"]).expect_code(0);
+    let list = hosts.dir.path().join("moved");
+    let player = hosts.player("rtmp://192.168.1.6:1935/live/livestream", &list);
+    let pictures = || std::fs::read_to_string(&list).map_or(0, |text| text.matches("\n0,").count());
+    wait_until("pictures", SOON, || pictures() > 0);
+    hosts.write("guide.yaml", &Hosts::guide().replace("host: 192.168.1.5", "host: 192.168.1.7"));
+    let moved = hosts.run(&["up", "--yes"]).expect_code(2);
+    moved.expect_words(&["192.168.1.7:1935"]);
+    let file = Hosts::guide().replace("host: 192.168.1.5\n  port: 1935", "host: 192.168.1.7\n  port: 1930");
+    hosts.write("guide.yaml", &file);
+    let moved = hosts.run(&["up", "--yes", "--drain", "5s"]).expect_code(0);
+    moved.expect_words(&[
+        "machines 2/2",
+        "origin 1/1 edges 4/4 encoder 1/1",
+        "192.168.1.5: origin-192.168.1.5-1935 is removed",
+    ]);
+    let before = pictures();
+    wait_until("pictures of the new origin", SOON, || pictures() > before + 25);
+    wait_until("all to end there", SOON, || hosts.processes(5).is_empty());
+    hosts.run(&["status"]).expect_code(0);
+    hosts.interrupt(&player);
+    finish(player, SOON);
+}
