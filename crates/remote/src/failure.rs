@@ -117,9 +117,8 @@ const TABLE: [(&str, Kind); 33] = [
 
 impl Kind {
     fn of(status: Option<ExitStatus>, said: &Said) -> Self {
-        let words = format!("{}\n{}", said.errors, said.noise).to_lowercase();
-        if let Some((_, kind)) = TABLE.iter().find(|(known, _)| words.contains(known)) {
-            return *kind;
+        if let Some(kind) = Self::known(&format!("{}\n{}", said.errors, said.noise)) {
+            return kind;
         }
         match status.and_then(|status| status.code()) {
             Some(127) => Self::Missing,
@@ -127,6 +126,12 @@ impl Kind {
             Some(_) | None if !said.noise.trim().is_empty() => Self::Noise,
             Some(_) | None => Self::Other,
         }
+    }
+
+    /// What it is that is said so.
+    pub(crate) fn known(words: &str) -> Option<Self> {
+        let words = words.to_lowercase();
+        TABLE.iter().find(|(known, _)| words.contains(known)).map(|(_, kind)| *kind)
     }
 
     /// What is wrong, and what to do about it at `place`.

@@ -31,6 +31,14 @@ pub struct Outcome {
     pub errors: String,
 }
 
+impl Outcome {
+    /// Whether it failed for want of room there.
+    #[must_use]
+    pub fn is_disk_full(&self) -> bool {
+        self.code != 0 && Kind::known(&self.errors) == Some(Kind::DiskFull)
+    }
+}
+
 impl Ssh {
     /// Runs `script` for sh there, with `input`.
     ///

@@ -110,12 +110,14 @@ impl At<'_> {
             return Ok(outcome);
         }
         let has = |word: &str| outcome.lines.iter().any(|line| line == word);
-        let why = if has("broken") {
-            "what has arrived is not what was sent: is its disk full? see: df -h"
+        let why = if outcome.is_disk_full() {
+            "its disk is full, and nothing was put in force: make room there (df -h), and then the same again"
+        } else if has("broken") {
+            "what has arrived is not what was sent: try it again"
         } else if has("unusable") {
             "this srsctl cannot be run there, since it needs libraries: install the one of: make release"
         } else {
-            "not installed"
+            "not installed: this was said there"
         };
         let lines: Vec<&str> = outcome.errors.lines().filter(|line| !line.trim().is_empty()).collect();
         let said = lines.iter().skip(lines.len().saturating_sub(LINES));

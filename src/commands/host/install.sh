@@ -21,15 +21,18 @@ case $role in
     ;;
   copy)
     mkdir -p "$dir"
-    cat >"$program.part"
-    if [ "$(sha256sum <"$program.part")" != "$name  -" ]; then
-      rm -f "$program.part"
+    # One of its own: what was cut off before may still wait for the rest.
+    part=$program.$$
+    trap 'rm -f "$part"' EXIT
+    trap 'exit 1' HUP PIPE TERM
+    cat >"$part"
+    if [ "$(sha256sum <"$part")" != "$name  -" ]; then
       say "broken"
       exit 1
     fi
-    chmod 755 "$program.part"
+    chmod 755 "$part"
     sync
-    mv "$program.part" "$program"
+    mv "$part" "$program"
     if ! "$program" --version >/dev/null; then
       say "unusable"
       exit 1

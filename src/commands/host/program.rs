@@ -73,14 +73,19 @@ pub(crate) fn install(program: &Path, versions: &Path, link: &Path) -> Result<In
     if digest_of(&path).ok().as_ref() != Some(&name) {
         fs::create_dir_all(&dir).map_err(fail(&dir))?;
         let new = dir.join(".srsctl.new");
-        copy(program, &new).map_err(fail(&new))?;
-        // As it was written, and not as it was read.
-        if digest_of(&new)? != name {
-            return Err(format!(
-                "{}: what was written is not what was to be; is the disk sound?",
-                new.display()
-            ));
+        let written = copy(program, &new).map_err(fail(&new)).and_then(|()| {
+            // As it was written, and not as it was read.
+            let is_sound = digest_of(&new)? == name;
+            let broken =
+                || format!("{}: what was written is not what was to be; is the disk sound?", new.display());
+            is_sound.then_some(()).ok_or_else(broken)
+        });
+        if written.is_err() {
+            // It may be room that is wanting.
+            let _ = fs::remove_file(&new);
+            let _ = fs::remove_dir(&dir);
         }
+        written?;
         fs::rename(&new, &path).map_err(fail(&path))?;
         for dir in [&dir, versions] {
             sync(dir).map_err(fail(dir))?;

@@ -176,9 +176,13 @@ fn put(path: &Path, text: &str, mode: u32) -> Result<bool, Failure> {
     }
     let new = path.with_extension("srsctl-new");
     let fail = |error: io::Error| Failure::failed(format!("cannot write {}: {error}", path.display()));
-    fs::write(&new, text).map_err(fail)?;
-    fs::set_permissions(&new, fs::Permissions::from_mode(mode)).map_err(fail)?;
-    fs::rename(&new, path).map_err(fail)?;
+    let written = fs::write(&new, text)
+        .and_then(|()| fs::set_permissions(&new, fs::Permissions::from_mode(mode)))
+        .and_then(|()| fs::rename(&new, path));
+    if written.is_err() {
+        let _ = fs::remove_file(&new);
+    }
+    written.map_err(fail)?;
     Ok(true)
 }
 
