@@ -4,7 +4,7 @@ use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::process::Stdio;
 use std::sync::mpsc;
 
-use crate::support::cluster::{finish, run, spawn};
+use crate::support::cluster::{finish, spawn, srsctl_of_minor};
 use crate::support::hosts::Hosts;
 use crate::support::pictures::assert_nothing_lost;
 use crate::support::{SOON, wait_until};
@@ -155,31 +155,6 @@ fn a_viewer_may_look_and_change_nothing() {
 }
 
 #[test]
-fn a_client_that_is_stopped_in_the_middle_leaves_nothing_there_and_a_second_operator_is_told_of_it() {
-    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
-    let mut up = hosts.srsctl(&["up"]);
-    let mut up = spawn(&mut up);
-    wait_until("the first start", SOON, || !hosts.processes(5).is_empty());
-    let client = hosts.child_of(&up);
-    wait_until("its lease", SOON, || hosts.sh(7, "test -s /var/lib/srsctl/live/lease").code == 0);
-    run(std::process::Command::new("kill").args(["-STOP", &client])).expect_code(0);
-    hosts.run(&["up"]).expect_code(5).expect_words(&[
-        "somebody else changes cluster live",
-        "root on laptop",
-        "up /",
-    ]);
-    for last in [5, 6, 7] {
-        let is_session = |line: &String| line.contains("dial-stdio");
-        wait_until("the far ends to notice", SOON, || !hosts.processes(last).iter().any(is_session));
-    }
-    run(std::process::Command::new("kill").args(["-KILL", &client])).expect_code(0);
-    // nsenter stops with what it runs.
-    let _ = up.kill();
-    let _ = up.wait();
-    hosts.run(&["up"]).expect_code(0).expect_words(&["edges 4/4"]);
-}
-
-#[test]
 fn what_is_wrong_with_srsctl_there_is_said_with_what_to_do() {
     let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
     hosts.sh(6, "rm /usr/local/bin/srsctl; echo 'echo welcome to host6' > /root/.ssh/rc").expect_code(0);
@@ -198,22 +173,23 @@ fn what_is_wrong_with_srsctl_there_is_said_with_what_to_do() {
     hosts.run(&["up"]).expect_code(1).expect_words(&["sudo there asks for a password"]);
     hosts.replace_srsctl(6, "#!/bin/sh\nexec sleep 1000\n");
     hosts.run(&["up"]).expect_code(1).expect_words(&["nothing came in time while logging in by ssh"]);
-    // Another version, by what it says of itself.
-    let as_version = |version: &str| {
-        let relay = format!(
-            "import subprocess, sys, threading, os\np = subprocess.Popen(['{}'] + sys.argv[1:], stdout=subprocess.PIPE)\nwhile True:\n  b = os.read(p.stdout.fileno(), 65536)\n  if not b: break\n  os.write(1, b.replace(b'\"version\":\"0.1.0\"', b'\"version\":\"{version}\"'))\n",
-            crate::support::cluster::SRSCTL
-        );
-        let relay = hosts.write("relay.py", &relay);
-        hosts.replace_srsctl(6, &format!("#!/bin/sh\nexec python3 {} \"$@\"\n", relay.display()));
+    let as_minor = |minor: u8| {
+        let path = hosts.dir.path().join(format!("minor-{minor}"));
+        let version = srsctl_of_minor(&path, minor);
+        hosts.use_program(6, &path);
+        assert_eq!(hosts.sh(6, "srsctl --version").stdout, format!("srsctl {version}\n"));
+        version
     };
-    as_version("0.3.0");
-    hosts
-        .run(&["up"])
-        .expect_code(1)
-        .expect_words(&["nothing was touched", "srsctl 0.3.0 is on 192.168.1.6"]);
-    as_version("0.0.9");
-    hosts.run(&["up"]).expect_code(0).expect_words(&["192.168.1.6: srsctl 0.0.9 is there", "edges 4/4"]);
+    let version = as_minor(3);
+    let refused = hosts.run(&["up"]).expect_code(1);
+    refused.expect_words(&["nothing was touched", &format!("srsctl {version} is on 192.168.1.6")]);
+    // One that is older by one, supervisor and ports too.
+    let version = as_minor(0);
+    let up = hosts.run(&["up"]).expect_code(0);
+    up.expect_words(&[&format!("192.168.1.6: srsctl {version} is there"), "edges 4/4"]);
+    hosts.run(&["events"]).expect_code(0).expect_words(&[&format!("192.168.1.6: version {version}")]);
+    hosts.run(&["restart", "edge", "--host", "192.168.1.6"]).expect_code(0);
+    hosts.run(&["down"]).expect_code(0);
 }
 
 #[test]
@@ -372,49 +348,6 @@ fn a_person_is_shown_a_key_and_asked_whether_it_is_the_right_one() {
     }
     hosts.run(&["status"]).expect_code(4).expect_words(&["srsctl host trust 192.168.1.5"]);
 }
-
-/// A TCP proxy: `proxy.py HOST PORT MODE`, of which ssh is the client on stdin and stdout.
-const PROXY: &str = r"
-import os, select, socket, sys, time
-mode = sys.argv[3]
-s = socket.create_connection((sys.argv[1], int(sys.argv[2])), 5)
-start = time.monotonic()
-moved = 0
-while True:
-    ready, _, _ = select.select([0, s], [], [], 1)
-    if mode == 'stall' and moved > 6000:
-        time.sleep(1000)
-    if mode == 'reset' and moved > 6000:
-        s.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b'\1\0\0\0\0\0\0\0')
-        sys.exit(1)
-    if mode == 'slow' and ready:
-        time.sleep(0.15)
-    for f in ready:
-        b = os.read(0, 2000) if f == 0 else s.recv(2000)
-        if not b: sys.exit(0)
-        moved += len(b)
-        os.write(1, b) if f is s else s.sendall(b)
-";
-
-#[test]
-fn a_slow_link_is_waited_for_and_one_that_stalls_or_breaks_is_told() {
-    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
-    let proxy = hosts.write("proxy.py", PROXY);
-    let config = |mode: &str| {
-        let text = format!("Host 192.168.1.6\n  ProxyCommand python3 {} %h %p {mode}\n", proxy.display());
-        hosts.write("ssh-config", &text).display().to_string()
-    };
-    let slow = config("slow");
-    hosts.run(&["--ssh-config", &slow, "up"]).expect_code(0).expect_words(&["edges 4/4"]);
-    for mode in ["stall", "reset"] {
-        let config = config(mode);
-        let status = hosts.run(&["--ssh-config", &config, "status"]).expect_code(4);
-        status.expect_words(&["192.168.1.6", "machines 2/3"]);
-        wait_until("what ssh has started to end", SOON, || hosts.sh(9, "pgrep -f '[p]roxy.py'").code != 0);
-    }
-    hosts.run(&["status"]).expect_code(0);
-}
-
 #[test]
 fn a_machine_that_leaves_the_file_is_drained_with_its_stream_and_ended_and_what_runs_there_is_told() {
     let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };

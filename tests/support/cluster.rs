@@ -30,6 +30,19 @@ pub fn copy_of_srsctl(path: &Path) {
     made_by(Command::new("cp").arg(SRSCTL).arg(path));
 }
 
+/// Writes the binary under test to `path` with another minor version, and gives the version that it says now. The last number stays: where the
+/// compiler has made instructions of these bytes, it is not beside the others.
+#[track_caller]
+pub fn srsctl_of_minor(path: &Path, minor: u8) -> String {
+    let [major, own, patch] = env!("CARGO_PKG_VERSION").split('.').collect::<Vec<_>>()[..] else {
+        unreachable!()
+    };
+    assert_eq!(own.len(), 1, "as long as the other");
+    let change = format!("strip -o \"$1\" \"$0\" && sed -i 's/{major}\\.{own}\\./{major}.{minor}./g' \"$1\"");
+    made_by(Command::new("sh").args(["-ec", &change, SRSCTL]).arg(path));
+    format!("{major}.{minor}.{patch}")
+}
+
 /// Writes a script that can be run.
 #[track_caller]
 pub fn write_program(path: &Path, text: &str) {
