@@ -19,6 +19,7 @@ mod keeper;
 mod links;
 mod machines;
 mod outlive;
+mod package;
 mod relay;
 mod removed;
 mod restart;
