@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::net::{SocketAddr, TcpStream};
-use std::path::{Path, PathBuf};
 
 use bench::exact::{Plan, Swarm};
 use nix::sys::signal::Signal::{SIGABRT, SIGILL, SIGKILL, SIGSTOP, SIGUSR2};
@@ -12,6 +11,7 @@ use crate::support::clients::{ffmpeg_publisher, gstreamer_publisher, librtmp_pub
 use crate::support::cluster::{TestCluster, find, signal};
 use crate::support::flv::{assert_same, seconds_of_video};
 use crate::support::net::{peers, url};
+use crate::support::starved::Starved;
 use crate::support::swarm::{assert_whole, run, run_until, settle};
 use crate::support::viewers::{Viewer, card_pictures};
 use crate::support::{CARD_MS, SOON, STREAM, looped_card, pictures, rml, wait_until};
@@ -197,30 +197,6 @@ fn the_encoders_of_ffmpeg_gstreamer_and_librtmp_keep_their_connections_and_no_ed
     assert_deaths(&cluster, &[origin]);
 }
 
-/// A control group in which nothing more is to be had of memory; none where this machine, or this user, has no such thing.
-struct Starved(PathBuf);
-
-impl Starved {
-    fn new() -> Option<Self> {
-        let name = format!("srsctl-test-{}", std::process::id());
-        for (parent, limit) in [("memory", "memory.limit_in_bytes"), ("", "memory.max")] {
-            let this = Self(Path::new("/sys/fs/cgroup").join(parent).join(&name));
-            let file = this.0.join(limit);
-            let is_made = fs::create_dir(&this.0).is_ok();
-            if is_made && file.exists() && fs::write(file, "65536").is_ok() {
-                return Some(this);
-            }
-        }
-        None
-    }
-}
-
-impl Drop for Starved {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir(&self.0);
-    }
-}
-
 #[test]
 fn whatever_a_worker_dies_of_its_players_get_every_frame_once_and_status_tells() {
     let cluster = TestCluster::up_guide();
@@ -245,7 +221,7 @@ fn whatever_a_worker_dies_of_its_players_get_every_frame_once_and_status_tells()
     let mut strangers = Vec::new();
     match Starved::new() {
         Some(group) => dies(edge, "out of memory", &mut |pid| {
-            fs::write(group.0.join("cgroup.procs"), pid.to_string()).unwrap();
+            fs::write(group.members(), pid.to_string()).unwrap();
             strangers.extend((0..200).map(|_| TcpStream::connect(edge).unwrap()));
         }),
         None => dies(edge, "SIGKILL", &mut |pid| signal(pid, SIGKILL)),

@@ -10,6 +10,7 @@ use crate::support::cluster::{SRSCTL, run};
 use crate::support::machine::Machine;
 use crate::support::net::url;
 use crate::support::raw::Raw;
+use crate::support::starved::Starved;
 use crate::support::swarm::{assert_whole, run_until, settle};
 use crate::support::{SOON, STREAM, wait_until};
 
@@ -96,6 +97,33 @@ fn a_port_whose_keeper_and_supervisor_are_dead_lets_players_in_to_wait() {
 
     machine.srsctl(&["down", &machine.net.cluster_name()]).expect_code(0);
     assert!(std::net::TcpStream::connect(edge).is_err(), "systemd keeps no port of a cluster that is down");
+}
+
+#[test]
+fn a_worker_that_is_out_of_memory_costs_nobody_a_byte_and_the_service_goes_on() {
+    let Some(machine) = Machine::booted("") else { return };
+    machine.up();
+    let (origin, edge) = (machine.net.origin(), machine.net.edges()[0]);
+    let mut swarm = Swarm::new(Plan { origin, edge, players: 20, seed: 1 }).unwrap();
+    swarm.ramp(20).unwrap();
+    settle(&mut swarm);
+    let supervisor = machine.main_pid();
+    let id = format!("edge-{}-1935", edge.ip());
+    let of_edge = || machine.status().ok()?.units.into_iter().find(|unit| unit.id.as_str() == id);
+    let Some(group) = Starved::new() else { return };
+    machine.move_to(of_edge().unwrap().pid.unwrap(), &group.members());
+    let _strangers: Vec<_> = (0..200).map(|_| std::net::TcpStream::connect(edge).unwrap()).collect();
+    run_until(&mut swarm, "the kernel takes it, and the next one is there", |_| {
+        of_edge().is_some_and(|unit| {
+            let how = unit.last_exit.as_ref().map(|exit| exit.how.clone()).unwrap_or_default();
+            unit.resumed == 1 && unit.restarts == 0 && how.contains("out of memory")
+        })
+    });
+    settle(&mut swarm);
+    assert_whole(&swarm);
+    assert_eq!(machine.main_pid(), supervisor);
+    let [state, restarts, policy] = ["ActiveState", "NRestarts", "OOMPolicy"].map(|it| machine.property(it));
+    assert_eq!([&*state, &*restarts, &*policy], ["active", "0", "continue"]);
 }
 
 #[test]

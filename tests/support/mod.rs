@@ -12,6 +12,7 @@ pub mod net;
 pub mod pictures;
 pub mod raw;
 pub mod rml;
+pub mod starved;
 pub mod swarm;
 pub mod system;
 pub mod viewers;

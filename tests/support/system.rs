@@ -103,12 +103,17 @@ impl System {
 
     /// A command on it, as root.
     pub fn command(&self, program: &str, args: &[&str]) -> Command {
+        let mut command = self.enter(&["-m", "-n", "-u", "-i", "-p", "-C"]);
+        command.arg(program).args(args);
+        command.env_remove("SRSCTL_STATE_DIR").env_remove("RUST_LOG").env("NO_COLOR", "1");
+        command
+    }
+
+    fn enter(&self, kinds: &[&str]) -> Command {
         let mut command = Command::new("nsenter");
         // Its PID 1, as it is called here.
         let pid = self.init.as_ref().and_then(|init| first_child(init.id()));
-        let pid = pid.map(|pid| pid.to_string()).unwrap_or_default();
-        command.args(["-t", &pid, "-m", "-n", "-u", "-i", "-p", "-C", "--", program]).args(args);
-        command.env_remove("SRSCTL_STATE_DIR").env_remove("RUST_LOG").env("NO_COLOR", "1");
+        command.args(["-t", &pid.map(|pid| pid.to_string()).unwrap_or_default()]).args(kinds).arg("--");
         command
     }
 
@@ -139,6 +144,13 @@ impl System {
     pub fn processes(&self) -> Vec<String> {
         let text = run(&mut self.command("pgrep", &["-ax", "srsctl"])).stdout;
         text.lines().map(str::to_owned).collect()
+    }
+
+    /// Puts a process of it into a control group of this machine.
+    pub fn move_to(&self, pid: u32, members: &Path) {
+        let mut command = self.enter(&["-p"]);
+        let script = format!("echo {pid} > {}", members.display());
+        run(command.args(["sh", "-ec", &script])).expect_code(0);
     }
 
     /// What systemd, and what it runs, have told.
