@@ -202,7 +202,7 @@ fn a_restart_into_a_program_that_cannot_be_started_or_reads_nothing_of_what_runs
     let _ = refused.expect_words(&[
         "nothing was touched",
         "version 9 reads nothing",
-        "1 players, 0 encoders",
+        ": 1 player\n",
         "--yes",
         "--cold",
     ]);
@@ -361,7 +361,7 @@ fn a_program_that_is_none_is_refused_before_anything_is_touched() {
         ("exits", "exit 3", "its --self-check ends with exit status: 3", 1),
         ("dies", "kill -9 $$", "its --self-check ends with signal: 9", 1),
         ("says-nothing", "exit 0", "what its --self-check says is not understood", 1),
-        ("other-layout", other, "1 players, 0 encoders", 6),
+        ("other-layout", other, "1 player", 6),
     ] {
         let bin = script(&cluster, name, text);
         let done = cluster.run(&["upgrade", "--json", "--bin", bin.to_str().unwrap()]).expect_code(code);

@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use cluster::file::ClusterFile;
 use supervisor::{Generation, generations};
 
-use crate::change::{Cost, Wish};
+use crate::change::{self, Cost, Wish};
 use crate::commands::{history, up};
 use crate::failure::Failure;
 use crate::fleet::{Fleet, Reach};
@@ -63,9 +63,9 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     }
     let code = up::carry_out((fleet, &reach), &subject, &loaded, &wish).await?;
     if std::fs::read_to_string(&loaded.path).is_ok_and(|text| text != loaded.text) {
-        let path = loaded.path.display();
+        let (path, word) = (loaded.path.display(), change::shell_word(&loaded.path));
         complain(&format!(
-            "{path} still has another text, which srsctl up {path} brings into force; that of {number}: srsctl history --text {number}"
+            "{path} still has another text, which srsctl up {word} brings into force; that of {number}: srsctl history --text {number}"
         ));
     }
     Ok(code)

@@ -95,25 +95,28 @@ impl Change {
     /// Who is disconnected, for a person; empty if nobody is.
     #[must_use]
     pub fn whom(&self) -> String {
-        let some = |number: Option<u32>, one: &str, many: &str| match number {
-            Some(0) => None,
-            Some(1) => Some(format!("1 {one}")),
-            Some(more) => Some(format!("{more} {many}")),
-            None => Some(format!("{many}, nobody can tell how many")),
-        };
-        let who = match (self.players, self.encoders) {
-            (None, None) => vec!["players and encoders, nobody can tell how many".to_owned()],
-            (players, encoders) => {
-                let players = some(players, "player", "players");
-                players.into_iter().chain(some(encoders, "encoder", "encoders")).collect()
-            }
-        };
-        let mut said = who.join(", ");
+        let mut said = whom(self.players, self.encoders);
         if !said.is_empty() && !self.streams.is_empty() {
             let _ = write!(said, " ({})", self.streams.join(", "));
         }
         said
     }
+}
+
+/// So many players and encoders, for a person; empty if there is nobody. None: it cannot be told how many.
+#[must_use]
+pub fn whom(players: Option<u32>, encoders: Option<u32>) -> String {
+    let some = |number: Option<u32>, one: &str, many: &str| match number {
+        Some(0) => None,
+        Some(1) => Some(format!("1 {one}")),
+        Some(more) => Some(format!("{more} {many}")),
+        None => Some(format!("{many}, nobody can tell how many")),
+    };
+    if (players, encoders) == (None, None) {
+        return "players and encoders, nobody can tell how many".to_owned();
+    }
+    let (players, encoders) = (some(players, "player", "players"), some(encoders, "encoder", "encoders"));
+    players.into_iter().chain(encoders).collect::<Vec<_>>().join(", ")
 }
 
 /// See [`Change::action`]. Actions are added and never change their meaning.

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use cluster::plan::whom;
 use cluster::status::who_runs;
 use cluster::{ProcessSpec, Role, UnitId};
 use control::api::{Upgrade, UpgradeResult, Upgraded, UpgradedPort};
@@ -131,10 +132,13 @@ impl Reconciler {
     pub(super) fn connections(&self, id: &UnitId) -> String {
         let member = self.member(id);
         let stats = member.and_then(|member| member.report.as_ref()).map(|report| &report.process);
-        let (players, publishers) = stats.map_or((0, 0), |it| (it.players, it.publishers));
+        let (players, publishers) = stats.map_or((None, None), |it| (Some(it.players), Some(it.publishers)));
         // Those of an edge are the origin's.
-        let encoders = if member.is_some_and(|it| it.role() == Role::Origin) { publishers } else { 0 };
-        format!("{players} players, {encoders} encoders")
+        let encoders = if member.is_some_and(|it| it.role() == Role::Origin) { publishers } else { Some(0) };
+        match (players, encoders) {
+            (Some(0), Some(0)) => "nobody is connected".to_owned(),
+            (players, encoders) => whom(players, encoders),
+        }
     }
 
     /// Waits until the trial of a program is over on some ports; fails when one runs another.
