@@ -304,6 +304,14 @@ impl ClusterDirs {
         )
     }
 
+    /// As if no file had ever been in force.
+    pub(crate) fn nothing_in_force(&self) {
+        for path in [self.file_in_force(), self.lib.join("cluster.path"), self.hosts()] {
+            let _ = fs::remove_file(path);
+        }
+        self.stay_down();
+    }
+
     /// Whether the cluster was brought up and not taken down since, whatever became of its processes.
     #[must_use]
     pub fn is_wanted(&self) -> bool {

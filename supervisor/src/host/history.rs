@@ -99,6 +99,40 @@ pub(crate) fn put_in_force(dirs: &ClusterDirs, new: New<'_>, now: SystemTime) ->
     Ok(next)
 }
 
+/// What was in force at some moment, and the number of it.
+#[derive(Debug)]
+pub(crate) struct Before {
+    number: u64,
+    in_force: Option<(PathBuf, String, Vec<String>)>,
+}
+
+impl Before {
+    /// What is in force now.
+    ///
+    /// # Errors
+    /// When it is there and cannot be read.
+    pub(crate) fn now(dirs: &ClusterDirs) -> Result<Self, StateError> {
+        let hosts = dirs.hosts_in_force()?;
+        let in_force = dirs.in_force()?.map(|(path, text)| (path, text, hosts));
+        Ok(Self { number: newest(dirs), in_force })
+    }
+
+    /// Puts that in force again, and forgets what came after it: that has never served anybody.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn bring_back(&self, dirs: &ClusterDirs) -> Result<(), StateError> {
+        match &self.in_force {
+            Some((path, text, hosts)) => dirs.put_in_force(path, text, hosts)?,
+            None => dirs.nothing_in_force(),
+        }
+        for (_, path) in files(dirs)?.into_iter().filter(|(number, _)| *number > self.number) {
+            let _ = fs::remove_file(path);
+        }
+        Ok(())
+    }
+}
+
 /// The number of the file in force; 0 where that is not known.
 pub(crate) fn newest(dirs: &ClusterDirs) -> u64 {
     generations(dirs).ok().and_then(|all| Some(all.last()?.number)).unwrap_or(0)
@@ -199,6 +233,23 @@ mod tests {
         assert_eq!((texts(&dirs), newest(&dirs)), (vec![(1, "a".to_owned())], 1));
         assert_eq!([put(&dirs, "a"), put(&dirs, "b")], [1, 2]);
         assert_eq!(texts(&dirs), [(1, "a".to_owned()), (2, "b".to_owned())]);
+    }
+
+    #[test]
+    fn what_was_in_force_before_a_start_that_was_interrupted_is_so_again() {
+        let temporary = tempfile::tempdir().unwrap();
+        let dirs = StateRoots::resolve(Some(temporary.path())).unwrap().cluster("live");
+        dirs.create().unwrap().keep();
+        let before = Before::now(&dirs).unwrap();
+        put(&dirs, "a");
+        before.bring_back(&dirs).unwrap();
+        assert_eq!((texts(&dirs), dirs.in_force().unwrap()), (vec![], None));
+        put(&dirs, "a");
+        let before = Before::now(&dirs).unwrap();
+        put(&dirs, "b");
+        before.bring_back(&dirs).unwrap();
+        assert_eq!((texts(&dirs), newest(&dirs)), (vec![(1, "a".to_owned())], 1));
+        assert_eq!(dirs.in_force().unwrap().unwrap().1, "a");
     }
 
     #[test]

@@ -160,7 +160,7 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
             dirs.stay_down();
         }
     };
-    let Assembled { mut inputs, mut processes, mut reconciler, mut surroundings, manager } =
+    let Assembled { mut inputs, mut processes, mut reconciler, mut surroundings, manager, before } =
         Box::pin(assemble(config)).await.inspect_err(|_| stay_down())?;
     let (end, is_started) = loop {
         while let Some(event) = reconciler.poll_startup() {
@@ -193,6 +193,9 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
         End::Left(processes) => Err(AgentError::Left(processes)),
         End::Stopped(Ok(())) => {
             stay_down();
+            if let Some(Err(error)) = before.map(|before| before.bring_back(&dirs)) {
+                tracing::warn!(%error, "the file before is not in force again");
+            }
             Err(AgentError::Interrupted)
         }
         End::Stopped(Err(error)) => Err(AgentError::NotStopped(error.message)),
@@ -206,6 +209,8 @@ struct Assembled {
     surroundings: Surroundings,
     manager: Option<Manager>,
 }
+    /// What was in force, where nothing ran.
+    before: Option<history::Before>,
 
 /// All that is to be done before the first spawn, and the beginning of the start. When this fails, nothing was touched.
 async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
@@ -245,8 +250,10 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         find_all(&dirs, units, &boot_id).await?.into_iter().partition(is_ended);
     let (mut before, mut left) = (None, Leftover::default());
     if found.is_empty() {
+    let mut was_in_force = None;
         dirs.prove_room()?;
     } else {
+        was_in_force = Some(history::Before::now(&dirs)?);
         before = what_was_in_force(&dirs, &path, (&text, &hosts), &parse)?;
         left = leftover(&dirs, &cluster, &found);
         let refused = refused(before.as_ref(), &cluster, &found, &left);
@@ -322,7 +329,7 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
         .collect();
     let files = (cluster, path, dirs, generation);
     let reconciler = Reconciler::start(Instant::now(), files, before, (looks, left), &mut processes);
-    Ok(Assembled { inputs, processes, reconciler, surroundings, manager })
+    Ok(Assembled { inputs, processes, reconciler, surroundings, manager, before: was_in_force })
 }
 
 /// Has the output of this process go to its log; nowhere until that can be opened, in a takeover.

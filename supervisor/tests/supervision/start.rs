@@ -9,7 +9,7 @@ use control::Code;
 use control::api::{Apply, Restart, StartupEvent};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
-use supervisor::ClientError;
+use supervisor::{ClientError, generations};
 
 use crate::bench::{Bench, PATIENCE, files, lives, send};
 
@@ -172,6 +172,9 @@ async fn a_signal_during_the_start_leaves_nothing_half_started() {
     assert!(error.contains("interrupted"), "{error}");
     assert!(!bench.dirs.run().exists());
     assert!(bench.connect(&bench.origin()).is_err());
+    // It has never served anybody.
+    assert_eq!(bench.dirs.in_force().unwrap(), None);
+    assert_eq!(generations(&bench.dirs).unwrap(), []);
 }
 
 #[tokio::test]
