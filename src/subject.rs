@@ -110,6 +110,8 @@ pub(crate) struct Subject {
     roots: StateRoots,
     /// Nobody named it, and no file of it is here.
     is_guessed: bool,
+    /// It was named as it is called, not by its file.
+    is_called: bool,
 }
 
 impl Subject {
@@ -201,6 +203,21 @@ impl Subject {
         self.is_guessed
     }
 
+    /// Whether it was named as it is called, not by its file.
+    pub(crate) fn is_called(&self) -> bool {
+        self.is_called
+    }
+
+    /// Whether this is the folder of its file; of one that came through a pipe any is.
+    pub(crate) fn is_here(&self) -> bool {
+        if self.origin_of_file() == Some(&*self.dirs.file_in_force()) {
+            return true;
+        }
+        let here = std::env::current_dir().ok().and_then(|here| here.canonicalize().ok());
+        let folder = self.origin_of_file().and_then(|file| canonical(file).parent().map(Path::to_owned));
+        here.is_some() && here == folder
+    }
+
     /// Where its file in force came from, as far as that is known.
     pub(crate) fn origin_of_file(&self) -> Option<&Path> {
         self.in_force.as_ref().map(ClusterFile::path)
@@ -268,6 +285,7 @@ impl Subject {
         let known = path.to_str().filter(|name| roots.known().iter().any(|known| known == name));
         let Some(name) = known.filter(|_| !path.exists()) else { return Ok(None) };
         let mut this = Self::new(None, roots.cluster(name), roots.clone())?;
+        this.is_called = true;
         let file = this.in_force.as_ref().and_then(|file| ClusterFile::read(file.path()).ok());
         // Its file may have been given to another cluster since.
         this.file = file.filter(|file| file.name().is_ok_and(|found| found == name));
@@ -311,14 +329,21 @@ impl Subject {
         let mut known = roots.known().into_iter().filter_map(|name| {
             let dirs = roots.cluster(&name);
             let in_force = Some(in_force(&dirs).ok()??);
-            Some(Self { file: None, dirs, in_force, roots: roots.clone(), is_guessed: false })
+            Some(Self {
+                file: None,
+                dirs,
+                in_force,
+                roots: roots.clone(),
+                is_guessed: false,
+                is_called: false,
+            })
         });
         known.find(|this| this.in_force.as_ref().is_some_and(|file| canonical(file.path()) == wanted))
     }
 
     fn new(file: Option<ClusterFile>, dirs: ClusterDirs, roots: StateRoots) -> Result<Self, Failure> {
         let in_force = in_force(&dirs)?;
-        Ok(Self { file, dirs, in_force, roots, is_guessed: false })
+        Ok(Self { file, dirs, in_force, roots, is_guessed: false, is_called: false })
     }
 
     /// That this is a host of the cluster.

@@ -71,7 +71,7 @@ fn a_reboot_brings_the_cluster_back_unless_it_was_taken_down() {
     let events = machine.events();
     assert!(events.contains("\"stopped\""), "a shutdown stops them in order: {events}");
 
-    machine.srsctl(&["down", &machine.net.cluster_name()]).expect_code(0);
+    machine.srsctl(&["down", "--yes", &machine.net.cluster_name()]).expect_code(0);
     assert_eq!(machine.property("StatusText"), "waits for srsctl up");
     machine.reboot();
     assert_eq!(machine.property("StatusText"), "waits for srsctl up");
@@ -95,7 +95,7 @@ fn a_port_whose_keeper_and_supervisor_are_dead_lets_players_in_to_wait() {
     machine.systemctl(&["restart", &machine.unit()]).expect_code(0);
     player.handshake().connect("live", &[]).expect("NetConnection.Connect.Success");
 
-    machine.srsctl(&["down", &machine.net.cluster_name()]).expect_code(0);
+    machine.srsctl(&["down", "--yes", &machine.net.cluster_name()]).expect_code(0);
     assert!(std::net::TcpStream::connect(edge).is_err(), "systemd keeps no port of a cluster that is down");
 }
 

@@ -198,7 +198,11 @@ fn a_cluster_that_nobody_named_is_stopped_only_when_that_is_said() {
     asked.stdin.as_mut().unwrap().write_all(b"n\n").unwrap();
     let said = asked.wait_with_output().unwrap();
     let (code, said) = (said.status.code(), String::from_utf8_lossy(&said.stdout));
-    assert!(code == Some(1) && said.contains(&format!("Stop cluster {name}? [y/N]")), "{code:?} {said}");
+    assert!(code == Some(1) && said.contains(&format!("Stop cluster {name} (")), "{code:?} {said}");
+    assert!(said.contains(")? [y/N]"), "{said}");
+    // So is who names it from elsewhere; who names its file has it in mind.
+    at(&["down", &name]).expect_code(2).expect_words(&["this is not the folder of cluster", &name, "--yes"]);
+    at(&["status"]).expect_code(0);
     at(&["status"]).expect_code(0);
     at(&["ls"]).expect_code(0).expect_words(&[&name, "ready", "1935,1936", "cluster.yaml"]);
     at(&["down", "--yes"]).expect_code(0);
@@ -226,7 +230,7 @@ fn every_command_takes_a_file_or_a_name() {
             run(cluster.srsctl(args).current_dir(elsewhere.path())).expect_code(0);
         }
     }
-    run(cluster.srsctl(&["down", &name]).current_dir(elsewhere.path())).expect_code(0);
+    run(cluster.srsctl(&["down", "--yes", &name]).current_dir(elsewhere.path())).expect_code(0);
 }
 
 #[test]

@@ -6,6 +6,8 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use supervisor::orphans;
+
 use crate::failure::Failure;
 use crate::fleet::{Fleet, Reach};
 use crate::stopping;
@@ -23,7 +25,7 @@ pub(crate) struct Args {
     /// Remove logs, generated configs and the secret too
     #[arg(long)]
     purge: bool,
-    /// Do not ask, where the cluster was not named and its file is not here
+    /// Do not ask, where the cluster's file is not here and was not named
     #[arg(short, long)]
     yes: bool,
     #[command(flatten)]
@@ -36,7 +38,9 @@ pub(crate) async fn run(
     Args { path, purge, yes, reach }: Args,
 ) -> Result<ExitCode, Failure> {
     let subject = &Subject::find_to_change(global, path.as_deref(), "down")?;
-    if subject.is_guessed() && !yes {
+    // Whoever names a file has that in mind, and a name may be another cluster's than that of the folder that somebody is in.
+    let is_aimed = !subject.is_guessed() && (!subject.is_called() || subject.is_here());
+    if !is_aimed && !yes && (subject.is_guessed() || purge || orphans::are_there(subject.dirs())) {
         ask(subject)?;
     }
     if let Some(fleet) = Fleet::of(global, subject)? {
@@ -57,15 +61,17 @@ pub(crate) async fn run(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the cluster that happens to be the only one is meant: this folder is not its own.
+/// Whether the cluster is meant that happens to be the only one, or is called so: this folder is not its own.
 fn ask(subject: &Subject) -> Result<(), Failure> {
-    let name = subject.name();
+    let (name, full_name) = (subject.name(), subject.full_name());
     if !io::stdin().is_terminal() {
+        let why =
+            if subject.is_guessed() { "nobody named cluster" } else { "this is not the folder of cluster" };
         return Err(Failure::usage(format!(
-            "nobody named cluster {name}; to stop it: srsctl down {name}, or srsctl down --yes"
+            "{why} {full_name}, and nobody can be asked; to stop it: srsctl down {name} --yes, or name its file"
         )));
     }
-    complain(&format!("Stop cluster {name}? [y/N]"));
+    complain(&format!("Stop cluster {full_name}? [y/N]"));
     let mut answer = String::new();
     let read = io::stdin().lock().take(ANSWER_MAX).read_line(&mut answer);
     let is_yes = read.is_ok() && matches!(answer.trim(), "y" | "Y" | "yes" | "Yes" | "YES");
