@@ -125,12 +125,16 @@ fn summary(status: &Status, is_whole: bool, who: &str, paper: Paper) -> String {
     }
     text.push(':');
     for role in [Role::Origin, Role::Edge, Role::Encoder] {
-        let units: Vec<_> = status.units.iter().filter(|u| u.role == role).collect();
+        let units: Vec<_> = status.units.iter().filter(|u| u.role == role && is_wanted(u)).collect();
         if !units.is_empty() {
             let ready = units.iter().filter(|unit| is_ready(unit)).count();
             let name = if role == Role::Edge { "edges" } else { role.as_str() };
             let _ = write!(text, " {name} {ready}/{}", units.len());
         }
+    }
+    match status.units.iter().filter(|unit| !is_wanted(unit)).count() {
+        0 => {}
+        draining => text.push_str(&format!("; draining {draining}")),
     }
     let players: u32 = status.units.iter().filter_map(|u| u.stats.as_ref()).map(|s| s.players).sum();
     let _ = write!(text, "\nplayers {players}  {who}");
@@ -381,6 +385,7 @@ pub(crate) fn state(state: UnitState) -> &'static str {
         UnitState::Stopped => "stopped",
         UnitState::Starting => "starting",
         UnitState::Running => "running",
+        UnitState::Draining => "draining",
         UnitState::Stopping => "stopping",
         UnitState::Backoff => "backoff",
         UnitState::Flapping => "flapping",
@@ -411,7 +416,7 @@ fn forward_state(state: ForwardState) -> &'static str {
 fn look_of_state(state: UnitState) -> Look {
     match state {
         UnitState::Running | UnitState::Stopped => Look::Plain,
-        UnitState::Starting | UnitState::Stopping => Look::Warning,
+        UnitState::Starting | UnitState::Draining | UnitState::Stopping => Look::Warning,
         UnitState::Backoff | UnitState::Flapping | UnitState::Failed | UnitState::Unknown => Look::Wrong,
     }
 }
@@ -449,11 +454,21 @@ pub(crate) fn exit_code(status: &Status) -> u8 {
     if status.units.iter().any(is_unknown) {
         return 4;
     }
-    u8::from(!status.units.iter().all(is_ready)) * 3
+    u8::from(waiting(status) > 0) * 3
+}
+
+/// How many of those that are wanted are not ready.
+pub(crate) fn waiting(status: &Status) -> usize {
+    status.units.iter().filter(|unit| is_wanted(unit) && !is_ready(unit)).count()
+}
+
+/// Whether a unit is to go on: it is not being taken out of the cluster.
+pub(crate) fn is_wanted(unit: &UnitStatus) -> bool {
+    unit.draining.as_ref().is_none_or(|draining| draining.moves)
 }
 
 /// Whether a unit does what it exists for.
-pub(crate) fn is_ready(unit: &UnitStatus) -> bool {
+fn is_ready(unit: &UnitStatus) -> bool {
     unit.state == UnitState::Running && unit.health != Health::Critical
 }
 

@@ -16,6 +16,7 @@ mod hostile;
 mod install;
 mod join;
 mod keeper;
+mod leaving;
 mod links;
 mod machines;
 mod outlive;

@@ -96,7 +96,7 @@ pub(crate) async fn carry_out(
     bring_about(subject, loaded, wish).await?;
     let status = settled_status(&subject.client(), &loaded.cluster).await?;
     print_clean(&format!("\n{}", output::status(&status, Paper::stdout())))?;
-    match status.units.iter().filter(|unit| !output::is_ready(unit)).count() {
+    match output::waiting(&status) {
         0 => Ok(ExitCode::SUCCESS),
         waiting => Err(not_ready(waiting)),
     }

@@ -56,7 +56,7 @@ pub use host::preflight;
 pub use host::procfs::{boot_id, start_ticks};
 pub use host::systemd::{Manager, Order, Service};
 pub use reconcile::config::{AgentConfig, AgentError, Parse};
+pub use reconcile::departure::DRAIN_MAX;
 pub use reconcile::plan::compare;
-pub use reconcile::remove::DRAIN_MAX;
 pub use reconcile::run::run;
 pub use relay::relay;

@@ -82,8 +82,18 @@ pub enum Kind {
     Added,
     /// Its addition was undone.
     TakenBack,
+    /// A port takes nobody any more: it is taken out of the cluster, or moves.
+    Draining,
+    /// Nobody is left on such a port, or its time is over and the rest is closed.
+    Drained,
+    /// Such a port is in the file again, and stays.
+    Kept,
     /// A port was taken out of the cluster.
     Removed,
+    /// A port has other values while it runs.
+    Configured,
+    /// A port does not say that it took its values; it is told again until it does.
+    NotConfigured,
     /// A process was started.
     Started,
     /// It serves.
@@ -136,7 +146,12 @@ impl Kind {
             Self::Program => "program",
             Self::Added => "added",
             Self::TakenBack => "taken-back",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Kept => "kept",
             Self::Removed => "removed",
+            Self::Configured => "configured",
+            Self::NotConfigured => "not-configured",
             Self::Started => "started",
             Self::Ready => "ready",
             Self::Adopted => "adopted",

@@ -241,7 +241,14 @@ impl Port {
         SocketAddr::new(ip, self.port)
     }
 
-    /// The same for a stream here.
+    /// The forward target of an origin of the same machine.
+    #[must_use]
+    pub fn target_here(&self) -> Target {
+        let address = Some(self.local_addr().ip());
+        Target { id: self.id(), host: self.host.name.clone(), port: self.port, address }
+    }
+
+    /// The address for a stream here, where processes of the same machine reach it.
     #[must_use]
     pub fn local_url(&self, stream: &str) -> String {
         format!("rtmp://{}/{stream}", self.local_addr())
@@ -330,12 +337,9 @@ impl Cluster {
     /// The forward targets of an origin, one an edge port. Those on other machines are looked up at each connect.
     #[must_use]
     pub fn targets(&self) -> Vec<Target> {
-        let target =
-            |p: &Port, address| Target { id: p.id(), host: p.host.name.clone(), port: p.port, address };
-        let here = self.edges.iter().map(|port| target(port, Some(port.local_addr().ip())));
-        let others =
-            self.elsewhere.iter().filter(|port| port.role == Role::Edge).map(|port| target(port, None));
-        here.chain(others).collect()
+        let others = self.elsewhere.iter().filter(|port| port.role == Role::Edge);
+        let others = others.map(|port| Target { address: None, ..port.target_here() });
+        self.edges.iter().map(Port::target_here).chain(others).collect()
     }
 
     /// What the worker of `port` is told; `secret_file` holds the secret between origin and edges.

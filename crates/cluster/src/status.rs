@@ -2,8 +2,11 @@
 //! (`supervised`; `not-running`; `unsupervised`: workers go on without a supervisor; `unknown`) and `reason`, for a person; where no
 //! supervisor answers its fields are the same, null or empty where nothing is known. Changes only add.
 
+use std::fmt;
+
 use serde::{Deserialize, Serialize};
 
+use crate::plan::whom;
 use crate::spec::{Role, UnitId};
 use crate::stats::{ForwardStats, ProcessStats};
 
@@ -81,6 +84,10 @@ pub struct UnitStatus {
     pub port: u16,
     /// Where its life cycle stands.
     pub state: UnitState,
+    /// Until when, and who is left, while it takes nobody any more since it is out of the file or listens elsewhere in it; `None` of any
+    /// other.
+    #[serde(default)]
+    pub draining: Option<Draining>,
     /// What the probes say.
     pub health: Health,
     /// Why the health is what it is, or what the state waits for; empty when all is well.
@@ -138,6 +145,7 @@ impl UnitStatus {
             host: host.to_owned(),
             port,
             state,
+            draining: None,
             health: Health::Unknown,
             note: String::new(),
             pid: None,
@@ -156,6 +164,35 @@ impl UnitStatus {
             config: String::new(),
             log: String::new(),
             id,
+        }
+    }
+}
+
+/// A port that takes nobody any more, and who is left there.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Draining {
+    /// Milliseconds until whoever is left is told and closed; `None`: it goes on until nobody is left, since nobody has consented to
+    /// more.
+    pub left_ms: Option<u64>,
+    /// Players that are left; `None` while it has not said so.
+    pub players: Option<u32>,
+    /// Encoders that are left, without that of the cluster, which goes where the origin goes.
+    pub encoders: Option<u32>,
+    /// It is started elsewhere then; else it is removed.
+    pub moves: bool,
+}
+
+/// For a person.
+impl fmt::Display for Draining {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let whom = match (self.players, self.encoders) {
+            (Some(0), Some(0)) => "nobody is left".to_owned(),
+            (players, encoders) => format!("left: {}", whom(players, encoders)),
+        };
+        let then = if self.moves { "it moves" } else { "it is closed" };
+        match self.left_ms {
+            Some(ms) => write!(f, "takes nobody any more, {whom}; {then} in {} s", ms.div_ceil(1_000)),
+            None => write!(f, "takes nobody any more, {whom}; {then} when nobody is, or by srsctl up --yes"),
         }
     }
 }
@@ -179,6 +216,8 @@ pub enum UnitState {
     Starting,
     /// Ready: answers on its control socket and took an RTMP connect.
     Running,
+    /// Runs, and takes nobody any more: it leaves the cluster, or moves. [`UnitStatus::draining`] says more.
+    Draining,
     /// Told to stop, not gone yet.
     Stopping,
     /// Died; waiting before the next start.
@@ -188,7 +227,8 @@ pub enum UnitState {
     /// Will not be started again without a change: bad config or missing binary.
     Failed,
     /// A process holds this unit's lock that cannot be proved to be ours: nothing is done to it. Of a cluster on several machines also:
-    /// its machine, or the supervisor there, does not answer.
+    /// its machine, or the supervisor there, does not answer. Or a state of a newer supervisor.
+    #[serde(other)]
     Unknown,
 }
 

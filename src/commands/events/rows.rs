@@ -89,14 +89,23 @@ fn look(kind: Kind) -> Look {
         | Kind::LeftAlone
         | Kind::Critical
         | Kind::Failed => Look::Wrong,
-        Kind::Resumed | Kind::WentBack | Kind::Woken | Kind::Warning | Kind::TakenBack => Look::Warning,
+        Kind::Resumed
+        | Kind::WentBack
+        | Kind::Woken
+        | Kind::Warning
+        | Kind::TakenBack
+        | Kind::Drained
+        | Kind::NotConfigured => Look::Warning,
         Kind::SupervisorStarted
         | Kind::SupervisorEnded
         | Kind::Asked
         | Kind::Done
         | Kind::Program
         | Kind::Added
+        | Kind::Draining
+        | Kind::Kept
         | Kind::Removed
+        | Kind::Configured
         | Kind::Started
         | Kind::Ready
         | Kind::Adopted

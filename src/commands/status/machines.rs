@@ -157,8 +157,8 @@ fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole
             row.state = if place.problem().is_some() { "unreachable" } else { "unknown" };
             let known = file.and_then(|file| read(&file));
             let told = known.as_ref().map(|known| {
-                let all = known.status.units.len();
-                let ready = known.status.units.iter().filter(|unit| output::is_ready(unit)).count();
+                let all = known.status.units.iter().filter(|unit| output::is_wanted(unit)).count();
+                let ready = all - output::waiting(&known.status);
                 format!("; {ready} of {all} were ready then")
             });
             row.age_ms = known.map(|known| clock_ms().saturating_sub(known.at_ms));

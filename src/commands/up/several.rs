@@ -40,7 +40,7 @@ pub(super) async fn run(
     outcome?;
     if let Some(seen) = status {
         print_clean(&format!("\n{}", seen.render(Paper::stdout())))?;
-        let waiting = seen.status().units.iter().filter(|unit| !output::is_ready(unit)).count();
+        let waiting = output::waiting(seen.status());
         if waiting > 0 {
             return Err(not_ready(waiting));
         }

@@ -211,10 +211,12 @@ fn backlog() -> i32 {
 /// Whether `listener` is the one of `port`, and not of some earlier cluster file.
 #[must_use]
 pub(crate) fn is_bound_to(listener: &OwnedFd, port: &Port) -> bool {
-    rustix::net::getsockname(listener)
-        .ok()
-        .and_then(|address| SocketAddr::try_from(address).ok())
-        .is_some_and(|address| address.ip() == port.listen && address.port() == port.port)
+    bound_to(listener) == Some(port.listen_addr())
+}
+
+/// Where a listener is bound.
+pub(crate) fn bound_to(listener: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(listener).ok()?).ok()
 }
 
 #[cfg(test)]

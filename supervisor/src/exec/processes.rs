@@ -26,7 +26,7 @@ use crate::exec::listeners;
 use crate::exec::monitor::{Message, Watched};
 use crate::exec::names::Names;
 use crate::exec::process::{Given, Process, Spawner};
-use crate::exec::record::{AliveLock, Record, SCHEMA, UnitFiles};
+use crate::exec::record::{AliveLock, Departing, Record, SCHEMA, UnitFiles};
 use crate::exec::self_check;
 use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
@@ -41,7 +41,7 @@ use crate::probe;
 use crate::reconcile::config::Parse;
 use crate::reconcile::events::{BEFORE, WOKEN, WORKER_WOKEN, of_cluster, of_unit};
 use crate::reconcile::kernel::{
-    Answer, Client, Command, Input, Instance, Kernel, Look, Program, Ticket, Unplayed, What,
+    Answer, Client, Command, Input, Instance, Kernel, Look, OnRecord, Program, Ticket, Unplayed, What,
 };
 
 /// Descriptors that the encoder uses at most.
@@ -529,6 +529,17 @@ impl Kernel for Processes {
         self.held.remove(unit);
         if !wanted {
             let _ = std::fs::remove_file(self.dirs.config(unit));
+        }
+    }
+
+    fn note_departure(&mut self, unit: &UnitId, departure: Option<OnRecord>) {
+        let departing = departure.map(|OnRecord { left, limit, consent }| {
+            let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+            Departing { until_ms: ms(procfs::since_boot() + left), limit_ms: ms(limit), consent }
+        });
+        if let Err(error) = self.held(unit).files.note_departure(departing) {
+            // The next supervisor disconnects nobody then who was not asked for.
+            tracing::warn!(%unit, %error, "that it leaves is not written down");
         }
     }
 

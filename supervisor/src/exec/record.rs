@@ -34,6 +34,17 @@ pub(crate) struct Record {
     pub(crate) listener_fd: Option<RawFd>,
 }
 
+/// departure.json: that the unit's port leaves its place, of the cluster or of the machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Departing {
+    /// Until when whoever is there may stay, ms since boot.
+    pub(crate) until_ms: u64,
+    /// How long that was from the beginning, ms.
+    pub(crate) limit_ms: u64,
+    /// Whoever is left then may be disconnected.
+    pub(crate) consent: bool,
+}
+
 /// A pid, and what makes it one process for good.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Identity {
@@ -159,6 +170,28 @@ impl UnitFiles {
         write_for_this_boot(&self.record(), &text)
     }
 
+    fn departure(&self) -> PathBuf {
+        self.dir.join("departure.json")
+    }
+
+    /// Writes departure.json, or removes it.
+    ///
+    /// # Errors
+    /// When it cannot be written; then there is none, unless there was one before.
+    pub(crate) fn note_departure(&self, departing: Option<Departing>) -> Result<(), StateError> {
+        let Some(departing) = departing else {
+            let _ = fs::remove_file(self.departure());
+            return Ok(());
+        };
+        write_for_this_boot(&self.departure(), &serde_json::to_vec(&departing).unwrap_or_default())
+    }
+
+    /// Reads departure.json; one that is missing or broken is none.
+    #[must_use]
+    pub(crate) fn departing(&self) -> Option<Departing> {
+        serde_json::from_slice(&read_bounded(&self.departure())?).ok()
+    }
+
     /// Reads record.json. A record that is missing, broken, of a newer schema or of another unit is none: then the
     /// token in alive.lock is all that is known.
     #[must_use]
@@ -266,6 +299,23 @@ mod tests {
         let record = written(&files);
         assert_eq!(files.read(&unit()).as_ref(), Some(&record));
         assert_eq!(files.lock_token(), Some(record.token));
+    }
+
+    #[test]
+    fn a_departure_comes_back_as_it_was_written_and_a_broken_one_is_none() {
+        let temporary = tempfile::tempdir().unwrap();
+        let files = files(&temporary);
+        let departing = Departing { until_ms: 7, limit_ms: 30_000, consent: true };
+        assert_eq!(files.departing(), None);
+        files.note_departure(Some(departing)).unwrap();
+        assert_eq!(files.departing(), Some(departing));
+        let whole = fs::read(files.departure()).unwrap();
+        for end in 0..whole.len() - 1 {
+            fs::write(files.departure(), &whole[..end]).unwrap();
+            assert_eq!(files.departing(), None, "cut at {end}");
+        }
+        files.note_departure(None).unwrap();
+        assert!(!files.departure().exists());
     }
 
     #[test]

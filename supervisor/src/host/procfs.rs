@@ -17,6 +17,12 @@ pub fn boot_id() -> io::Result<String> {
     Ok(fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 
+/// How long ago the machine was booted, as all processes of it see that.
+pub(crate) fn since_boot() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    Duration::new(now.tv_sec.try_into().unwrap_or_default(), now.tv_nsec.try_into().unwrap_or_default())
+}
+
 /// When a process started, in ticks of 10 ms since boot. With the pid and the boot it names a process for good.
 ///
 /// `None`: there is no such process, or it is a zombie.

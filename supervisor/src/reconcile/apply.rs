@@ -4,20 +4,21 @@
 //! [`Step::Commit`] on the new file is in force, whatever becomes of the rest; only then somebody is disconnected. So whoever is killed
 //! in between leaves one of two files in force, whole, and the next supervisor brings the processes in line with that.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cluster::events::Kind as Happened;
 use cluster::plan::{Action, Change, summary};
-use cluster::{Cluster, Port, ProcessSpec, Role, Target, UnitId};
+use cluster::{Cluster, Port, ProcessSpec, Role, UnitId};
 use control::api::Apply;
 use control::{Code, Error};
 
 use super::changes::{Ends, Moves, consent};
+use super::departure::Departure;
 use super::events;
-use super::job::{AwaitReady, Configure, Job, Removal, Step, Turn};
+use super::job::{AwaitReady, Configure, Job, Leave, Removal, Step, Turn};
 use super::kernel::{Answer, InForce, Kernel, Program};
 use super::member::Member;
-use super::plan::{compare, differ_in_share};
+use super::plan::differ_in_share;
 use super::reconciler::{Reconciler, specs};
 use super::view::REFRESH_LIMIT;
 use crate::machine::state::{Event, State, Wanted};
@@ -55,7 +56,7 @@ impl Reconciler {
         now: Instant,
         kernel: &mut impl Kernel,
     ) -> Turn {
-        let mut changes = compare(Some(&self.cluster), &new);
+        let mut changes = self.changes(&self.cluster, &new);
         let since = asked.unwrap_or(now);
         // Of those that stay, players may go with a stream that ends.
         let is_all = Ends::of(&self.cluster, &new).some();
@@ -98,11 +99,11 @@ impl Reconciler {
             )));
         }
         if changes.iter().all(|change| change.action == Action::Nothing) {
-            let what = summary(changes);
-            job.push_first([Step::Commit { file, new: Box::new(new), what }, Step::Retry { idle: true }]);
+            let commit = Step::Commit { file, new: Box::new(new), changes: changes.to_vec() };
+            job.push_first([commit, Step::Retry { idle: true }]);
             return Ok(());
         }
-        let moves = Moves::of(changes, &self.cluster, &new);
+        let moves = self.moves(changes, &new);
         self.check_untouched(&moves, &new)?;
         consent(changes, file.yes)?;
         let is_at_once = |port: &&Port| moves.added.contains(&port.id());
@@ -119,25 +120,31 @@ impl Reconciler {
         new_ones.for_each(|(spec, port)| self.insert(Member::new(spec, port)));
 
         let start = |id: &UnitId| Step::Start { id: id.clone() };
-        let (interim, last) = self.told(&moves, &new);
-        let drain = file.drain_ms.map(std::time::Duration::from_millis);
-        let mut steps: Vec<Step> = moves.added.iter().map(start).collect();
+        let (consent, limit) = (file.yes, file.drain_ms.map(Duration::from_millis));
+        let leave = |role: Role| {
+            let of = |ids: &[UnitId]| ids.iter().filter(|id| id.parts().0 == role).cloned().collect();
+            Step::Leave(Leave { removed: of(&moves.removed), moved: of(&moves.moved), limit, consent })
+        };
+        let mut steps: Vec<Step> = moves.kept.iter().map(|id| Step::Keep { id: id.clone() }).collect();
+        steps.extend(moves.added.iter().map(start));
         steps.extend(moves.added.iter().map(|id| await_ready(id.clone(), false)));
-        steps.extend(interim);
-        steps.push(Step::Commit { file, new: Box::new(new.clone()), what: summary(changes) });
-        if !moves.leaving().is_empty() {
-            steps.extend(self.leave(moves.leaving(), drain));
-            steps.push(Step::Remove { ids: moves.removed.clone(), end: None, how: Removal::Removed });
-        }
-        steps.extend(moves.moved.iter().map(|id| Step::Move { id: id.clone(), end: None }));
+        steps.extend(self.told(&moves, &new));
+        let is_origin = |id: &UnitId| id.parts().0 == Role::Origin;
+        // Where the encoder is to publish to is there only then.
+        let is_encoder_late = moves.late.iter().chain(&moves.moved).any(is_origin);
+        let encoder = encoder.filter(|it| it.action != Action::Nothing).map(|_| Step::Encoder { end: None });
+        let (at_once, late) = if is_encoder_late { (None, encoder) } else { (encoder, None) };
+        steps.push(Step::Commit { file, new: Box::new(new), changes: changes.to_vec() });
+        steps.push(leave(Role::Edge));
+        // It does not wait for those who leave, nor they for it.
+        steps.extend(at_once);
+        steps.push(leave(Role::Origin));
+        steps.push(Step::AwaitLeft { ids: moves.awaited.clone() });
         for id in &moves.late {
             steps.extend([start(id), await_ready(id.clone(), true)]);
         }
-        steps.extend(last);
-        if encoder.is_some_and(|it| it.action != Action::Nothing) {
-            steps.push(Step::Encoder { end: None });
-        }
-        steps.push(Step::Retry { idle: false });
+        steps.extend(late);
+        steps.extend([Step::AwaitAnswers { end: None }, Step::Retry { idle: false }]);
         job.push_first(steps);
         job.undo = vec![Step::Remove { ids, end: None, how: Removal::TakenBack }];
         Ok(())
@@ -158,47 +165,36 @@ impl Reconciler {
         };
         let added = || moves.added.iter().chain(&moves.late);
         let told = moves.told.iter().filter(is_new);
-        let touched = added().chain(&moves.removed).chain(&moves.moved).chain(told);
+        let touched = added().chain(&moves.removed).chain(&moves.moved).chain(&moves.kept).chain(told);
         if let Some(why) = touched.filter_map(|id| self.member(id)).find_map(Member::left_alone) {
             return Err(refuse(why));
         }
-        // An earlier addition was taken back, and its process does not end.
-        let mut added = added().filter_map(|id| self.member(id));
-        match added.find(|member| !member.is_at_rest()) {
+        // An earlier addition was taken back, or it was taken out, and its process does not end.
+        let mut added = added().filter_map(|id| self.member(id)).filter(|member| !member.is_at_rest());
+        let mut leaving =
+            moves.kept.iter().chain(&moves.removed).chain(&moves.moved).filter_map(|id| self.member(id));
+        let is_stopping = |it: &&Member| it.departure.as_ref().is_some_and(Departure::is_stopping);
+        match added.next().or_else(|| leaving.find(is_stopping)) {
             Some(member) => Err(refuse(format!("{} is still being stopped; try again later", member.id))),
             None => Ok(()),
         }
     }
 
-    /// What running ports are told: before anybody is disconnected, and at the end. In between an origin forwards to those too that are
-    /// taken out.
-    fn told(&self, moves: &Moves, new: &Cluster) -> (Vec<Step>, Vec<Step>) {
-        let (mut interim, mut last) = (Vec::new(), Vec::new());
+    /// What running ports are told before anybody is disconnected: an origin forwards to those too that are taken out, as long as they are
+    /// there.
+    fn told(&self, moves: &Moves, new: &Cluster) -> Vec<Step> {
         let leaving = moves.leaving();
-        let old: Vec<Target> = self.cluster.targets();
         let told = |port: &&Port| moves.told.contains(&port.id());
-        for port in new.ports().filter(told) {
-            let spec = new.worker_spec(port, self.dirs.secret());
+        let step = |port: &Port| {
+            let spec = self.with_leaving(new.worker_spec(port, self.dirs.secret()), &leaving);
             let is_share = match self.member(&spec.id).map(|member| &member.spec) {
                 Some(ProcessSpec::Worker(before)) => differ_in_share(before, &spec),
                 Some(ProcessSpec::Encoder(_)) | None => false,
             };
-            let mut first = spec.clone();
-            if port.role == Role::Origin {
-                first.forward.retain(|target| !leaving.contains(&target.id));
-                first.forward.extend(old.iter().filter(|target| leaving.contains(&target.id)).cloned());
-            }
-            if first.forward.len() != spec.forward.len()
-                || first.forward.iter().any(|it| !spec.forward.contains(it))
-            {
-                interim.push(Configure::step(first, true));
-                last.push(Configure::step(spec, false));
-            } else {
-                // One that does not take its share now, has it with its next start.
-                interim.push(Configure::step(spec, !is_share));
-            }
-        }
-        (interim, last)
+            // One that does not take its share now, takes it later.
+            Configure::step(spec, !is_share)
+        };
+        new.ports().filter(told).map(step).collect()
     }
 
     /// Adds a member behind those of its role.
@@ -223,17 +219,17 @@ impl Reconciler {
 
     pub(super) fn commit(
         &mut self,
-        (file, new, what): (&Apply, Cluster, String),
+        (file, new, changes): (&Apply, Cluster, Vec<Change>),
         job: &mut Job,
         kernel: &mut impl Kernel,
     ) -> Turn {
         let what = match file.rollback {
-            Some(number) => format!("rollback to {number}: {what}"),
-            None => what,
+            Some(number) => format!("rollback to {number}: {}", summary(&changes)),
+            None => summary(&changes),
         };
         match kernel.put_in_force(file, job.by, what) {
             Ok(generation) => self.generation = generation,
-            Err(why) => return Turn::Failed(Error::new(Code::Failed, format!("nothing is changed: {why}"))),
+            Err(why) => return Turn::Failed(Error::new(Code::Failed, job.as_before(why))),
         }
         job.undo.clear();
         file.path.clone_into(&mut self.path);
@@ -246,6 +242,9 @@ impl Reconciler {
             }
         }
         self.cluster = new;
+        for change in changes.into_iter().filter(|it| it.action == Action::Reconfigure) {
+            kernel.record(events::of_unit(Happened::Configured, &change.unit, None, change.why.join("; ")));
+        }
         Turn::Done
     }
 
@@ -256,9 +255,8 @@ impl Reconciler {
         now: Instant,
         kernel: &mut impl Kernel,
     ) -> Turn {
-        let failed = |member: &&Member| {
-            matches!(member.machine.state(), State::Failed { .. }) && member.machine.wanted() == Wanted::Up
-        };
+        let failed =
+            |member: &&Member| matches!(member.machine.state(), State::Failed { .. }) && member.is_wanted();
         let ids: Vec<UnitId> = self.members.iter().filter(failed).map(|member| member.id.clone()).collect();
         if idle && ids.is_empty() {
             kernel.say(job.client, "nothing to change".to_owned());

@@ -1,14 +1,17 @@
 //! What a plan means for those who are connected, and which ports it is about.
 
+use std::path::PathBuf;
 use std::time::Instant;
 
 use cluster::plan::{Action, Change, HostPart};
-use cluster::{Cluster, EndOfStream, Port, Role, UnitId};
+use cluster::{Cluster, EndOfStream, Port, ProcessSpec, Role, UnitId};
 use control::api::Apply;
 use control::{Code, Error};
 
+use super::departure::Then;
 use super::job::Job;
-use super::plan::compare;
+use super::member::Member;
+use super::plan::{compare, compare_specs};
 use super::reconciler::Reconciler;
 
 /// The ports of a plan, by what is done to them.
@@ -24,31 +27,13 @@ pub(super) struct Moves {
     pub(super) moved: Vec<UnitId>,
     /// Given new values.
     pub(super) told: Vec<UnitId>,
+    /// Those among them that were leaving, and stay.
+    pub(super) kept: Vec<UnitId>,
+    /// Those that have to leave before all is done.
+    pub(super) awaited: Vec<UnitId>,
 }
 
 impl Moves {
-    pub(super) fn of(changes: &[Change], current: &Cluster, new: &Cluster) -> Self {
-        let mut moves = Self::default();
-        for Change { unit, action, .. } in changes.iter().filter(|it| it.unit != UnitId::encoder()) {
-            match action {
-                Action::Start => moves.added.push(unit.clone()),
-                Action::Stop => moves.removed.push(unit.clone()),
-                Action::Restart => moves.moved.push(unit.clone()),
-                Action::Reconfigure => moves.told.push(unit.clone()),
-                Action::Nothing | Action::Unknown => {}
-            }
-        }
-        moves.removed.sort_by_key(|unit| unit.parts().0 == Role::Origin);
-        let leaving = |port: &&Port| moves.removed.contains(&port.id()) || moves.moved.contains(&port.id());
-        let leaving: Vec<&Port> = current.ports().filter(leaving).collect();
-        let is_taken = |id: &UnitId| {
-            let port = new.ports().find(|port| port.id() == *id);
-            port.is_some_and(|port| leaving.iter().any(|other| overlap(port, other)))
-        };
-        (moves.late, moves.added) = std::mem::take(&mut moves.added).into_iter().partition(is_taken);
-        moves
-    }
-
     /// Those that are closed.
     pub(super) fn leaving(&self) -> Vec<UnitId> {
         self.removed.iter().chain(&self.moved).cloned().collect()
@@ -94,10 +79,77 @@ fn overlap(a: &Port, b: &Port) -> bool {
 }
 
 impl Reconciler {
+    /// What is done to each process to have `new` in force in place of `current`: as the two files say, but for ports that leave their
+    /// places. One that is in the file again stays, which is a change of what it is told. One that nobody has consented to is taken out by
+    /// this change, once more; any other goes on as it is.
+    pub(super) fn changes(&self, current: &Cluster, new: &Cluster) -> Vec<Change> {
+        let mut changes = compare(Some(current), new);
+        for member in &self.members {
+            let (Some(departure), ProcessSpec::Worker(spec)) = (&member.departure, &member.spec) else {
+                continue;
+            };
+            let place = changes.iter().position(|change| change.unit == member.id);
+            let port = new.ports().find(|port| port.id() == member.id);
+            let change = match port.map(|port| compare_specs(spec, &new.worker_spec(port, PathBuf::new()))) {
+                Some((Action::Restart, _)) if departure.then == Then::Moved && departure.consent => {
+                    (Action::Nothing, Vec::new())
+                }
+                Some((Action::Restart, why)) => (Action::Restart, why),
+                Some((_, mut why)) => {
+                    why.insert(0, "it was leaving, and stays".to_owned());
+                    (Action::Reconfigure, why)
+                }
+                None if departure.consent && place.is_none() => continue,
+                None => (Action::Stop, vec!["removed from the file".to_owned()]),
+            };
+            let change = Change::new(member.id.clone(), change.0, change.1);
+            match place.and_then(|place| changes.get_mut(place)) {
+                Some(known) => *known = change,
+                None => {
+                    let encoder = changes.iter().position(|it| it.unit == UnitId::encoder());
+                    changes.insert(encoder.unwrap_or(changes.len()), change);
+                }
+            }
+        }
+        changes
+    }
+
+    /// The ports of a plan, by what is done to them.
+    pub(super) fn moves(&self, changes: &[Change], new: &Cluster) -> Moves {
+        let mut moves = Moves::default();
+        for Change { unit, action, .. } in changes.iter().filter(|it| it.unit != UnitId::encoder()) {
+            match action {
+                Action::Start => moves.added.push(unit.clone()),
+                Action::Stop => moves.removed.push(unit.clone()),
+                Action::Restart => moves.moved.push(unit.clone()),
+                Action::Reconfigure => moves.told.push(unit.clone()),
+                Action::Nothing | Action::Unknown => {}
+            }
+        }
+        moves.removed.sort_by_key(|unit| unit.parts().0 == Role::Origin);
+        let leaves = |member: &Member| member.departure.is_some();
+        let is_kept = |id: &&UnitId| self.member(id).is_some_and(leaves);
+        moves.kept = moves.told.iter().filter(is_kept).cloned().collect();
+        let leaving = moves.leaving();
+        let is_leaving =
+            |it: &&Member| leaving.contains(&it.id) || leaves(it) && !moves.kept.contains(&it.id);
+        let gone: Vec<&Member> = self.members.iter().filter(is_leaving).collect();
+        let is_taken = |id: &UnitId| {
+            let port = new.ports().find(|port| port.id() == *id);
+            let mut ports = gone.iter().filter_map(|member| member.port.as_ref());
+            port.is_some_and(|port| ports.any(|other| overlap(port, other)))
+        };
+        (moves.late, moves.added) = std::mem::take(&mut moves.added).into_iter().partition(is_taken);
+        // Others go on by themselves, unless somebody needs their addresses.
+        let is_awaited = |it: &&&Member| leaving.contains(&it.id) || !moves.late.is_empty();
+        moves.awaited = gone.iter().filter(is_awaited).map(|member| member.id.clone()).collect();
+        moves
+    }
+
     /// What bringing `new` into force would do now.
     pub(super) fn host_part(&self, new: &Cluster, now: Instant) -> HostPart {
-        let mut changes =
-            compare(Some(self.job.as_ref().and_then(Job::coming).unwrap_or(&self.cluster)), new);
+        let coming = self.job.as_ref().and_then(Job::coming);
+        let mut changes = self.changes(coming.unwrap_or(&self.cluster), new);
         self.count(&mut changes, new, now);
         let (machine, busy) = (HostPart::HERE.to_owned(), self.queue.busy(now));
         HostPart { machine, generation: Some(self.generation), busy, changes }
@@ -119,9 +171,11 @@ impl Reconciler {
                 continue;
             };
             change.players = Some(report.process.players);
-            // Those of an edge are the origin's.
-            change.encoders = Some(if is_origin { report.process.publishers } else { 0 });
-            let used = report.streams.iter().filter(|it| it.players > 0 || is_origin && it.publishing);
+            change.encoders = Some(self.encoders(member, report));
+            let own = self.own_stream(member, report);
+            let is_others = |stream: &str| is_origin && own != Some(stream);
+            let used = report.streams.iter();
+            let used = used.filter(|it| it.players > 0 || it.publishing && is_others(&it.stream));
             change.streams = used.map(|stream| stream.stream.clone()).collect();
         }
         self.count_ended(changes, new, now);

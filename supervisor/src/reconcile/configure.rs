@@ -1,11 +1,14 @@
 //! The step by which a running port takes new values: its file, the process, and what its next process starts with.
 
+use std::time::Instant;
+
 use cluster::{ProcessSpec, Role, WorkerSpec};
 use control::{Code, Error};
 
 use super::job::{Configure, Job, Phase, Step, Turn};
 use super::kernel::{Answer, Kernel};
 use super::reconciler::Reconciler;
+use super::untold::Untold;
 
 impl Reconciler {
     /// Gives a running port its new spec, and its next process too.
@@ -13,10 +16,15 @@ impl Reconciler {
         &mut self,
         configure: Configure,
         job: &mut Job,
+        now: Instant,
         kernel: &mut impl Kernel,
     ) -> Turn {
         let Configure { spec, is_change, phase } = configure;
         let id = spec.id.clone();
+        if self.member(&id).and_then(|member| member.untold.as_ref()).is_some_and(Untold::is_asked) {
+            // Whichever came last would be what it has.
+            return Turn::Wait(Step::Configure(Configure { spec, is_change, phase }), None);
+        }
         let failed = |why: String| {
             if is_change {
                 return Turn::Failed(Error::new(Code::Failed, why));
@@ -32,10 +40,11 @@ impl Reconciler {
             (Phase::Begin, _) => {
                 let ProcessSpec::Worker(before) = member.spec.clone() else { return Turn::Done };
                 let new = ProcessSpec::Worker((*spec).clone());
+                member.untold = None;
                 // The file first: it can be undone, what the process was told cannot.
                 if let Err(why) = kernel.write_config(&new) {
                     if is_change {
-                        return failed(why);
+                        return failed(job.as_before(why));
                     }
                     // Each start writes it again.
                     tracing::warn!("{why}");
@@ -52,7 +61,8 @@ impl Reconciler {
             (Phase::Telling { before }, Some(Answer::Configured(Err(why)))) => {
                 let why = format!("{id} does not take its new config: {why}");
                 if before == spec || !is_change {
-                    // Its next process has it.
+                    // Its next process has it, and this one is told again.
+                    member.untold = is_live.then(|| Untold::now(now));
                     undo_with(*before, job);
                     return failed(why);
                 }
@@ -66,7 +76,11 @@ impl Reconciler {
                 // It may have taken the new targets and not said so.
                 (Phase::Undoing { why }, *before)
             }
-            (Phase::Undoing { why }, Some(_)) => return failed(why),
+            (Phase::Undoing { why }, Some(Answer::Configured(Ok(())))) => return failed(why),
+            (Phase::Undoing { why }, Some(_)) => {
+                member.untold = is_live.then(|| Untold::now(now));
+                return failed(why);
+            }
             (phase @ (Phase::Telling { .. } | Phase::Undoing { .. }), _) => {
                 return Turn::Wait(Step::Configure(Configure { spec, is_change, phase }), None);
             }

@@ -5,10 +5,12 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use cluster::events::By;
+use cluster::plan::Change;
 use cluster::{Cluster, Role, UnitId, WorkerSpec};
 use control::Error;
 use control::api::{Apply, Upgraded};
 
+use super::departure::Departure;
 use super::kernel::{Answer, Client, InForce, Instance, Program, Ticket};
 
 /// A command at work.
@@ -47,6 +49,26 @@ impl Job {
             Step::Commit { new, .. } => Some(&**new),
             _ => None,
         })
+    }
+
+    /// Whether it may still be undone, or is: then what it has begun to change is nobody else's.
+    pub(crate) fn is_open(&self) -> bool {
+        self.steps.iter().any(|step| {
+            matches!(
+                step,
+                Step::Commit { .. } | Step::Configure(_) | Step::LeaveAgain { .. } | Step::GoBack(_)
+            )
+        })
+    }
+
+    /// Why a change failed that can still be undone, with what that means.
+    pub(crate) fn as_before(&self, why: impl std::fmt::Display) -> String {
+        let is_begun = self.undo.iter().any(|step| match step {
+            Step::Remove { ids, .. } => !ids.is_empty(),
+            _ => true,
+        });
+        let what = if is_begun { "all is put back as it was" } else { "nothing was touched" };
+        format!("{what}: {why}")
     }
 
     /// Has `steps` done before those that are left.
@@ -112,16 +134,38 @@ pub(crate) enum Step {
         file: Apply,
         /// What it says.
         new: Box<Cluster>,
-        /// What it changes, in short.
-        what: String,
+        /// What it changes.
+        changes: Vec<Change>,
     },
     /// Start what was given up: its cause may be mended.
     Retry {
         /// The command has changed nothing yet.
         idle: bool,
     },
-    /// Wait until units that take nobody any more have nobody, or their time is over.
-    Drain(Draining),
+    /// Have ports leave their places: nobody comes any more, and who is there has some time.
+    Leave(Leave),
+    /// Wait until they have.
+    AwaitLeft {
+        /// Which.
+        ids: Vec<UnitId>,
+    },
+    /// Have a port stay that was leaving its place.
+    Keep {
+        /// Which.
+        id: UnitId,
+    },
+    /// Have it leave all the same: the change that would have kept it is undone.
+    LeaveAgain {
+        /// Which.
+        id: UnitId,
+        /// As it was.
+        departure: Box<Departure>,
+    },
+    /// Wait until all ports have said that they took their values.
+    AwaitAnswers {
+        /// Until when at most.
+        end: Option<Instant>,
+    },
     /// Stop units, and forget them.
     Remove {
         /// Which.
@@ -130,13 +174,6 @@ pub(crate) enum Step {
         end: Option<Instant>,
         /// As what that is told.
         how: Removal,
-    },
-    /// Stop a unit, and start it where the file in force says.
-    Move {
-        /// Which.
-        id: UnitId,
-        /// Until when its end is waited for.
-        end: Option<Instant>,
     },
     /// Start, stop or restart the encoder, as the file in force says.
     Encoder {
@@ -190,19 +227,17 @@ pub(crate) struct AwaitReady {
     pub(crate) program: Program,
 }
 
-/// See [`Step::Drain`].
+/// See [`Step::Leave`].
 #[derive(Debug)]
-pub(crate) struct Draining {
-    /// Which units.
-    pub(crate) ids: Vec<UnitId>,
-    /// For how long.
-    pub(crate) limit: Duration,
-    /// Since when.
-    pub(crate) begun: Option<Instant>,
-    /// When they are asked again who is left.
-    pub(crate) ask: Option<Instant>,
-    /// They were told to close who is left.
-    pub(crate) is_last: bool,
+pub(crate) struct Leave {
+    /// Taken out of the cluster.
+    pub(crate) removed: Vec<UnitId>,
+    /// To be started elsewhere.
+    pub(crate) moved: Vec<UnitId>,
+    /// For how long whoever is there may stay; without it an ordinary time.
+    pub(crate) limit: Option<Duration>,
+    /// Whoever is left then may be disconnected.
+    pub(crate) consent: bool,
 }
 
 /// Why a unit is removed.

@@ -4,6 +4,7 @@
 //! its answer comes back as an [`Input`].
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -236,8 +237,23 @@ pub(crate) struct InForce {
 pub(crate) struct Leftover {
     /// Processes that the file does not name.
     pub(crate) surplus: Vec<(ProcessSpec, Option<Port>)>,
-    /// Units that do not listen where the file says.
-    pub(crate) misplaced: Vec<UnitId>,
+    /// Units that do not listen where the file says, and where they do.
+    pub(crate) misplaced: Vec<(UnitId, SocketAddr)>,
+    /// The encoder does not run as the file says.
+    pub(crate) is_encoder_old: bool,
+    /// What is known of those that were leaving their places.
+    pub(crate) on_record: BTreeMap<UnitId, OnRecord>,
+}
+
+/// What is written down of a port that leaves its place, for the next supervisor.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OnRecord {
+    /// How much of its time is left.
+    pub(crate) left: Duration,
+    /// How much it was given.
+    pub(crate) limit: Duration,
+    /// Whoever is left then may be disconnected.
+    pub(crate) consent: bool,
 }
 
 /// All that a supervisor does to the machine and tells to clients. Nothing here waits, and every question gets its
@@ -271,6 +287,9 @@ pub(crate) trait Kernel {
     fn close_port(&mut self, unit: &UnitId);
     /// Removes what is remembered of a unit without a process; its generated config only if it is not `wanted` again.
     fn remove(&mut self, unit: &UnitId, wanted: bool);
+
+    /// Writes down that a unit leaves its place, or that it does not any more.
+    fn note_departure(&mut self, unit: &UnitId, departure: Option<OnRecord>);
 
     /// Reads a cluster file and checks that its hosts are this machine; [`Answer::Parsed`] follows.
     fn parse(&mut self, ticket: Ticket, file: &Apply);

@@ -6,10 +6,12 @@ use cluster::status::Health;
 use cluster::{Port, ProcessSpec, Role, UnitId};
 use control::cause;
 
+use super::departure::Departure;
 use super::kernel::{Instance, Report, Worker};
+use super::untold::Untold;
 use crate::machine::exit::{End, Exit, Last, Meaning};
 use crate::machine::health::{Keeper, Ladder};
-use crate::machine::state::State;
+use crate::machine::state::{State, Wanted};
 use crate::machine::unit::Unit;
 
 /// A report older than this says nothing of now.
@@ -60,6 +62,10 @@ pub(crate) struct Member {
     pub(crate) missing: Option<(String, Instant)>,
     /// Its health, as far as that is an event.
     pub(crate) health: Settled,
+    /// It leaves its place.
+    pub(crate) departure: Option<Departure>,
+    /// It has not said that it took its values.
+    pub(crate) untold: Option<Untold>,
 }
 
 /// A process.
@@ -129,6 +135,8 @@ impl Member {
             outlived: None,
             missing: None,
             health: Settled::default(),
+            departure: None,
+            untold: None,
         }
     }
 
@@ -144,6 +152,8 @@ impl Member {
         self.keeper = Keeper::default();
         self.not_ready = None;
         self.missing = None;
+        // It starts with them.
+        self.untold = None;
         self.live = Some(live);
     }
 
@@ -203,6 +213,7 @@ impl Member {
         self.live = None;
         self.report = None;
         self.missing = None;
+        self.untold = None;
         self.last_words = self.heard.take();
     }
 
@@ -231,6 +242,11 @@ impl Member {
     pub(crate) fn is_ready(&self) -> bool {
         let is_silent = self.report.is_none() && self.live.is_some_and(|live| live.adopted);
         matches!(self.machine.state(), State::Running { .. }) && !is_silent
+    }
+
+    /// Whether it is to serve: it is not stopped, and does not leave its place.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.machine.wanted() == Wanted::Up && self.departure.is_none()
     }
 
     /// The newest report, unless it is too old to speak of `now`.

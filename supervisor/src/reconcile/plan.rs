@@ -39,7 +39,12 @@ pub(crate) fn differ_in_share(old: &WorkerSpec, new: &WorkerSpec) -> bool {
 
 fn compare_port(current: (&Cluster, &Port), new: (&Cluster, &Port)) -> Change {
     let spec = |(cluster, port): (&Cluster, &Port)| cluster.worker_spec(port, PathBuf::new());
-    let (old, new) = (spec(current), spec(new));
+    let (action, why) = compare_specs(&spec(current), &spec(new));
+    Change::new(new.1.id(), action, why)
+}
+
+/// What gives a port that runs with one spec another, and why.
+pub(super) fn compare_specs(old: &WorkerSpec, new: &WorkerSpec) -> (Action, Vec<String>) {
     let mut why = Vec::new();
     let mut differ = |what: &str, from: String, to: String| {
         if from != to {
@@ -48,7 +53,7 @@ fn compare_port(current: (&Cluster, &Port), new: (&Cluster, &Port)) -> Change {
     };
     // Destructured, so that a new field cannot be forgotten here.
     let WorkerSpec {
-        id,
+        id: _,
         cluster: _,
         role: _,
         host: _,
@@ -59,7 +64,7 @@ fn compare_port(current: (&Cluster, &Port), new: (&Cluster, &Port)) -> Change {
         forward,
         drain: _,
         secret_file: _,
-    } = &old;
+    } = old;
     differ("listen", listen.ip().to_string(), new.listen.ip().to_string());
     let is_moved = listen != &new.listen;
     if !is_moved {
@@ -115,7 +120,7 @@ fn compare_port(current: (&Cluster, &Port), new: (&Cluster, &Port)) -> Change {
     } else {
         Action::Reconfigure
     };
-    Change::new(id.clone(), action, why)
+    (action, why)
 }
 
 fn compare_encoder(current: Option<&Cluster>, new: &Cluster) -> Option<Change> {

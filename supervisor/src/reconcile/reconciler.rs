@@ -2,7 +2,7 @@
 //! [`Reconciler::handle`]; what is to be done goes out to the [`Kernel`]. It has no clock, no socket and no task of its
 //! own, so that the simulation runs it as it is.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -12,12 +12,11 @@ use control::api::StartupEvent;
 use control::{Code, Error};
 
 use super::events;
-use super::job::{AwaitStart, Configure, Job, Removal, Step, StopRole, Turn};
-use super::kernel::{
-    Client, Command, InForce, Input, Instance, Kernel, Leftover, Look, Program, What, Worker,
-};
+use super::job::{Job, Step, StopRole, Turn};
+use super::kernel::{Answer, Client, Command, InForce, Input, Instance, Kernel, Look, Program, What, Worker};
 use super::member::{Live, Member, Outlived};
 use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
+use super::untold::Untold;
 use crate::host::dirs::ClusterDirs;
 use crate::machine::backoff::Spacing;
 use crate::machine::health::Keeper;
@@ -56,7 +55,7 @@ pub(crate) struct Reconciler {
     pub(super) generation: u64,
     pub(super) dirs: ClusterDirs,
     /// What was in force before a start that is not over yet.
-    before: Option<Box<InForce>>,
+    pub(super) before: Option<Box<InForce>>,
     pub(super) members: Vec<Member>,
     pub(super) started: Instant,
     pub(super) queue: Queue,
@@ -64,101 +63,20 @@ pub(crate) struct Reconciler {
     pub(super) job: Option<Job>,
     /// Clients that wait for a status in which all is new, or a plan that is made of one.
     pub(super) asked: Vec<Question>,
-    spacing: Spacing,
-    next_housekeeping: Instant,
-    instances: Instance,
+    pub(super) spacing: Spacing,
+    pub(super) next_housekeeping: Instant,
+    pub(super) instances: Instance,
     pub(super) tickets: u64,
     /// What is wrong with the place where logs and state are kept.
     pub(super) warnings: Vec<String>,
-    is_started: bool,
+    pub(super) is_started: bool,
     pub(super) startup: VecDeque<StartupEvent>,
     /// Units that were started with it, of which what serves is not known yet.
-    fresh: Vec<UnitId>,
-    end: Option<End>,
+    pub(super) fresh: Vec<UnitId>,
+    pub(super) end: Option<End>,
 }
 
 impl Reconciler {
-    /// A supervisor that starts at `now` with a file of the number `generation`, what was `found` of its units, what is left of others
-    /// and, if that differs, with what was in force `before`.
-    pub(crate) fn start(
-        now: Instant,
-        (cluster, path, dirs, generation): (Cluster, PathBuf, ClusterDirs, u64),
-        before: Option<InForce>,
-        (mut found, left): (BTreeMap<UnitId, Look>, Leftover),
-        kernel: &mut impl Kernel,
-    ) -> Self {
-        let members =
-            specs(&cluster, &dirs).into_iter().map(|(spec, port)| Member::new(spec, port)).collect();
-        let mut new = Self {
-            cluster,
-            path,
-            generation,
-            dirs,
-            before: before.map(Box::new),
-            members,
-            started: now,
-            queue: Queue::starting(now),
-            job: None,
-            asked: Vec::new(),
-            spacing: Spacing::default(),
-            next_housekeeping: now,
-            instances: 0,
-            tickets: 0,
-            warnings: Vec::new(),
-            is_started: false,
-            startup: VecDeque::new(),
-            fresh: Vec::new(),
-            end: None,
-        };
-        let surplus: Vec<UnitId> = left.surplus.iter().map(|(spec, _)| spec.id().clone()).collect();
-        left.surplus.into_iter().for_each(|(spec, port)| new.insert(Member::new(spec, port)));
-        let mut fresh = Vec::new();
-        for index in 0..new.members.len() {
-            let Some(unit) = new.members.get(index).map(|member| member.id.clone()) else { continue };
-            match found.remove(&unit) {
-                Some(look) => {
-                    match &look {
-                        Look::Process { serving, silent, .. } => {
-                            let (pid, silent) = (*serving, *silent);
-                            new.startup.push_back(StartupEvent::Adopted { unit, pid, silent });
-                        }
-                        Look::Unknown { why } => {
-                            new.startup.push_back(StartupEvent::Unknown { unit, why: why.clone() });
-                        }
-                        Look::Nothing => {}
-                    }
-                    new.handle_found(index, look, now, kernel);
-                }
-                None => fresh.push(unit),
-            }
-        }
-        for index in 0..new.members.len() {
-            if new.members.get(index).is_some_and(|member| !surplus.contains(&member.id)) {
-                new.feed(index, Event::Want(Wanted::Up), now, kernel);
-            }
-        }
-        new.fresh = fresh;
-        // A port that was found may have other values than the file, whatever its config says: the supervisor before may have ended
-        // between writing it and telling, or after telling what was never in force.
-        let secret = new.dirs.secret();
-        let adopted =
-            |unit: &UnitId| new.member(unit).and_then(|it| it.live).is_some_and(|live| live.adopted);
-        let is_told = |port: &&Port| adopted(&port.id()) && !left.misplaced.contains(&port.id());
-        let told = new.cluster.ports().filter(is_told);
-        let mut steps: Vec<Step> =
-            told.map(|port| Configure::step(new.cluster.worker_spec(port, secret.clone()), false)).collect();
-        if !surplus.is_empty() {
-            // They have had their time.
-            steps.extend(new.leave(surplus.clone(), Some(Duration::ZERO)));
-            steps.push(Step::Remove { ids: surplus, end: None, how: Removal::Removed });
-        }
-        steps.extend(left.misplaced.into_iter().map(|id| Step::Move { id, end: None }));
-        steps.push(Step::AwaitStart(AwaitStart { begin: now, told: Vec::new() }));
-        new.job = Some(Job { asked: Some(("start".to_owned(), now)), ..Job::new(None, steps) });
-        new.advance(now, kernel);
-        new
-    }
-
     /// Takes in one thing that happened at `now`, and whatever is due.
     pub(crate) fn handle(&mut self, now: Instant, input: Input, kernel: &mut impl Kernel) {
         match input {
@@ -178,6 +96,8 @@ impl Reconciler {
             Input::Answered { ticket, answer } => {
                 if let Some(job) = self.job.as_mut().filter(|job| job.question == Some(ticket)) {
                     (job.question, job.answer) = (None, Some(answer));
+                } else if let Answer::Configured(told) = answer {
+                    self.handle_told_port(ticket, told, now, kernel);
                 }
             }
             Input::Asked { client, by, command } => self.handle_command(client, by, command, now, kernel),
@@ -187,7 +107,7 @@ impl Reconciler {
             Input::Time => {}
         }
         self.handle_deadlines(now, kernel);
-        self.advance(now, kernel);
+        self.go_on(now, kernel);
         self.answer_status(now, self.end.is_some(), kernel);
     }
 
@@ -203,7 +123,12 @@ impl Reconciler {
         });
         let asked = self.asked.iter().map(|question| self.answer_due(question.since));
         let job = self.job.as_ref().and_then(|job| job.due);
-        units.chain(asked).chain(job).fold(self.next_housekeeping, Instant::min)
+        let is_ending = self.queue.runs() == Some(Runs::End);
+        let goes_on = !is_ending && !self.job.as_ref().is_some_and(Job::is_open);
+        let leaving = self.members.iter().filter(|member| goes_on && member.left_alone().is_none());
+        let leaving = leaving.filter_map(|member| member.departure.as_ref()?.due());
+        let untold = self.members.iter().filter(|_| !is_ending).filter_map(|it| it.untold.as_ref()?.due());
+        units.chain(asked).chain(job).chain(leaving).chain(untold).fold(self.next_housekeeping, Instant::min)
     }
 
     /// The next thing to be told of the start.
@@ -218,7 +143,7 @@ impl Reconciler {
 
     /// How it is, in a line, for whoever looks at it from outside.
     pub(crate) fn summary(&self) -> String {
-        let wanted = self.members.iter().filter(|member| member.machine.wanted() == Wanted::Up);
+        let wanted = self.members.iter().filter(|member| member.is_wanted());
         let ready = wanted.clone().filter(|member| member.is_ready()).count();
         let does = self.queue.does().map(|what| format!("; {what}")).unwrap_or_default();
         format!("cluster {}: {ready} of {} ready{does}", self.cluster.name, wanted.count())
@@ -296,7 +221,7 @@ impl Reconciler {
     }
 
     /// Takes in what was found of a unit when it was looked for.
-    fn handle_found(&mut self, index: usize, look: Look, now: Instant, kernel: &mut impl Kernel) {
+    pub(super) fn handle_found(&mut self, index: usize, look: Look, now: Instant, kernel: &mut impl Kernel) {
         let Some(member) = self.members.get_mut(index) else { return };
         let event = match look {
             Look::Nothing => Event::Freed,
@@ -307,6 +232,13 @@ impl Reconciler {
                 let started = now.checked_sub(age).unwrap_or(now);
                 let instance = self.instances;
                 member.handle_process(Live { instance, pid, serving: None, adopted: true, started });
+                // It may have other values than the file, whatever its config says: the supervisor before may have ended between writing
+                // it and telling, or after telling what was never in force.
+                member.untold = member.port.is_some().then(|| Untold::now(now));
+                if member.departure.is_some() {
+                    // It is stopped when nobody is left there.
+                    self.feed(index, Event::Want(Wanted::Up), now, kernel);
+                }
                 Event::Adopted
             }
         };
@@ -563,6 +495,18 @@ impl Reconciler {
                 _ => None,
             });
         due.min().map(|(_, index)| index)
+    }
+
+    /// Has all go on that goes on by itself, and the running command with it.
+    pub(super) fn go_on(&mut self, now: Instant, kernel: &mut impl Kernel) {
+        loop {
+            self.advance(now, kernel);
+            let is_any = self.go_on_leaving(now, kernel);
+            self.tell(now, kernel);
+            if !is_any {
+                return;
+            }
+        }
     }
 
     /// Takes the steps of the running command as far as they go.

@@ -1,103 +1,22 @@
-//! The steps by which a port is taken out of the cluster: nobody comes any more, who is there has some time, the rest is told and
-//! closed; then the process is stopped, the port closed and what is remembered of it removed. [`Reconciler::remove`] is the one way on
-//! which a port leaves: also one whose addition is undone, and one that a supervisor which was killed has not come to.
+//! The steps by which a unit goes at once: one whose addition is undone, and the encoder. Ports that serve leave their places in another
+//! way ([`super::leave`]).
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use cluster::events::Kind as Happened;
-use cluster::{Drain, ProcessSpec, Role, UnitId, WorkerSpec};
+use cluster::{ProcessSpec, UnitId};
 use control::{Code, Error};
 
 use super::apply::await_ready;
 use super::events;
-use super::job::{AwaitReady, Configure, Draining, Job, Removal, Step, Turn};
+use super::job::{AwaitReady, Job, Removal, Step, Turn};
 use super::kernel::{Kernel, Program};
 use super::member::Member;
-use super::reconciler::{Reconciler, specs};
+use super::reconciler::Reconciler;
 use super::steps::STOP_LIMIT;
-use crate::machine::state::{Event, State, Wanted};
-
-/// For so long a port that is taken out keeps its players where nothing else is asked for: enough for a page that reloads by itself to
-/// move on, and short enough to wait for.
-const DRAIN: Duration = Duration::from_secs(30);
-/// The longest that may be asked for: as long the supervisor takes no other change.
-pub const DRAIN_MAX: Duration = Duration::from_secs(3_600);
-/// How often those that leave are asked who is left.
-const DRAIN_POLL: Duration = Duration::from_millis(500);
-/// For so long players that were told to go are waited for.
-const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+use crate::machine::state::{Event, Wanted};
 
 impl Reconciler {
-    /// The steps by which `ids` get rid of those whom they have, for which they have the time `limit`.
-    pub(super) fn leave(&self, ids: Vec<UnitId>, limit: Option<Duration>) -> Vec<Step> {
-        let limit = limit.unwrap_or(DRAIN).min(DRAIN_MAX);
-        let mut steps = if limit.is_zero() { Vec::new() } else { self.refuse(&ids, Drain::Refuse) };
-        steps.push(Step::Drain(Draining { ids, limit, begun: None, ask: None, is_last: false }));
-        steps
-    }
-
-    /// Has those that are left have nobody come, or close who is there.
-    fn refuse(&self, ids: &[UnitId], drain: Drain) -> Vec<Step> {
-        let specs = ids.iter().filter_map(|id| match &self.member(id)?.spec {
-            ProcessSpec::Worker(spec) => Some(WorkerSpec { drain, ..spec.clone() }),
-            ProcessSpec::Encoder(_) => None,
-        });
-        // One that does not know of it is closed at the end.
-        specs.map(|spec| Configure::step(spec, false)).collect()
-    }
-
-    pub(super) fn drain(
-        &mut self,
-        mut draining: Draining,
-        job: &mut Job,
-        now: Instant,
-        kernel: &mut impl Kernel,
-    ) -> Turn {
-        let is_first = draining.begun.is_none();
-        let begun = *draining.begun.get_or_insert(now);
-        let end = begun + draining.limit;
-        let used: Vec<(UnitId, u32)> = draining
-            .ids
-            .iter()
-            .filter_map(|id| Some((id.clone(), self.member(id)?.connected(begun)?)))
-            .collect();
-        if used.is_empty() {
-            return Turn::Done;
-        }
-        if now >= end && !draining.is_last {
-            for (id, left) in &used {
-                kernel.say(job.client, format!("closing the connections of {id}, {left} are left"));
-            }
-            let ids: Vec<UnitId> = used.into_iter().map(|(id, _)| id).collect();
-            let last = Draining { ids, limit: CLOSE_LIMIT, begun: None, ask: None, is_last: true };
-            let steps: Vec<Step> =
-                self.refuse(&last.ids, Drain::Close).into_iter().chain([Step::Drain(last)]).collect();
-            job.push_first(steps);
-            return Turn::Done;
-        }
-        if now >= end {
-            return Turn::Done;
-        }
-        if is_first && !draining.is_last {
-            let seconds = draining.limit.as_secs();
-            for id in &draining.ids {
-                kernel.say(
-                    job.client,
-                    format!("{id} takes nobody any more; who is there has {seconds} s to go"),
-                );
-            }
-        }
-        let ask = match draining.ask {
-            Some(ask) if now < ask => ask,
-            Some(_) | None => {
-                used.iter().for_each(|(id, _)| kernel.refresh(id));
-                now + DRAIN_POLL
-            }
-        };
-        draining.ask = Some(ask);
-        Turn::Wait(Step::Drain(draining), Some(end.min(ask)))
-    }
-
     /// Stops units and forgets them.
     pub(super) fn remove(
         &mut self,
@@ -146,38 +65,6 @@ impl Reconciler {
         Turn::Done
     }
 
-    /// Stops a port, and starts it where the file in force says now.
-    pub(super) fn move_port(
-        &mut self,
-        (id, end): (UnitId, Option<Instant>),
-        job: &mut Job,
-        now: Instant,
-        kernel: &mut impl Kernel,
-    ) -> Turn {
-        let new = specs(&self.cluster, &self.dirs).into_iter().find(|(spec, _)| *spec.id() == id);
-        let Some((spec, port)) = new else { return Turn::Done };
-        if end.is_none() {
-            kernel.say(job.client, format!("moving {id}"));
-            self.feed_id(&id, Event::Want(Wanted::Down), now, kernel);
-        }
-        let end = end.unwrap_or(now + STOP_LIMIT);
-        let Some(member) = self.member(&id) else { return Turn::Done };
-        if !member.is_at_rest() && now < end {
-            return Turn::Wait(Step::Move { id, end: Some(end) }, Some(end));
-        }
-        let why = member.left_alone();
-        if let Some(member) = self.index(&id).and_then(|index| self.members.get_mut(index)) {
-            (member.spec, member.port) = (spec, port);
-        }
-        kernel.close_port(&id);
-        self.feed_id(&id, Event::Want(Wanted::Up), now, kernel);
-        match why {
-            Some(why) => job.errors.push(Error::new(Code::NotReady, why)),
-            None => job.push_first([await_ready(id, true)]),
-        }
-        Turn::Done
-    }
-
     /// Has the encoder do what the file in force says now.
     pub(super) fn change_encoder(
         &mut self,
@@ -207,21 +94,5 @@ impl Reconciler {
             }
         }
         Turn::Done
-    }
-}
-
-impl Member {
-    /// How many players and encoders it has, as it has said since `begun`; as it says, at least one, until then. None: nobody.
-    fn connected(&self, begun: Instant) -> Option<u32> {
-        self.live?;
-        self.port.as_ref()?;
-        let is_running = matches!(self.machine.state(), State::Running { .. });
-        let Some(report) = self.report.as_ref().filter(|report| report.at >= begun) else {
-            return is_running
-                .then(|| self.report.as_ref().map_or(1, |report| report.process.players.max(1)));
-        };
-        // Those of an edge are the origin's.
-        let encoders = if self.role() == Role::Origin { report.process.publishers } else { 0 };
-        Some(report.process.players.saturating_add(encoders)).filter(|left| *left > 0)
     }
 }

@@ -13,7 +13,7 @@ use super::member::Member;
 use super::reconciler::Reconciler;
 use super::steps::KEYFRAME_LIMIT;
 use super::upgrade::{moved, names};
-use crate::machine::state::{Event, State, Wanted};
+use crate::machine::state::{Event, State};
 
 /// How long a keeper may take to start the worker after one that has made place.
 const RENEW_LIMIT: Duration = Duration::from_secs(10);
@@ -30,8 +30,8 @@ impl Reconciler {
     pub(super) fn restart(&self, restart: &api::Restart) -> Result<Vec<Step>, Error> {
         let fits = |member: &&Member| {
             let port = member.port.as_ref();
-            // What an addition left when it was taken back is not of the cluster.
-            member.machine.wanted() == Wanted::Up
+            // What an addition left when it was taken back is not of the cluster, nor one that leaves it.
+            member.is_wanted()
                 && member.role() == restart.role
                 && restart.port.is_none_or(|number| port.is_some_and(|port| port.port == number))
                 && restart.host.as_ref().is_none_or(|host| port.is_some_and(|port| port.host.name == *host))

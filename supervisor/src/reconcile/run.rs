@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 
 use super::config::{AgentConfig, AgentError, Parse};
 use super::events::of_cluster;
-use super::kernel::{Command, InForce, Input, Kernel as _, Leftover, Look};
+use super::kernel::{Command, InForce, Input, Kernel as _, Leftover, Look, OnRecord};
 use super::plan::{compare, differ_in_share};
 use super::reconciler::{End, Reconciler, specs};
 use super::surroundings::{self, Surroundings};
@@ -24,6 +24,7 @@ use crate::exec::listeners;
 use crate::exec::monitor::Message;
 use crate::exec::process::{Spawner, settle_signals};
 use crate::exec::processes::{Processes, Remembered};
+use crate::exec::record::{Departing, UnitFiles};
 use crate::host::dirs::{ClusterDirs, Created};
 use crate::host::files::StateError;
 use crate::host::preflight::Problem;
@@ -192,10 +193,10 @@ async fn supervise(config: AgentConfig, mut startup: impl FnMut(StartupEvent)) -
         _ if is_started => Ok(()),
         End::Left(processes) => Err(AgentError::Left(processes)),
         End::Stopped(Ok(())) => {
-            stay_down();
             if let Some(Err(error)) = before.map(|before| before.bring_back(&dirs)) {
                 tracing::warn!(%error, "the file before is not in force again");
             }
+            stay_down();
             Err(AgentError::Interrupted)
         }
         End::Stopped(Err(error)) => Err(AgentError::NotStopped(error.message)),
@@ -208,9 +209,9 @@ struct Assembled {
     reconciler: Reconciler,
     surroundings: Surroundings,
     manager: Option<Manager>,
-}
     /// What was in force, where nothing ran.
     before: Option<history::Before>,
+}
 
 /// All that is to be done before the first spawn, and the beginning of the start. When this fails, nothing was touched.
 async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
@@ -249,11 +250,11 @@ async fn assemble(config: AgentConfig) -> Result<Assembled, AgentError> {
     let (ended, found): (BTreeMap<_, _>, BTreeMap<_, _>) =
         find_all(&dirs, units, &boot_id).await?.into_iter().partition(is_ended);
     let (mut before, mut left) = (None, Leftover::default());
-    if found.is_empty() {
     let mut was_in_force = None;
+    if found.is_empty() {
         dirs.prove_room()?;
-    } else {
         was_in_force = Some(history::Before::now(&dirs)?);
+    } else {
         before = what_was_in_force(&dirs, &path, (&text, &hosts), &parse)?;
         left = leftover(&dirs, &cluster, &found);
         let refused = refused(before.as_ref(), &cluster, &found, &left);
@@ -413,12 +414,25 @@ fn leftover(dirs: &ClusterDirs, cluster: &Cluster, found: &BTreeMap<UnitId, Foun
         };
         (spec.id() == id).then_some((spec, port))
     });
-    let is_elsewhere = |port: &&Port| match found.get(&port.id()) {
-        Some(Found::Process { listener: Some(listener), .. }) => !listeners::is_bound_to(listener, port),
-        Some(_) | None => false,
+    let elsewhere = |port: &Port| match found.get(&port.id()) {
+        Some(Found::Process { listener: Some(listener), .. }) => {
+            let bound = listeners::bound_to(listener).filter(|bound| *bound != port.listen_addr())?;
+            Some((port.id(), bound))
+        }
+        Some(_) | None => None,
     };
-    let misplaced = cluster.ports().filter(is_elsewhere).map(Port::id).collect();
-    Leftover { surplus: surplus.collect(), misplaced }
+    let misplaced = cluster.ports().filter_map(elsewhere).collect();
+    let on_record = |unit: &UnitId| {
+        let Departing { until_ms, limit_ms, consent } = UnitFiles::new(dirs.unit(unit)).departing()?;
+        let left = Duration::from_millis(until_ms).saturating_sub(procfs::since_boot());
+        Some((unit.clone(), OnRecord { left, limit: Duration::from_millis(limit_ms), consent }))
+    };
+    let on_record = found.keys().filter_map(on_record).collect();
+    let encoder = UnitId::encoder();
+    let runs = || EncoderSpec::from_file(&dirs.config(&encoder)).ok();
+    let is_encoder_old = matches!(found.get(&encoder), Some(Found::Process { .. }))
+        && cluster.encoder_spec().zip(runs()).is_some_and(|(wanted, runs)| wanted != runs);
+    Leftover { surplus: surplus.collect(), misplaced, is_encoder_old, on_record }
 }
 
 /// What another file than the one in force asks for that cannot be done while the processes found run on: whoever brings it into force

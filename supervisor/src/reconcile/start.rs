@@ -23,7 +23,7 @@ const SETTLE_POLL: Duration = Duration::from_millis(100);
 impl Reconciler {
     pub(super) fn await_start(&mut self, mut wait: AwaitStart, job: &mut Job, now: Instant) -> Turn {
         let mut open = 0;
-        for member in &self.members {
+        for member in self.members.iter().filter(|member| member.departure.is_none()) {
             match member.machine.state() {
                 State::Running { .. } if wait.told.contains(&member.id) => {}
                 // It answers soon, or is found frozen and replaced.
@@ -69,16 +69,19 @@ impl Reconciler {
             return Turn::Wait(Step::AwaitStreams { end, ask }, Some(end.min(ask)));
         }
         let status = self.status(now, kernel);
-        let mut waiting = 0;
+        let (mut ready, mut waiting) = (0, 0);
         for (member, unit) in self.members.iter().zip(status.units) {
+            if member.departure.is_some() {
+                continue;
+            }
             if member.is_ready() && unit.health != Health::Critical {
+                ready += 1;
                 continue;
             }
             waiting += 1;
             let why = if unit.note.is_empty() { "it is still starting".to_owned() } else { unit.note };
             self.startup.push_back(StartupEvent::NotReady { unit: member.id.clone(), why });
         }
-        let ready = self.members.len() - waiting;
         if let Some((name, _)) = &mut job.asked {
             name.push_str(&format!(": {ready} ready, {waiting} not"));
         }
@@ -90,7 +93,8 @@ impl Reconciler {
     /// edge.
     fn is_settled(&mut self, now: Instant) -> bool {
         self.look_for_missing_streams(now);
-        let ready: Vec<&Member> = self.members.iter().filter(|member| member.is_ready()).collect();
+        let ready = self.members.iter().filter(|it| it.is_ready() && it.departure.is_none());
+        let ready: Vec<&Member> = ready.collect();
         let live = self.live_streams(now);
         let is_live = |url: &str| live.iter().any(|stream| url.ends_with(&format!("/{}", stream.name)));
         ready.iter().all(|member| {

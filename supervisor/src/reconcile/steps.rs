@@ -32,13 +32,16 @@ impl Reconciler {
             Step::Parse { file } => self.parse(file, job, kernel),
             Step::Start { id } => self.start_added(&id, job, now, kernel),
             Step::AwaitReady(wait) => self.await_ready(wait, job, now, kernel),
-            Step::Configure(configure) => self.configure(configure, job, kernel),
+            Step::Configure(configure) => self.configure(configure, job, now, kernel),
             Step::Weigh { file, new, asked } => self.weigh((file, new, asked), job, now, kernel),
-            Step::Commit { file, new, what } => self.commit((&file, *new, what), job, kernel),
+            Step::Commit { file, new, changes } => self.commit((&file, *new, changes), job, kernel),
             Step::Retry { idle } => self.retry(idle, job, now, kernel),
-            Step::Drain(draining) => self.drain(draining, job, now, kernel),
+            Step::Leave(leave) => self.leave(leave, job, now, kernel),
+            Step::AwaitLeft { ids } => self.await_left(ids, job, now),
+            Step::Keep { id } => self.keep(&id, job, kernel),
+            Step::LeaveAgain { id, departure } => self.leave_again(&id, *departure, now, kernel),
+            Step::AwaitAnswers { end } => self.await_answers(end, job, now, kernel),
             Step::Remove { ids, end, how } => self.remove((ids, end, how), job, now, kernel),
-            Step::Move { id, end } => self.move_port((id, end), job, now, kernel),
             Step::Encoder { end } => self.change_encoder(end, job, now, kernel),
             Step::Examine(examine) => self.examine(examine, job, kernel),
             Step::Restart(restart) => self.restart_one(restart, job, now, kernel),
@@ -78,7 +81,8 @@ impl Reconciler {
             Some((_, State::Stopped)) | None => "it was stopped".to_owned(),
             Some((member, State::Backoff { .. })) => {
                 let how = member.last_end().map(|(_, how)| how).unwrap_or_default();
-                format!("{how}; it is tried again")
+                let is_undone = !wait.go_on && !job.undo.is_empty() && wait.restart.is_none();
+                format!("{how}; {}", if is_undone { "it is taken back" } else { "it is tried again" })
             }
             Some((
                 _,

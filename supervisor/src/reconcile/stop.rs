@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use control::{Code, Error};
 
+use super::departure::{Departure, Then};
 use super::job::{Job, Step, StopRole, Turn};
 use super::kernel::Kernel;
 use super::member::Member;
@@ -50,7 +51,8 @@ impl Reconciler {
         for member in &self.members {
             let why = match member.machine.state() {
                 State::Stopped => {
-                    kernel.remove(&member.id, true);
+                    let is_out = |it: &Departure| it.then == Then::Removed;
+                    kernel.remove(&member.id, !member.departure.as_ref().is_some_and(is_out));
                     continue;
                 }
                 State::Unknown { why } => why.as_str(),

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use cluster::Role;
 use cluster::stats::StreamStats;
 
+use super::member::Member;
 use super::reconciler::Reconciler;
 use crate::machine::health::STALE;
 
@@ -23,9 +24,15 @@ pub(super) struct LiveStream {
 }
 
 impl Reconciler {
+    /// The origin: where it moves, the one that stays.
+    fn origin(&self) -> Option<&Member> {
+        let origins = || self.members.iter().filter(|member| member.role() == Role::Origin);
+        origins().find(|member| member.departure.is_none()).or_else(|| origins().next())
+    }
+
     /// The streams that encoders send to the origin now.
     pub(super) fn live_streams(&self, now: Instant) -> Vec<LiveStream> {
-        let origin = self.members.iter().find(|member| member.role() == Role::Origin);
+        let origin = self.origin();
         let streams = origin
             .and_then(|origin| origin.fresh_report(now))
             .map_or(&[][..], |report| report.streams.as_slice());
@@ -43,23 +50,18 @@ impl Reconciler {
 
     /// When the origin reported last, if that is to be believed still.
     pub(super) fn origin_reported(&self, now: Instant) -> Option<Instant> {
-        self.members
-            .iter()
-            .find(|member| member.role() == Role::Origin)?
-            .fresh_report(now)
-            .map(|report| report.at)
+        self.origin()?.fresh_report(now).map(|report| report.at)
     }
 
     /// Whether nobody publishes `stream` to the origin any more, as it says itself.
     pub(super) fn is_over(&self, stream: &str, now: Instant) -> bool {
-        let origin = self.members.iter().find(|member| member.role() == Role::Origin);
-        let report = origin.and_then(|origin| origin.fresh_report(now));
+        let report = self.origin().and_then(|origin| origin.fresh_report(now));
         report.is_some_and(|report| !report.streams.iter().any(|it| it.publishing && it.stream == stream))
     }
 
     pub(super) fn look_for_missing_streams(&mut self, now: Instant) {
         let live = self.live_streams(now);
-        for member in self.members.iter_mut().filter(|member| member.role() == Role::Edge) {
+        for member in self.members.iter_mut().filter(|it| it.role() == Role::Edge && it.departure.is_none()) {
             let missing = member.fresh_report(now).and_then(|report| {
                 let is_here = |stream: &StreamStats, live: &LiveStream| {
                     stream.publishing

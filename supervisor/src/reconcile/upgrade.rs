@@ -15,7 +15,7 @@ use super::job::{Cost, Examine, Job, Restart, Step, Try, Turn};
 use super::kernel::{Answer, Examined, Kernel, Program};
 use super::member::Member;
 use super::reconciler::Reconciler;
-use crate::machine::state::{State, Wanted};
+use crate::machine::state::State;
 
 /// A keeper goes back to the program before within 10 s of trial, and then tells.
 const TRIAL_LIMIT: Duration = Duration::from_secs(11);
@@ -29,7 +29,7 @@ impl Reconciler {
     pub(super) fn upgrade(&self, Upgrade { program, canary, yes }: &Upgrade, job: &mut Job) {
         let of = |role| {
             let members = self.members.iter().filter(move |member| member.role() == role);
-            members.filter(|member| member.machine.wanted() == Wanted::Up)
+            members.filter(|member| member.is_wanted())
         };
         let ports: Vec<&Member> = of(Role::Edge).chain(of(Role::Origin)).collect();
         let ids: Vec<UnitId> = ports.iter().map(|member| member.id.clone()).collect();

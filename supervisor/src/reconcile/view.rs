@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use cluster::spec::ProcessSpec;
 use cluster::stats::ForwardState;
-use cluster::status::{Health, LastExit, SCHEMA, Status, StreamRow, UnitStatus};
+use cluster::status::{Health, LastExit, SCHEMA, Status, StreamRow, UnitState, UnitStatus};
 use cluster::{Role, UnitId};
 
 use super::kernel::Kernel;
@@ -75,7 +75,11 @@ impl Reconciler {
             role: unit.role(),
             host,
             port,
-            state: unit.machine.status(),
+            state: match unit.machine.status() {
+                UnitState::Running if unit.departure.is_some() => UnitState::Draining,
+                state => state,
+            },
+            draining: self.draining(unit, now),
             health,
             note,
             pid: unit.live.map(|live| live.serving.map_or(live.pid, |serving| serving.pid)),
@@ -105,8 +109,9 @@ impl Reconciler {
     }
 
     pub(super) fn verdict(&self, unit: &Member, look: &Path, now: Instant) -> (Health, String) {
-        match unit.machine.state() {
-            State::Running { .. } => {
+        match (unit.machine.state(), self.draining(unit, now)) {
+            (State::Running { .. }, Some(draining)) => (Health::Passing, draining.to_string()),
+            (State::Running { .. }, None) => {
                 let max_connections = match &unit.spec {
                     ProcessSpec::Worker(spec) => spec.options.max_connections,
                     ProcessSpec::Encoder(_) => 0,
@@ -132,22 +137,24 @@ impl Reconciler {
                     Some(_) | None => (health, note),
                 }
             }
-            State::Stopped => (Health::Unknown, String::new()),
-            State::Starting => (Health::Unknown, unit.not_ready.clone().unwrap_or_default()),
-            State::Stopping { step: Stop::Asked, .. } => (Health::Unknown, "asked to stop".to_owned()),
-            State::Stopping { step: Stop::Terminated, .. } => (Health::Unknown, "sent SIGTERM".to_owned()),
-            State::Stopping { step: Stop::Killed, .. } => (Health::Unknown, "sent SIGKILL".to_owned()),
-            State::Killing { why, .. } => (Health::Critical, format!("sent SIGKILL: {why}")),
-            State::Backoff { until } => {
+            (State::Stopped, _) => (Health::Unknown, String::new()),
+            (State::Starting, _) => (Health::Unknown, unit.not_ready.clone().unwrap_or_default()),
+            (State::Stopping { step: Stop::Asked, .. }, _) => (Health::Unknown, "asked to stop".to_owned()),
+            (State::Stopping { step: Stop::Terminated, .. }, _) => {
+                (Health::Unknown, "sent SIGTERM".to_owned())
+            }
+            (State::Stopping { step: Stop::Killed, .. }, _) => (Health::Unknown, "sent SIGKILL".to_owned()),
+            (State::Killing { why, .. }, _) => (Health::Critical, format!("sent SIGKILL: {why}")),
+            (State::Backoff { until }, _) => {
                 let wait = until.saturating_duration_since(now).as_secs_f32();
                 let how = unit.last_end().map(|(_, how)| how).unwrap_or_default();
                 (Health::Critical, format!("{how}; starts again in {wait:.1} s"))
             }
-            State::Failed { why } => match &unit.last_words {
+            (State::Failed { why }, _) => match &unit.last_words {
                 Some(words) => (Health::Critical, format!("{why}: {words}")),
                 None => (Health::Critical, why.clone()),
             },
-            State::Unknown { why } => {
+            (State::Unknown { why }, _) => {
                 (Health::Unknown, format!("left alone: {why}; see who holds it: fuser -v {}", look.display()))
             }
         }

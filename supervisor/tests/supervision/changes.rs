@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use cluster::Role;
+use cluster::events::Kind;
 use cluster::plan::Action;
 use cluster::status::UnitState;
 use control::api::{Apply, Restart};
@@ -98,6 +99,30 @@ async fn an_origin_that_does_not_say_whether_it_took_its_targets_is_told_the_old
 }
 
 #[tokio::test]
+async fn a_port_that_does_not_say_that_it_took_its_values_is_told_again_until_it_does() {
+    let mut bench = Bench::new("1935,1936,1937");
+    bench.fake(&bench.origin(), "tells-not");
+    let supervisor = bench.up();
+    bench.edges = "1935,1936".into();
+    let mut said = Vec::new();
+    let apply = Apply::new("/c.txt".into(), bench.text());
+    bench.client().apply(&apply, |line| said.push(line.to_owned())).await.unwrap();
+    let line =
+        format!("{} has not said that it took its values; it is told again until it does", bench.origin());
+    assert!(said.contains(&line), "{said:?}");
+    let told = |bench: &Bench| bench.log(&bench.origin()).matches("configured 2 targets").count();
+    let (before, end) = (told(&bench), Instant::now() + PATIENCE);
+    while told(&bench) < before + 2 {
+        assert!(Instant::now() < end, "{}", bench.log(&bench.origin()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let events = bench.client().events(0).await.unwrap().events;
+    let untold = events.iter().filter(|event| event.what.kind == Kind::NotConfigured).count();
+    assert_eq!(untold, 1, "{events:#?}");
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
 async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
     let mut bench = Bench::new("1935");
     let (supervisor, origin) = (bench.up(), bench.origin());
@@ -107,7 +132,7 @@ async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
     bench.edges = "1935,1936".into();
     let apply = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
-    assert!(error.contains("cannot write"), "{error}");
+    assert!(error.contains("cannot write") && error.contains("all is put back as it was"), "{error}");
     std::fs::remove_dir(config.with_extension("yaml.tmp")).unwrap();
     let restart = Restart { role: Role::Origin, port: None, host: None, cold: true, yes: false };
     bench.client().restart(&restart, |_| {}).await.unwrap();

@@ -10,7 +10,7 @@ use cluster::events::{By, Happening, Kind};
 use cluster::plan::HostPart;
 use cluster::stats::ProcessStats;
 use cluster::status::Status;
-use cluster::{Cluster, Host, Port, ProcessSpec, Role, UnitId, WorkerOptions, WorkerSpec};
+use cluster::{Cluster, Drain, Host, Port, ProcessSpec, Role, UnitId, WorkerOptions, WorkerSpec};
 use control::api::{Apply, UpgradeResult, Upgraded};
 use control::{Code, Error};
 
@@ -18,8 +18,8 @@ use crate::host::dirs::ClusterDirs;
 use crate::machine::exit::Exit;
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{
-    Answer, Client, Examined, Input, Instance, Kernel, Leftover, Look, Program, Report, Ticket, Unplayed,
-    What, Worker,
+    Answer, Client, Examined, Input, Instance, Kernel, Leftover, Look, OnRecord, Program, Report, Ticket,
+    Unplayed, What, Worker,
 };
 use crate::reconcile::reconciler::specs;
 
@@ -81,6 +81,8 @@ pub(super) struct Process {
     pub(super) is_new: bool,
     /// What it was told last.
     pub(super) spec: Option<ProcessSpec>,
+    /// Who plays there: they come and go as long as it takes them, and only go then.
+    pub(super) players: u32,
     manners: Manners,
     /// A child of the supervisor that runs.
     child: bool,
@@ -141,10 +143,16 @@ pub(super) struct Fake {
     pub(super) streams: BTreeSet<&'static str>,
     /// Between two reports of a process; a history with many takes long.
     pub(super) reports: Duration,
+    /// So many players of a port stay as long as they may.
+    pub(super) stay: BTreeMap<UnitId, u32>,
     /// The one of which no player gets anything.
     pub(super) unplayable: Option<&'static str>,
-    /// Units that were asked to stop since the step began.
-    pub(super) stops: Vec<UnitId>,
+    /// Units that were asked to stop since the step began, and who played there.
+    pub(super) stops: Vec<(UnitId, u32)>,
+    /// What is on record of ports that leave: until when, how long that was, whether that was consented to.
+    departures: BTreeMap<UnitId, (Instant, Duration, bool)>,
+    /// Ports that are not where the file in force has them, and whether anybody has said that this may cost their players.
+    pub(super) consents: BTreeMap<UnitId, bool>,
     readied_at: BTreeMap<UnitId, Instant>,
     restarts: BTreeMap<Client, Vec<(UnitId, Instant)>>,
     pub(super) trace: bool,
@@ -173,9 +181,12 @@ impl Fake {
             generations: Vec::new(),
             start_new: BTreeSet::new(),
             streams: ["live/a"].into(),
+            stay: BTreeMap::new(),
             unplayable: None,
             reports: MS * 10_000,
             stops: Vec::new(),
+            departures: BTreeMap::new(),
+            consents: BTreeMap::new(),
             readied_at: BTreeMap::new(),
             restarts: BTreeMap::new(),
             trace,
@@ -344,13 +355,59 @@ impl Fake {
             ..Default::default()
         };
         let streams = self.streams.iter().map(stream).collect();
-        // Nobody, one or two play there.
-        let players = u32::try_from(self.last % 3).unwrap();
-        let process = ProcessStats { players, ..ProcessStats::default() };
+        self.players_come_and_go(pid);
+        let players = self.processes[&pid].players;
+        let publishers = self.encoders(pid);
+        let process = ProcessStats { players, publishers, ..ProcessStats::default() };
         let report = Report { at: self.now, process, streams };
         self.tell_after(Duration::ZERO, Input::Process { unit, instance, what: What::Report(report) });
         if again {
             self.after(self.reports, Due::Report(self.supervisor, pid, true));
+        }
+    }
+
+    fn players_come_and_go(&mut self, pid: u32) {
+        // From the count of what has happened rather than from chance: they are no decision.
+        let last = u32::try_from(self.last % 12).unwrap();
+        let Some(process) = self.processes.get_mut(&pid) else { return };
+        let drain = match &process.spec {
+            Some(ProcessSpec::Worker(spec)) => spec.drain,
+            Some(ProcessSpec::Encoder(_)) | None => return,
+        };
+        process.players = match drain {
+            Drain::No | Drain::Refuse if self.stay.contains_key(&process.unit) => self.stay[&process.unit],
+            Drain::No => last % 3,
+            Drain::Refuse => process.players.saturating_sub(u32::from(last == 0)),
+            Drain::Close => 0,
+        };
+    }
+
+    /// How many encoders publish to a process: that of the cluster, where it does.
+    fn encoders(&self, pid: u32) -> u32 {
+        let Some(port) = self.processes[&pid].spec.as_ref().and_then(port_of) else { return 0 };
+        let encoder = self.held.get(&UnitId::encoder()).map(|(_, pid)| &self.processes[pid]);
+        let encoder = encoder.filter(|encoder| encoder.exit.is_none() && encoder.ready);
+        let url = encoder.and_then(|encoder| match encoder.spec.as_ref()? {
+            ProcessSpec::Encoder(spec) => Some(spec.url.clone()),
+            ProcessSpec::Worker(_) => None,
+        });
+        u32::from(url.is_some_and(|url| url == port.local_url("live/a")))
+    }
+
+    /// Nobody has consented yet to what a file in force costs, or somebody has.
+    fn note_consent(&mut self, text: &str, yes: bool) {
+        let Ok(cluster) = parse(text) else { return };
+        // Of each unit the newest process; one that has ended may be followed by another.
+        let known = self.processes.values().filter(|process| process.listen().is_some());
+        let known: BTreeMap<UnitId, Option<SocketAddr>> =
+            known.map(|process| (process.unit.clone(), process.listen())).collect();
+        for (unit, listen) in known {
+            if cluster.ports().any(|port| port.id() == unit && Some(port.listen_addr()) == listen) {
+                self.consents.remove(&unit);
+            } else {
+                let before = self.consents.get(&unit).copied().unwrap_or_default();
+                self.consents.insert(unit, yes || before);
+            }
         }
     }
 
@@ -411,21 +468,32 @@ impl Fake {
         let all: BTreeMap<UnitId, ProcessSpec> =
             specs(cluster, dirs).into_iter().map(|(spec, _)| (spec.id().clone(), spec)).collect();
         let mut left = Leftover::default();
-        for unit in found.keys() {
+        for (unit, look) in found {
+            let is_process = matches!(look, Look::Process { .. });
             let Some(spec) = self.holder(unit).and_then(|pid| self.processes[&pid].spec.clone()) else {
                 continue;
             };
             match all.get(unit) {
                 None => left.surplus.push((spec.clone(), port_of(&spec))),
-                Some(wanted) if listen(wanted) != listen(&spec) => left.misplaced.push(unit.clone()),
+                Some(wanted) if listen(wanted) != listen(&spec) => {
+                    left.misplaced.push((unit.clone(), listen(&spec).unwrap()));
+                }
+                Some(wanted @ ProcessSpec::Encoder(_)) => {
+                    left.is_encoder_old |= is_process && *wanted != spec
+                }
                 Some(_) => {}
+            }
+            if let Some((until, limit, consent)) = self.departures.get(unit).copied() {
+                let left_over = until.saturating_duration_since(self.now);
+                left.on_record.insert(unit.clone(), OnRecord { left: left_over, limit, consent });
             }
         }
         left
     }
 
     /// A file is in force; its number.
-    pub(super) fn bring_into_force(&mut self, text: &str) -> u64 {
+    pub(super) fn bring_into_force(&mut self, text: &str, yes: bool) -> u64 {
+        self.note_consent(text, yes);
         if self.generations.last().is_none_or(|last| last != text) {
             self.generations.push(text.to_owned());
         }
@@ -455,6 +523,7 @@ impl Fake {
             manners,
             child: ours,
             spec: None,
+            players: 0,
         };
         self.processes.insert(pid, process);
         self.living.insert(pid);
@@ -625,7 +694,7 @@ impl Kernel for Fake {
 
     fn ask_stop(&mut self, unit: &UnitId) {
         let (pid, process) = self.held_process(unit, "stop");
-        self.stops.push(unit.clone());
+        self.stops.push((unit.clone(), if process.exit.is_none() { process.players } else { 0 }));
         let wait = self.random.ms(1, 400);
         match (process.frozen || process.exit.is_some(), process.manners) {
             (false, Manners::Asked) => self.has_ended_after(wait, pid, Exit::Code(0)),
@@ -673,8 +742,21 @@ impl Kernel for Fake {
 
     fn close_port(&mut self, _: &UnitId) {}
 
+    fn note_departure(&mut self, unit: &UnitId, departure: Option<OnRecord>) {
+        self.effects += 1;
+        match departure {
+            // The disk may be full.
+            Some(_) if !self.calm && self.random.percent(5) => {}
+            Some(OnRecord { left, limit, consent }) => {
+                self.departures.insert(unit.clone(), (self.now + left, limit, consent));
+            }
+            None => drop(self.departures.remove(unit)),
+        }
+    }
+
     fn remove(&mut self, unit: &UnitId, _: bool) {
         self.effects += 1;
+        self.departures.remove(unit);
         assert!(!self.held.contains_key(unit), "{unit} is removed while it has a process");
     }
 
@@ -710,7 +792,7 @@ impl Kernel for Fake {
             return Err("no room".into());
         }
         self.tell(|| format!("in force: {}: {what}", file.text));
-        Ok(self.bring_into_force(&file.text))
+        Ok(self.bring_into_force(&file.text, file.yes))
     }
 
     fn configure(&mut self, ticket: Ticket, spec: &WorkerSpec) {
@@ -724,6 +806,14 @@ impl Kernel for Fake {
         // One that does not say so may have taken it.
         if answers && (!fails || self.random.percent(50)) {
             let (_, pid) = self.held[&spec.id];
+            self.players_come_and_go(pid);
+            let consented = self.consents.get(&spec.id) == Some(&true);
+            let players = self.processes[&pid].players;
+            assert!(
+                spec.drain != Drain::Close || players == 0 || consented,
+                "{}: {players} players are closed, and nobody has said so",
+                spec.id
+            );
             self.processes.get_mut(&pid).unwrap().spec = Some(ProcessSpec::Worker(spec.clone()));
         }
         let told = if fails { Err("no answer".into()) } else { Ok(()) };
@@ -824,6 +914,11 @@ impl Kernel for Fake {
     fn record(&mut self, event: Happening) {
         self.tell(|| format!("{:?} {:?}: {}", event.kind, event.unit, event.text));
         match (event.unit, event.kind) {
+            // They do not tell how it is.
+            (
+                Some(_),
+                Kind::Draining | Kind::Drained | Kind::Kept | Kind::Configured | Kind::NotConfigured,
+            ) => {}
             (Some(unit), kind) => drop(self.told.insert(unit, kind)),
             (None, Kind::Asked) => drop(self.asked.insert(event.text)),
             (None, Kind::Done | Kind::Failed) => {
