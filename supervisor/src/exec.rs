@@ -5,6 +5,7 @@ pub(crate) mod listeners;
 pub(crate) mod monitor;
 pub(crate) mod names;
 pub mod orphans;
+pub(crate) mod own;
 pub(crate) mod process;
 pub(crate) mod processes;
 pub(crate) mod record;

@@ -43,7 +43,7 @@ mod relay;
 
 pub use client::{Client, ClientError, Dial, Dialling, Stream, take_over};
 pub use exec::orphans;
-pub use exec::process::{
+pub use exec::own::{
     die_of_faults, fail_at_file_limit, keep_descriptors_to_self, own_binary, settle_lookups,
 };
 pub use exec::record::{AliveLock, UnitFiles};

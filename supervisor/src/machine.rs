@@ -6,6 +6,7 @@ pub(crate) mod backoff;
 pub(crate) mod exit;
 pub(crate) mod health;
 pub(crate) mod heartbeat;
+pub(crate) mod keeper;
 pub(crate) mod state;
 mod transitions;
 pub(crate) mod unit;

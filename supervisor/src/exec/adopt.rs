@@ -22,7 +22,7 @@ use crate::exec::strays;
 use crate::host::dirs::ClusterDirs;
 use crate::host::files::StateError;
 use crate::host::procfs;
-use crate::machine::health::Halt;
+use crate::machine::keeper::Halt;
 
 /// How long a process may take to say who it is, and to lend its listener.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);

@@ -26,8 +26,9 @@ use crate::host::last_words::last_words;
 use crate::host::oom::OomKills;
 use crate::host::procfs::{self, Cpu};
 use crate::machine::exit::{Doing, Exit, judge};
-use crate::machine::health::{Keeper, Ladder, judge_name};
+use crate::machine::health::{Ladder, judge_name};
 use crate::machine::heartbeat::{Heartbeat, Remedy};
+use crate::machine::keeper::Keeper;
 use crate::machine::state::Event;
 use crate::reconcile::kernel::{Input, Instance, Report, What, Worker};
 

@@ -1,66 +1,31 @@
 //! Processes: spawned with exactly the descriptors that are lent to them ([`control::fds`]), watched and signalled by
 //! pidfd, children or not.
 //!
-//! The one file of this crate with `unsafe`: the code between fork and exec has no safe form.
+//! Beside `own` the one file of this crate with `unsafe`: the code between fork and exec has no safe form.
 #![allow(unsafe_code)]
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd as _, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use control::fds::{self, Lent};
-use nix::libc;
-use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal as Number, sigaction};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::exec::own::{keep_descriptors_to_self, own_binary, settle_signals, unmarked};
 use crate::exec::record::Identity;
 use crate::host::files::FileId;
 use crate::host::procfs;
 use crate::host::systemd::VARIABLES;
 use crate::machine::exit::Exit;
-use crate::machine::health::Halt;
-
-/// Has a static program look users and hosts up in the files of the system and at its name servers, whatever nsswitch.conf says: what that
-/// names else are libraries of another build of the C library, and some of them crash within this one. To be called first of all.
-pub fn settle_lookups() {
-    #[cfg(all(target_feature = "crt-static", target_env = "gnu"))]
-    {
-        unsafe extern "C" {
-            fn __nss_configure_lookup(
-                database: *const libc::c_char,
-                services: *const libc::c_char,
-            ) -> libc::c_int;
-        }
-        for (database, services) in [(c"hosts", c"files dns"), (c"passwd", c"files"), (c"group", c"files")] {
-            // SAFETY: both are strings that live as long as the program, and no other thread is there yet that looks anything up.
-            unsafe { __nss_configure_lookup(database.as_ptr(), services.as_ptr()) };
-        }
-    }
-}
-
-/// The path of this program, to start others of the same build.
-///
-/// # Errors
-/// When /proc does not tell.
-pub fn own_binary() -> io::Result<PathBuf> {
-    Ok(unmarked(std::env::current_exe()?))
-}
-
-/// The path of a program as /proc tells it, without the mark of one that was replaced or removed since: its successor has that name.
-fn unmarked(path: PathBuf) -> PathBuf {
-    match path.to_str().and_then(|text| text.strip_suffix(" (deleted)")) {
-        Some(name) if !path.exists() => PathBuf::from(name),
-        Some(_) | None => path,
-    }
-}
+use crate::machine::keeper::Halt;
 
 /// The program that runs here, whatever became of its file.
 const OWN_IMAGE: &str = "/proc/self/exe";
@@ -93,92 +58,6 @@ pub(crate) struct SpawnError {
     pub(crate) binary: PathBuf,
     /// What the system said.
     pub(crate) source: io::Error,
-}
-
-/// Has every descriptor from 3 up closed at exec, also those that this process was started with: a pipe of whoever called must
-/// not stay open in processes that outlive it.
-///
-/// # Errors
-/// When /proc is not mounted.
-pub fn keep_descriptors_to_self() -> io::Result<()> {
-    for entry in std::fs::read_dir("/proc/self/fd")? {
-        let Some(number) = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()) else {
-            continue;
-        };
-        if number > 2 {
-            // SAFETY: the descriptor is only borrowed for one fcntl. Were it closed meanwhile, that gives EBADF; were it
-            // reused, the flag is what all descriptors of this program have anyway.
-            let borrowed = unsafe { BorrowedFd::borrow_raw(number) };
-            let _ = rustix::io::fcntl_setfd(borrowed, rustix::io::FdFlags::CLOEXEC);
-        }
-    }
-    Ok(())
-}
-
-/// Has signals mean to this process what they mean to any of the cluster, whatever blocked or ignored them where it was started:
-/// none is blocked, those that were ignored are not, except SIGPIPE. Those that ask for new logs are ignored until somebody
-/// listens: nothing ends by them. What would end a process and means nothing here is ignored for good: timers that nobody sets, signals
-/// of I/O, of power and of a terminal's job control that nobody asked for, all real-time signals, the soft limit of processor time (at the hard one the system
-/// ends a process anyway) and that of a file's size, where a write then fails as on a full disk. Left to the system are those that
-/// ask for an end and those of a fault, whose core dump is wanted.
-///
-/// Makes system calls alone and allocates nothing, so that it may be called between fork and exec.
-pub(crate) fn settle_signals() {
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for number in Number::iterator() {
-        let wanted = match number {
-            Number::SIGKILL | Number::SIGSTOP | Number::SIGPIPE => continue,
-            Number::SIGHUP | Number::SIGUSR1 | Number::SIGUSR2 => ignore,
-            Number::SIGALRM
-            | Number::SIGVTALRM
-            | Number::SIGPROF
-            | Number::SIGIO
-            | Number::SIGSTKFLT
-            | Number::SIGPWR
-            | Number::SIGTSTP
-            | Number::SIGTTIN
-            | Number::SIGTTOU
-            | Number::SIGXCPU
-            | Number::SIGXFSZ => ignore,
-            _ => default,
-        };
-        // SAFETY: neither disposition is a handler that could run.
-        let before = unsafe { sigaction(number, &wanted) };
-        if let Ok(before) = before
-            && !matches!(before.handler(), SigHandler::SigIgn | SigHandler::SigDfl)
-            && !FAULTS.contains(&number)
-        {
-            // SAFETY: it was this program's own handler a moment ago, with the same flags and mask.
-            let _ = unsafe { sigaction(number, &before) };
-        }
-    }
-    for number in libc::SIGRTMIN()..=libc::SIGRTMAX() {
-        // SAFETY: no handler is set, and nobody here has one for these.
-        unsafe { libc::signal(number, libc::SIG_IGN) };
-    }
-    let _ = SigSet::empty().thread_set_mask();
-}
-
-/// Signals of a fault for which the standard library has a handler. For the overflow of a stack it says so and aborts; one that somebody
-/// sends, or a fault that does not come again, it lets pass the first time, and the second one ends the process.
-const FAULTS: [Number; 2] = [Number::SIGSEGV, Number::SIGBUS];
-
-/// Has signals of a fault end this process at once, whoever sends them, by that signal: a process whose memory is not what it thinks
-/// must not go on.
-pub fn die_of_faults() {
-    let default = SigAction::new(SigHandler::SigDfl, SaFlags::empty(), SigSet::empty());
-    for number in FAULTS {
-        // SAFETY: it is no handler that could run.
-        let _ = unsafe { sigaction(number, &default) };
-    }
-}
-
-/// Has a write beyond the limit of a file's size (`ulimit -f`) fail, where the system would end this process by SIGXFSZ.
-pub fn fail_at_file_limit() {
-    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
-    // SAFETY: it is no handler that could run.
-    let _ = unsafe { sigaction(Number::SIGXFSZ, &ignore) };
 }
 
 /// Starts processes of one binary.

@@ -35,7 +35,7 @@ use crate::host::journal::Journal;
 use crate::host::last_words::last_words;
 use crate::host::systemd::Manager;
 use crate::host::{history, logs, preflight, procfs};
-use crate::machine::health::Halt;
+use crate::machine::keeper::Halt;
 use crate::machine::state::{Event, STOP_STEP};
 use crate::probe;
 use crate::reconcile::config::Parse;

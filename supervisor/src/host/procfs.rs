@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cluster::events::By;
 
-use crate::machine::health::Halt;
+use crate::machine::keeper::Halt;
 
 /// Of the kernel's boot: differs after a reboot.
 ///

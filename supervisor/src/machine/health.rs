@@ -12,6 +12,7 @@ use cluster::stats::{ForwardState, ForwardStats, Joining, ProcessStats, StreamSt
 use cluster::status::Health;
 
 use crate::machine::heartbeat::Heartbeat;
+use crate::machine::keeper::Keeper;
 
 /// A probe with hysteresis.
 #[derive(Clone, Debug, Default)]
@@ -82,41 +83,6 @@ pub(crate) fn judge_name(
          correct the name, or follow it with srsctl down and srsctl up"
     );
     Some((Health::Critical, why))
-}
-
-/// How a keeper is found, which does nothing but to wait for its worker's end.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Keeper {
-    /// As it should be.
-    #[default]
-    Waits,
-    /// It was stopped, and was sent SIGCONT.
-    Woken,
-    /// It was, and is again.
-    Stopped,
-    /// A debugger holds it.
-    Traced,
-}
-
-impl Keeper {
-    /// Takes one look in; each that finds it stopped wakes it.
-    pub(crate) fn next(self, found: Option<Halt>) -> Self {
-        match (found, self) {
-            (None, _) => Self::Waits,
-            (Some(Halt::Stopped), Self::Waits | Self::Traced) => Self::Woken,
-            (Some(Halt::Stopped), Self::Woken | Self::Stopped) => Self::Stopped,
-            (Some(Halt::Traced), _) => Self::Traced,
-        }
-    }
-}
-
-/// Why a process that lives does nothing.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Halt {
-    /// By SIGSTOP.
-    Stopped,
-    /// By a debugger.
-    Traced,
 }
 
 /// A published stream without a frame for longer than this is stale.
@@ -346,7 +312,7 @@ mod tests {
 
     #[test]
     fn a_keeper_that_is_stopped_is_woken_and_warned_of_when_that_does_not_help_or_a_debugger_has_it() {
-        use Halt::{Stopped, Traced};
+        use crate::machine::keeper::Halt::{Stopped, Traced};
         let looks = [
             None,
             Some(Stopped),

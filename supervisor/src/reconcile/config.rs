@@ -28,7 +28,7 @@ pub struct AgentConfig {
     pub secret: Option<Secret>,
     /// Where its state lives.
     pub dirs: ClusterDirs,
-    /// The program that is run as `worker` and `encoder`; see [`crate::exec::process::own_binary`].
+    /// The program that is run as `worker` and `encoder`; see [`crate::exec::own::own_binary`].
     pub binary: PathBuf,
     /// From the moment all checks have passed, standard output and standard error go to [`ClusterDirs::agent_log`].
     pub detached: bool,

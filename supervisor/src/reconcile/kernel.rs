@@ -16,7 +16,7 @@ use cluster::{Cluster, Port, ProcessSpec, UnitId, WorkerSpec};
 use control::api::{Apply, Restart, Upgrade, Upgraded};
 use control::{Error, cause};
 
-use crate::machine::health::Keeper;
+use crate::machine::keeper::Keeper;
 use crate::machine::state::Event;
 
 /// Tells one process of a unit from the next.

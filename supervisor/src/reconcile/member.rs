@@ -10,7 +10,8 @@ use super::departure::Departure;
 use super::kernel::{Instance, Report, Worker};
 use super::untold::Untold;
 use crate::machine::exit::{End, Exit, Last, Meaning};
-use crate::machine::health::{Keeper, Ladder};
+use crate::machine::health::Ladder;
+use crate::machine::keeper::Keeper;
 use crate::machine::state::{State, Wanted};
 use crate::machine::unit::Unit;
 

@@ -19,7 +19,7 @@ use super::queue::{Accepted, Asked, Queue, Refusal, Runs};
 use super::untold::Untold;
 use crate::host::dirs::ClusterDirs;
 use crate::machine::backoff::Spacing;
-use crate::machine::health::Keeper;
+use crate::machine::keeper::Keeper;
 use crate::machine::state::{Action, Event, State, Wanted};
 
 /// Between two looks at unknown processes and missing streams.
