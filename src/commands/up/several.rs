@@ -328,8 +328,11 @@ mod tests {
     const FILE: &str = "cluster: live\norigin: { host: 10.0.0.5 }\nedges:\n  - { host: 10.0.0.6, ports: [1935] }\n  \
                         - { host: 10.0.0.7, ports: [1935] }\n  - { host: 10.0.0.8, ports: [1935] }\n";
 
-    /// In which order machines are changed, each of which is given with what it does to which port; without any it is started.
-    fn ordered(machines: &[(&str, bool, &[(Action, Role)])]) -> Vec<String> {
+    /// A machine, whether it leaves, and what is done to which port; without any it is started.
+    type Given<'a> = (&'a str, bool, &'a [(Action, Role)]);
+
+    /// In which order machines are changed.
+    fn ordered(machines: &[Given<'_>]) -> Vec<String> {
         let file = ClusterFile::new("c.yaml".into(), FILE.to_owned());
         let cluster = file.cluster(&|_| unreachable!()).unwrap();
         let all = cluster.machines(|_| false);
