@@ -501,7 +501,9 @@ impl Dial for Way {
                 None => return Err("it was not reached".to_owned()),
             };
             let operation = Operation::Api { cluster: self.cluster.clone() };
-            let exchange = session.open(&operation).await.map_err(|problem| problem.to_string())?;
+            // Where it is, whoever asks adds.
+            let words = |problem: Problem| format!("{}; {}", problem.cause(), problem.next_step());
+            let exchange = session.open(&operation).await.map_err(words)?;
             Ok(Box::new(exchange) as Box<dyn Stream>)
         })
     }

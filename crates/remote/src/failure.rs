@@ -231,14 +231,17 @@ impl Problem {
     #[must_use]
     pub fn cause(&self) -> String {
         let (what, _) = self.kind.sentence(&self.place);
-        let first = self.said.lines().find(|line| !line.trim().is_empty());
-        match (self.kind, first) {
-            (Kind::Other | Kind::Broken | Kind::OtherVersion, Some(first)) => {
-                format!("{what}: {}", text::fit(first.trim(), LINE))
-            }
-            (Kind::Silent, _) => format!("{what} while {}", self.step),
-            _ => what.to_owned(),
+        match (self.kind, self.own_words()) {
+            (_, Some(first)) => format!("{what}: {}", text::fit(first.trim(), LINE)),
+            (Kind::Silent, None) => format!("{what} while {}", self.step),
+            (_, None) => what.to_owned(),
         }
+    }
+
+    /// What was said first, where that is the cause.
+    fn own_words(&self) -> Option<&str> {
+        let tells = matches!(self.kind, Kind::Other | Kind::Broken | Kind::OtherVersion);
+        self.said.lines().find(|line| tells && !line.trim().is_empty())
     }
 
     /// What to do.
@@ -251,7 +254,8 @@ impl Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}", self.place, self.cause())?;
-        let lines: Vec<&str> = self.said.lines().filter(|line| !line.trim().is_empty()).collect();
+        let is_told = |line: &&str| line.trim().is_empty() || Some(*line) == self.own_words();
+        let lines: Vec<&str> = self.said.lines().filter(|line| !is_told(line)).collect();
         for line in lines.iter().skip(lines.len().saturating_sub(LINES)) {
             write!(f, "\n  | {}", text::fit(line.trim_end(), LINE))?;
         }
