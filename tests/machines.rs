@@ -451,7 +451,8 @@ fn what_is_followed_goes_on_when_a_machine_comes_back() {
     let (events, of_events) = follow(&["events", "-f"]);
     expect(&of_logs, "edge-192.168.1.7-1936");
     expect(&of_events, "192.168.1.7: ");
-    hosts.sh(7, "kill -KILL $(pgrep -f '[d]ial-stdio')").expect_code(0);
+    // One may have gone with another.
+    hosts.sh(7, "kill -KILL $(pgrep -f '[d]ial-stdio')");
     for lines in [&of_logs, &of_events] {
         expect(lines, "nothing of 192.168.1.7 is shown until it answers again");
         expect(lines, "192.168.1.7 answers again");
