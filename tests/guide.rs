@@ -104,6 +104,13 @@ fn the_document_leads_from_three_bare_hosts_to_the_guides_cluster_and_a_reboot_o
     finish(player, SOON);
     assert_nothing_lost(&std::fs::read_to_string(&list).unwrap());
 
+    // One whose power fails, which has had no time for anything.
+    guide.host_mut(7).cut_power();
+    guide.run_line("srsctl -f guide.yaml status").expect_code(4).expect_words(&["machines 2/3", "edges 2/4"]);
+    guide.host_mut(7).boot();
+    wait_for("the cluster to be back", SOON, || status(&guide).map(drop));
+    guide.laptop.assert_equal_edges();
+
     // The origin's: encoders come back, and no edge is started anew.
     let before = status(&guide).unwrap();
     let mut player = guide.laptop.player("rtmp://192.168.1.6:1935/live/livestream", &list);

@@ -1,8 +1,8 @@
 //! What may be wrong on the way to a machine of a cluster, and what is left there when it goes wrong in the middle of something.
 
-use std::process::Command;
+use std::process::{Child, Command};
 
-use crate::support::cluster::{run, spawn};
+use crate::support::cluster::{finish, run, spawn};
 use crate::support::guide::Guide;
 use crate::support::hosts::Hosts;
 use crate::support::{SOON, wait_for, wait_until};
@@ -36,7 +36,7 @@ fn link(hosts: &Hosts, mode: &str, bytes: u64, delay: &str, begin: &str) -> Stri
     let proxy = hosts.write("proxy.py", PROXY);
     let proxy = format!("python3 {} %h %p {mode} {bytes} {delay} {begin}", proxy.display());
     let text = format!("Host 192.168.1.6\n  ProxyCommand {proxy}\n");
-    hosts.write("ssh-config", &text).display().to_string()
+    hosts.write(&format!("ssh-{mode}"), &text).display().to_string()
 }
 
 fn assert_proxy_ended(hosts: &Hosts) {
@@ -47,6 +47,18 @@ fn assert_proxy_ended(hosts: &Hosts) {
 fn supervisors(hosts: &Hosts, last: u8) -> usize {
     let is_supervisor = |line: &&String| line.contains(" agent ") && !line.contains("dial-stdio");
     hosts.processes(last).iter().filter(is_supervisor).count()
+}
+
+/// What finds the supervisors on a machine, but neither sessions nor itself.
+const FIND: &str = "pgrep -f '[s]rsctl agent [^d]'";
+
+/// Stops the next supervisor of a machine as soon as it is there, in the middle of its start.
+fn freezer(hosts: &Hosts, last: u8) -> Child {
+    spawn(&mut hosts.at(last, &["sh", "-c", &format!("until pid=$({FIND}); do :; done; kill -STOP $pid")]))
+}
+
+fn thaw(hosts: &Hosts, last: u8) {
+    hosts.sh(last, &format!("kill -CONT $({FIND})")).expect_code(0);
 }
 
 /// Fails unless each session has ended soon, and on each machine there is either nothing or a supervisor whose ports are all ready.
@@ -123,19 +135,17 @@ edges:
 #[test]
 fn a_client_that_is_stopped_in_the_middle_leaves_nothing_there_and_a_second_operator_is_told_of_it() {
     let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
-    let has_lease = || hosts.sh(7, "test -s /var/lib/srsctl/live/lease").code == 0;
-    let moments: [(&str, &dyn Fn() -> bool); 3] = [
-        ("its lease", &has_lease),
-        ("the first start", &|| supervisors(&hosts, 5) > 0),
-        ("the second start", &|| supervisors(&hosts, 6) > 0),
-    ];
-    for (moment, has_come) in moments {
+    for host in [5, 6] {
+        let freezer = freezer(&hosts, host);
         let mut up = spawn(&mut hosts.srsctl(&["up"]));
-        wait_until(moment, SOON, has_come);
+        finish(freezer, SOON).expect_code(0);
         let client = hosts.child_of(&up);
         run(Command::new("kill").args(["-STOP", &client])).expect_code(0);
         let second = hosts.run(&["up"]).expect_code(5);
         second.expect_words(&["somebody else changes cluster live", "root on laptop", "up /"]);
+        let is_session = |line: &String| line.contains("dial-stdio");
+        wait_until("the far ends to notice", SOON, || !hosts.processes(7).iter().any(is_session));
+        thaw(&hosts, host);
         assert_nothing_half_done(&hosts);
         run(Command::new("kill").args(["-KILL", &client])).expect_code(0);
         // nsenter stops with what it runs.
@@ -143,8 +153,6 @@ fn a_client_that_is_stopped_in_the_middle_leaves_nothing_there_and_a_second_oper
         let _ = up.wait();
         hosts.run(&["up"]).expect_code(0).expect_words(&["edges 4/4"]);
         hosts.run(&["down"]).expect_code(0);
-        wait_until("all to end", SOON, || [5, 6, 7].iter().all(|last| hosts.processes(*last).is_empty()));
-        hosts.sh(7, "rm -f /var/lib/srsctl/live/lease").expect_code(0);
     }
 }
 
@@ -153,12 +161,14 @@ fn a_slow_link_is_waited_for_and_one_that_stalls_or_breaks_is_told() {
     let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
     let slow = link(&hosts, "slow", 0, "0.15", "/");
     hosts.run(&["--ssh-config", &slow, "up"]).expect_code(0).expect_words(&["edges 4/4"]);
-    for mode in ["stall", "reset"] {
+    let broken = ["stall", "reset"].map(|mode| {
         let config = link(&hosts, mode, 6000, "0", "/");
-        let status = hosts.run(&["--ssh-config", &config, "status"]).expect_code(4);
-        status.expect_words(&["192.168.1.6", "machines 2/3"]);
-        assert_proxy_ended(&hosts);
+        spawn(&mut hosts.srsctl(&["--ssh-config", &config, "status"]))
+    });
+    for status in broken {
+        finish(status, SOON).expect_code(4).expect_words(&["192.168.1.6", "machines 2/3"]);
     }
+    assert_proxy_ended(&hosts);
     hosts.run(&["status"]).expect_code(0);
     hosts.run(&["down"]).expect_code(0);
 
@@ -166,11 +176,13 @@ fn a_slow_link_is_waited_for_and_one_that_stalls_or_breaks_is_told() {
     for mode in ["stall", "reset"] {
         let begin = hosts.dir.path().join(mode);
         let config = link(&hosts, mode, 0, "0", begin.to_str().unwrap());
+        let freezer = freezer(&hosts, 5);
         let up = spawn(&mut hosts.srsctl(&["--ssh-config", &config, "up"]));
-        wait_until("the first start", SOON, || supervisors(&hosts, 5) > 0);
+        finish(freezer, SOON).expect_code(0);
         hosts.write(mode, "");
-        let done = crate::support::cluster::finish(up, SOON).expect_code(1);
-        done.expect_words(&["192.168.1.6", "srsctl up"]);
+        thaw(&hosts, 5);
+        let done = finish(up, SOON).expect_code(1);
+        done.expect_words(&["192.168.1.6: broken off", "not touched: 192.168.1.7", "goes on from here"]);
         assert_nothing_half_done(&hosts);
         hosts.run(&["up"]).expect_code(0).expect_words(&["edges 4/4"]);
         hosts.run(&["down"]).expect_code(0);

@@ -94,6 +94,15 @@ impl System {
         wait_until("the machine has shut down", SOON, || init.try_wait().unwrap().is_some());
     }
 
+    /// Ends it as a power failure does: nobody in it can do anything.
+    pub fn cut_power(&mut self) {
+        let mut init = self.init.take().unwrap();
+        init.kill().unwrap();
+        init.wait().unwrap();
+        // The kernel ends what was in it, its PID 1 last.
+        wait_until("all in it to be gone", SOON, || is_empty(&self.cgroup));
+    }
+
     /// Shuts it down in order, and boots it again.
     #[track_caller]
     pub fn reboot(&mut self) {
@@ -191,6 +200,12 @@ fn own_cgroup(name: &str) -> PathBuf {
     let path = root.join(own).join(name);
     fs::create_dir_all(&path).unwrap();
     path
+}
+
+/// Whether nobody is in a group, or in those in it.
+fn is_empty(path: &Path) -> bool {
+    let events = fs::read_to_string(path.join("cgroup.events")).unwrap_or_default();
+    events.lines().any(|line| line == "populated 0")
 }
 
 /// Removes a group and those in it; false where somebody is in one of them.
