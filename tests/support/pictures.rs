@@ -32,7 +32,8 @@ pub fn parse_framemd5(list: &str) -> Result<Vec<Picture>, String> {
             video = if kind == "video" { Some(stream) } else { video };
         } else if !line.starts_with('#') {
             let fields: Vec<_> = line.split(',').map(str::trim).collect();
-            let [stream, _, time, _, _, md5] = fields[..] else { return Err(wrong()) };
+            // What comes beside a packet, such as another header, has fields behind these.
+            let [stream, _, time, _, _, md5, ..] = fields[..] else { return Err(wrong()) };
             if Some(stream) == video {
                 let (up, down) = bases.get(stream).ok_or_else(wrong)?;
                 let time = time.parse::<i64>().map_err(|_| wrong())? * up * 1_000_000 / down;
