@@ -186,8 +186,17 @@ pub(crate) fn unchanged(written: Option<&Plan>, now: &[(String, Option<u64>)]) -
 
 /// What `up` does where no supervisor runs: all is started, unless processes go on without one.
 fn without_supervisor(subject: &Subject, loaded: &Loaded) -> Result<HostPart, Failure> {
-    let current = if orphans::living(subject.dirs()) > 0 { Some(subject.cluster_in_force()?) } else { None };
-    let changes = unasked(current.as_ref(), &loaded.cluster);
+    let living: Vec<UnitId> =
+        orphans::remnants(subject.dirs()).into_iter().filter(|it| it.is_alive).map(|it| it.id).collect();
+    let current = if living.is_empty() { None } else { Some(subject.cluster_in_force()?) };
+    let mut changes = unasked(current.as_ref(), &loaded.cluster);
+    for change in changes.iter_mut().filter(|it| current.is_some() && it.action == Action::Start) {
+        // It was being taken out when its supervisor ended.
+        if change.unit != UnitId::encoder() && living.contains(&change.unit) {
+            change.action = Action::Reconfigure;
+            change.why = vec!["it was leaving, and stays".to_owned()];
+        }
+    }
     Ok(HostPart { machine: HostPart::HERE.to_owned(), generation: None, busy: None, changes })
 }
 
