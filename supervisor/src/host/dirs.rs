@@ -5,6 +5,7 @@
 //! | run/CLUSTER/lock | locked by the supervisor for life (see `host::lock`); its text is the supervisor's pid |
 //! | run/CLUSTER/agent.sock | control API |
 //! | run/CLUSTER/units/ID/{record.json, alive.lock, ctl.sock} | what a new supervisor needs to prove that a process is its own |
+//! | run/CLUSTER/units/ID/departure.json | while its port leaves: until when, and whether who is left may be closed then |
 //! | lib/CLUSTER/{cluster.yaml, cluster.path} | the cluster file in force, and where it came from |
 //! | lib/CLUSTER/history/N.json | the cluster files that were in force, the newest few |
 //! | lib/CLUSTER/cluster.hosts | the hosts of it that are this machine, a line each; without it, all are |

@@ -4,10 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::time::Instant;
 
+use cluster::events::Kind;
 use cluster::{Cluster, ProcessSpec, UnitId};
 use control::api::StartupEvent;
 
 use super::departure::{Departure, Then};
+use super::events;
 use super::job::{AwaitStart, Job, Removal, Step};
 use super::kernel::{InForce, Kernel, Leftover, Look};
 use super::member::Member;
@@ -100,7 +102,9 @@ impl Reconciler {
         let moving = left.misplaced.into_iter().map(|(id, _)| (id, Then::Moved));
         for (id, then) in leaving.chain(moving) {
             let departure = Departure::go_on(now, then, left.on_record.get(&id).copied());
+            let time = (departure.until - now).as_secs();
             new.depart(&id, departure, now, kernel);
+            kernel.record(events::of_unit(Kind::Draining, &id, None, format!("goes on, for {time} s")));
             if new.member(&id).is_some_and(|member| member.live.is_some()) {
                 // It is stopped when nobody is left there.
                 new.feed_id(&id, Event::Want(Wanted::Up), now, kernel);

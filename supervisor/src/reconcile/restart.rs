@@ -51,7 +51,8 @@ impl Reconciler {
             let examine = Step::Examine(Examine { ids: ids.clone(), program, cost, consent });
             return Ok(std::iter::once(examine).chain(ids.iter().enumerate().map(step)).collect());
         }
-        let all: Vec<&str> = self.members.iter().map(|member| member.id.as_str()).collect();
+        let all = self.members.iter().filter(|member| member.is_wanted());
+        let all: Vec<&str> = all.map(|member| member.id.as_str()).collect();
         let port = restart.port.map(|port| format!(" on port {port}")).unwrap_or_default();
         let host = restart.host.as_ref().map(|host| format!(" at {host}")).unwrap_or_default();
         let why = format!("there is no {}{port}{host}; there are: {}", restart.role, all.join(", "));
