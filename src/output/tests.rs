@@ -200,3 +200,34 @@ fn a_short_delay_has_a_decimal() {
     let shown = [400, 9_940, 12_300].map(|us| delay(Duration::from_micros(us)));
     assert_eq!(shown, ["0.4 ms", "9.9 ms", "12 ms"]);
 }
+
+#[test]
+fn a_port_that_drains_says_who_is_left_and_is_no_part_of_what_is_ready() {
+    use cluster::status::Draining;
+    let mut guide = guide("running");
+    let edge = guide.units.pop().unwrap();
+    let draining = Draining { left_ms: Some(24_100), players: Some(2), encoders: Some(0), moves: false };
+    let note = draining.to_string();
+    let leaving =
+        UnitStatus { state: UnitState::Draining, draining: Some(draining), port: 1936, note, ..edge.clone() };
+    guide.units.extend([edge, leaving]);
+    let text = status(&guide, Paper::PLAIN);
+    snapbox::assert_data_eq!(
+        text.split("\n\nURL").next().unwrap(),
+        snapbox::str![[r#"
+cluster live  ready: origin 1/1 edges 1/1; draining 1
+players 0  supervisor pid 1234567 up 12m34s
+
+HOST      ROLE   PORT STATE    HEALTH  UPTIME RESTARTS CONN     PID
+127.0.0.5 origin 1935 running  passing 12m34s        0    - 1234567
+127.0.0.6 edge   1935 running  passing 12m34s        0    - 1234567
+127.0.0.6 edge   1936 draining passing 12m34s        0    - 1234567
+edge: takes nobody any more, left: 2 players; it is closed in 25 s
+"#]]
+    );
+    assert_eq!(exit_code(&guide), 0);
+    let json = serde_json::to_value(&guide.units[2]).unwrap();
+    let document = serde_json::json!({ "left_ms": 24_100, "players": 2, "encoders": 0, "moves": false });
+    assert_eq!((&json["state"], &json["draining"]), (&"draining".into(), &document));
+    assert!(several(&guide, &[], Paper::PLAIN).contains("; draining 1"));
+}

@@ -207,10 +207,11 @@ impl Reconciler {
     pub(super) fn start_added(
         &mut self,
         id: &UnitId,
-        job: &Job,
+        job: &mut Job,
         now: Instant,
         kernel: &mut impl Kernel,
     ) -> Turn {
+        job.has_begun = true;
         kernel.say(job.client, format!("starting {id}"));
         kernel.record(events::of_unit(Happened::Added, id, None, ""));
         self.feed_id(id, Event::Want(Wanted::Up), now, kernel);

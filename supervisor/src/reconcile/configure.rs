@@ -49,6 +49,7 @@ impl Reconciler {
                     // Each start writes it again.
                     tracing::warn!("{why}");
                 }
+                job.has_begun |= is_change;
                 member.spec = new;
                 if !is_live {
                     return configured(&spec, before, is_change, job, kernel);

@@ -26,6 +26,8 @@ pub(crate) struct Job {
     pub(crate) steps: VecDeque<Step>,
     /// What is done in place of the steps that are left, should one fail.
     pub(crate) undo: Vec<Step>,
+    /// It has changed something that can still be undone; other shares of the memory are nothing.
+    pub(crate) has_begun: bool,
     /// What failed.
     pub(crate) errors: Vec<Error>,
     /// Of an upgrade: what becomes of each port, with the connections that it had lost before.
@@ -63,11 +65,11 @@ impl Job {
 
     /// Why a change failed that can still be undone, with what that means.
     pub(crate) fn as_before(&self, why: impl std::fmt::Display) -> String {
-        let is_begun = self.undo.iter().any(|step| match step {
-            Step::Remove { ids, .. } => !ids.is_empty(),
-            _ => true,
-        });
-        let what = if is_begun { "all is put back as it was" } else { "nothing was touched" };
+        let what = if self.has_begun {
+            "nothing was touched that is not put back as it was"
+        } else {
+            "nothing was touched"
+        };
         format!("{what}: {why}")
     }
 

@@ -264,6 +264,7 @@ impl Reconciler {
             return Turn::Done;
         };
         let Some(departure) = member.departure.take() else { return Turn::Done };
+        job.has_begun = true;
         kernel.note_departure(id, None);
         kernel.say(job.client, format!("{id} stays"));
         kernel.record(events::of_unit(Happened::Kept, id, None, "it takes players again"));

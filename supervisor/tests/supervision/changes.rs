@@ -132,11 +132,30 @@ async fn an_origin_whose_config_cannot_be_written_keeps_its_targets() {
     bench.edges = "1935,1936".into();
     let apply = Apply::new("/c.txt".into(), bench.text());
     let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
-    assert!(error.contains("cannot write") && error.contains("all is put back as it was"), "{error}");
+    assert!(error.contains("cannot write") && error.contains("put back as it was"), "{error}");
     std::fs::remove_dir(config.with_extension("yaml.tmp")).unwrap();
     let restart = Restart { role: Role::Origin, port: None, host: None, cold: true, yes: false };
     bench.client().restart(&restart, |_| {}).await.unwrap();
     assert_eq!(std::fs::read_to_string(&config).unwrap(), before);
+    supervisor.end(Signal::SIGTERM);
+}
+
+#[tokio::test]
+async fn a_removal_that_cannot_be_written_down_touches_nothing() {
+    let mut bench = Bench::new("1935,1936");
+    let supervisor = bench.up();
+    let (before, text) = (bench.pids().await, bench.text());
+    // As a full disk does.
+    let taken = bench.dirs.file_in_force().with_extension("yaml.tmp");
+    std::fs::create_dir(&taken).unwrap();
+    bench.edges = "1936".into();
+    let apply = Apply::new("/c.txt".into(), bench.text());
+    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
+    assert!(error.contains("nothing was touched") && error.contains("cannot write"), "{error}");
+    assert_eq!(bench.pids().await, before);
+    assert_eq!(bench.dirs.in_force().unwrap().unwrap().1, text);
+    std::fs::remove_dir(&taken).unwrap();
+    bench.client().apply(&apply, |_| {}).await.unwrap();
     supervisor.end(Signal::SIGTERM);
 }
 
@@ -267,13 +286,15 @@ async fn an_added_port_that_does_not_get_ready_is_taken_back() {
     let supervisor = bench.up();
     let before = bench.pids().await;
     bench.edges = "1935,1936".into();
-    bench.fake(&bench.edge(1936), "exit-78");
-    let apply = Apply::new("/c.txt".into(), bench.text());
-    let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
-    assert!(error.contains("exit 78"), "{error}");
-    assert_eq!(bench.pids().await, before);
-    assert!(bench.connect(&bench.edge(1936)).is_err());
-    assert!(!bench.dirs.config(&bench.edge(1936)).exists());
+    for (words, told) in [("exit-78", "exit 78"), ("exit-1", "; it is taken back")] {
+        bench.fake(&bench.edge(1936), words);
+        let apply = Apply::new("/c.txt".into(), bench.text());
+        let error = bench.client().apply(&apply, |_| {}).await.unwrap_err().to_string();
+        assert!(error.contains(told) && !error.contains("tried again"), "{error}");
+        assert_eq!(bench.pids().await, before);
+        assert!(bench.connect(&bench.edge(1936)).is_err());
+        assert!(!bench.dirs.config(&bench.edge(1936)).exists());
+    }
     supervisor.end(Signal::SIGTERM);
 }
 
