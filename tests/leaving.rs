@@ -153,3 +153,25 @@ fn an_origin_that_moves_takes_the_clusters_own_encoder_along_and_nobody_is_asked
     assert_eq!(other.ended(), None);
     cluster.down();
 }
+
+#[test]
+fn an_origin_that_leaves_and_the_one_in_its_place_do_not_take_a_stream_from_each_other() {
+    let cluster = TestCluster::up_guide();
+    let old = cluster.net.origin();
+    let first = rml::publish(old, STREAM, card(), Some(CARD_MS));
+    cluster.await_live(STREAM);
+    let new = SocketAddr::new(old.ip(), 1934);
+    cluster.write(&cluster.net.guide().replacen(&old.port().to_string(), "1934", 1));
+    let mut up = begin(&cluster, "5s");
+    wait_for("the drain", SOON, || {
+        let unit = find(&cluster.try_status()?, old)?;
+        if unit.state == UnitState::Draining { Ok(()) } else { Err(format!("{unit:?}")) }
+    });
+    let second = rml::publish(new, STREAM, card(), Some(CARD_MS));
+    assert!(up.wait().unwrap().success());
+    let logs = cluster.run(&["logs", "edge", "-n", "1000"]).expect_code(0).text();
+    let taken = logs.matches("another connection of the origin took over").count();
+    assert_eq!(taken, cluster.net.edges().len(), "once on each edge: {logs}");
+    cluster.await_live(STREAM);
+    drop((first, second));
+}

@@ -24,6 +24,8 @@ pub(crate) struct Channel {
     pub(crate) removals: Cell<u64>,
     pub(crate) forwards: RefCell<Vec<Forward>>,
     head: watch::Sender<Head>,
+    /// The clock of the origin whose place another one took, while both forward the stream.
+    pub(crate) outdone: RefCell<Option<String>>,
     /// Whether media have come since its players were last told of an end.
     pub(crate) is_open: Cell<bool>,
     /// When its publication began, ms.
@@ -78,6 +80,7 @@ impl Channel {
             removals: Cell::new(0),
             forwards: RefCell::default(),
             head: watch::Sender::new(Head::default()),
+            outdone: RefCell::default(),
             is_open: Cell::new(false),
             began: Cell::new(0),
             number: Cell::new(0),

@@ -55,6 +55,14 @@ pub(crate) fn publish(
     if clock.is_none() && channel.as_ref().is_some_and(|channel| channel.is_publishing()) {
         return Err(bad_name(format!("{key} is being published by somebody else")));
     }
+    // Where the origin moves, the old one still has its encoder for a while: the new one takes the stream once, and they do not take it
+    // from each other.
+    let is_outdone = |channel: &Rc<Channel>| {
+        clock.is_some() && channel.is_publishing() && channel.outdone.borrow().as_deref() == clock
+    };
+    if channel.as_ref().is_some_and(is_outdone) {
+        return Err(bad_name(format!("another origin forwards {key} by now")));
+    }
     if !channel.is_some_and(|channel| channel.is_held()) && !hub.make_room(key, conn) {
         hub.tally.count(Limit::Streams, hub.now());
         let most = hub.spec.borrow().options.max_streams;
@@ -66,6 +74,9 @@ pub(crate) fn publish(
         Some(clock) => Sender::Forwarder { clock },
         None => Sender::Encoder { clock: wall_clock() },
     };
+    if let Some(before) = channel.stream().clock().filter(|before| Some(*before) != clock) {
+        *channel.outdone.borrow_mut() = Some(before.to_owned()).filter(|_| channel.is_publishing());
+    }
     let (id, replaced) = channel.stream_mut().publish(conn.id, sender, hub.now());
     channel.began.set(hub.now());
     channel.number.set(hub.publications.replace(hub.publications.get() + 1));

@@ -130,6 +130,12 @@ impl Stream {
         (is_whole && is_sound && is_known && stream.publications <= FAR).then_some((stream, rest, left))
     }
 
+    /// The name of the clock that a forwarded stream is on.
+    #[must_use]
+    pub fn clock(&self) -> Option<&str> {
+        self.clock.as_deref()
+    }
+
     /// Makes `by` the publisher; gives the publication and the connection that published until now, which the caller ends. Whoever
     /// may not replace it asks [`publisher`](Self::publisher) first.
     pub fn publish(&mut self, by: ConnId, sender: Sender<'_>, now: u64) -> (PublicationId, Option<ConnId>) {
