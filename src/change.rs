@@ -266,9 +266,16 @@ pub(crate) fn shell_word(path: &Path) -> String {
 /// What a plan comes to.
 fn headline(plan: &Plan, consent: bool) -> String {
     let (cluster, file) = (text::clean(&plan.cluster), text::clean(&plan.file));
-    let against = match plan.hosts.first().and_then(|host| host.generation) {
-        Some(generation) => format!(", against generation {generation}"),
-        None => ", no supervisor runs".to_owned(),
+    let mut generations: Vec<u64> = plan.hosts.iter().filter_map(|host| host.generation).collect();
+    generations.sort_unstable();
+    generations.dedup();
+    let against = match generations.as_slice() {
+        [] => ", no supervisor runs".to_owned(),
+        [generation] => format!(", against generation {generation}"),
+        several => {
+            let several: Vec<_> = several.iter().map(u64::to_string).collect();
+            format!(", against generations {}", several.join(", "))
+        }
     };
     let what = if plan.has_changes() { summary(plan.changes()) } else { "nothing to change".to_owned() };
     let cut: Vec<&Change> = plan.changes().filter(|change| change.disconnects()).collect();

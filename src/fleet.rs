@@ -96,6 +96,7 @@ impl Fleet {
         let mut this = Self { dirs, roots, ssh, places, is_limited: false, skipped: Vec::new() };
         if let Some(old) = subject.running() {
             this.join(&old);
+            this.join_here(subject);
         }
         this.places.iter().any(Place::is_elsewhere).then_some(this)
     }
@@ -110,6 +111,18 @@ impl Fleet {
             if !self.places.iter().any(is_known) {
                 self.places.push(Place::new(machine, in_force, true));
             }
+        }
+    }
+
+    /// Adds this machine, where it has left the file in force too, and something of the cluster still runs.
+    fn join_here(&mut self, subject: &Subject) {
+        let hosts = subject.dirs().hosts_in_force().unwrap_or_default();
+        let is_known = |place: &Place| {
+            place.machine.way.is_none() || place.machine.hosts.iter().any(|host| hosts.contains(host))
+        };
+        if !hosts.is_empty() && !self.places.iter().any(is_known) {
+            let machine = Machine { way: None, hosts };
+            self.places.push(Place { machine, ports: Vec::new(), session: None, is_leaving: true });
         }
     }
 
@@ -209,13 +222,22 @@ impl Fleet {
         self.places.iter().filter_map(told).collect()
     }
 
-    /// Reaches all machines that a change is for, or fails before anything is touched; those that may be left out are told of.
+    /// The same to look, and touch nothing.
     ///
     /// # Errors
-    /// When one cannot be reached or has another version, or when none is left.
-    pub(crate) async fn reach_to_change(&mut self, reach: &Reach) -> Result<(), Failure> {
+    /// When one cannot be reached, or when none is left.
+    pub(crate) async fn reach_to_look(&mut self, reach: &Reach) -> Result<(), Failure> {
+        self.reach_those(reach, false).await
+    }
+
+    async fn reach_those(&mut self, reach: &Reach, may_change: bool) -> Result<(), Failure> {
+        let is_known = |host: &String| self.places.iter().any(|place| place.machine.hosts.contains(host));
+        if !reach.limit.iter().all(is_known) {
+            // Another machine may know it, by the file in force.
+            self.reach(may_change).await;
+        }
         self.limit_to(&reach.limit)?;
-        self.reach(true).await;
+        self.reach(may_change).await;
         let problems = self.problems();
         if !problems.is_empty() {
             if !reach.skip_unreachable || problems.len() == self.places.len() {
@@ -236,13 +258,22 @@ impl Fleet {
             for place in left_out().filter(|place| place.is_leaving) {
                 complain(&format!(
                     "{place} is not in the file any more, and will not be looked for again: what runs there ends with this command on it: \
-                     srsctl down {}",
+                     srsctl down {} --limit {place} --yes",
                     self.name()
                 ));
             }
             self.skipped = left_out().map(ToString::to_string).collect();
             self.places.retain(|place| place.problem().is_none());
         }
+        Ok(())
+    }
+
+    /// Reaches all machines that a change is for, or fails before anything is touched; those that may be left out are told of.
+    ///
+    /// # Errors
+    /// When one cannot be reached or has another version, or when none is left.
+    pub(crate) async fn reach_to_change(&mut self, reach: &Reach) -> Result<(), Failure> {
+        self.reach_those(reach, true).await?;
         let own = env!("CARGO_PKG_VERSION");
         for place in &self.places {
             let Some(hello) = place.hello() else { continue };
@@ -299,6 +330,21 @@ impl Fleet {
         if let Some(place) = self.places.iter_mut().find(|place| place.machine == *machine) {
             place.session = Some(Ok(session));
         }
+    }
+
+    /// That a supervisor is in the middle of something: then nothing is begun anywhere.
+    ///
+    /// # Errors
+    /// When one is, as its machine says.
+    pub(crate) fn expect_idle(&self, place: &Place, busy: Option<&String>) -> Result<(), Failure> {
+        let Some(busy) = busy else { return Ok(()) };
+        let name = self.name();
+        Err(Failure::new(
+            code::LOCKED,
+            format!(
+                "nothing was touched: the supervisor on {place} is busy: {busy}; try again when that is done: srsctl status {name}"
+            ),
+        ))
     }
 
     /// A client of the supervisor there.

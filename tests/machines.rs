@@ -492,3 +492,49 @@ fn the_origin_moves_to_another_machine_and_a_player_goes_on_with_the_stream_of_t
     hosts.interrupt(&player);
     finish(player, SOON);
 }
+
+#[test]
+fn a_drain_goes_on_when_the_supervisor_of_a_machine_that_leaves_is_killed_and_what_was_left_out_ends_there() {
+    let Some(hosts) = Hosts::trusted(&Hosts::guide()) else { return };
+    let without = Hosts::guide().replace("  - host: 192.168.1.7\n    ports: [1935, 1936]\n", "");
+    hosts.run(&["up"]).expect_code(0);
+    let list = hosts.dir.path().join("leaves");
+    let player = hosts.player("rtmp://192.168.1.7:1935/live/livestream", &list);
+    let pictures = || std::fs::read_to_string(&list).map_or(0, |text| text.matches("\n0,").count());
+    wait_until("pictures", SOON, || pictures() > 0);
+
+    hosts.write("guide.yaml", &without);
+    let up = spawn(&mut hosts.srsctl(&["up", "--yes", "--drain", "9s"]));
+    wait_until("the drain", SOON, || hosts.run(&["status"]).text().contains("draining 1"));
+    hosts.run(&["up", "--yes"]).expect_code(5).expect_words(&["nothing was touched"]);
+    let status = hosts.run(&["status", "--json"]).stdout;
+    let status: serde_json::Value = serde_json::from_str(&status).unwrap();
+    let machines = status["machines"].as_array().unwrap();
+    let supervisor = &machines.iter().find(|it| it["host"] == "192.168.1.7").unwrap()["supervisor_pid"];
+    hosts.sh(7, &format!("kill -KILL {supervisor}")).expect_code(0);
+    finish(up, SOON).expect_code(1);
+    let before = pictures();
+    hosts
+        .run(&["status"])
+        .expect_code(4)
+        .expect_words(&["192.168.1.7 is not in the file any more", "no supervisor runs, but"]);
+    hosts.run(&["plan"]).expect_code(0).expect_words(&["it drains without a supervisor", "needs --yes"]);
+    let again = hosts.run(&["up", "--yes"]).expect_code(0);
+    again.expect_words(&["192.168.1.7: takes nobody any more, left: 1 player", "machines 2/2"]);
+    finish(player, SOON);
+    assert!(pictures() - before > 50, "it had the time that was left: {} pictures", pictures() - before);
+    wait_until("all to end there", SOON, || hosts.processes(7).is_empty());
+
+    // What nobody looks for any more ends by the command that was told.
+    hosts.write("guide.yaml", &Hosts::guide());
+    hosts.run(&["up"]).expect_code(0);
+    hosts.cut(7, true);
+    hosts.write("guide.yaml", &without);
+    let command = "srsctl down live --limit 192.168.1.7 --yes";
+    hosts.run(&["up", "--skip-unreachable"]).expect_code(6).expect_words(&[command]);
+    hosts.cut(7, false);
+    let words: Vec<&str> = command.split(' ').collect();
+    finish(spawn(&mut hosts.at(7, &words)), SOON * 2).expect_code(0);
+    wait_until("all to end there", SOON, || hosts.processes(7).is_empty());
+    hosts.run(&["status"]).expect_code(0).expect_words(&["machines 2/2", "edges 2/2"]);
+}

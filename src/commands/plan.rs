@@ -9,7 +9,7 @@ use cluster::plan::Plan;
 
 use crate::change;
 use crate::failure::{Failure, code};
-use crate::fleet::Fleet;
+use crate::fleet::{Fleet, Reach};
 use crate::subject::Global;
 use crate::table::Paper;
 use crate::terminal::{complain, print_clean, print_json};
@@ -28,14 +28,16 @@ pub(crate) struct Args {
     /// End with 7 if there are changes
     #[arg(long)]
     exit_code: bool,
+    #[command(flatten)]
+    reach: Reach,
 }
 
 /// Shows it.
 pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure> {
-    let Args { path, json, output, exit_code } = args;
+    let Args { path, json, output, exit_code, reach } = args;
     let (subject, loaded, written) = change::to_bring_up(global, path.as_deref())?;
     let plan = match Fleet::of_cluster(global, &subject, &loaded.cluster) {
-        Some(fleet) => several::of_fleet(fleet, &loaded).await?,
+        Some(fleet) => several::of_fleet(fleet, &loaded, &reach).await?,
         None => change::plan(&subject, &loaded).await?,
     };
     change::unchanged(written.as_ref(), &change::generations(&plan))?;

@@ -59,7 +59,7 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     let fleet = Fleet::of_cluster(global, &subject, &loaded.cluster);
     let wish = Wish { cost, rollback: Some(number), planned: None };
     if dry_run {
-        return up::rehearse(fleet, &subject, &loaded, &wish).await;
+        return up::rehearse((fleet, &reach), &subject, &loaded, &wish).await;
     }
     let code = up::carry_out((fleet, &reach), &subject, &loaded, &wish).await?;
     if std::fs::read_to_string(&loaded.path).is_ok_and(|text| text != loaded.text) {

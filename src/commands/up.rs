@@ -62,20 +62,20 @@ pub(crate) async fn run(global: &Global, args: Args) -> Result<ExitCode, Failure
     let fleet = Fleet::of_cluster(global, &subject, &loaded.cluster);
     let wish = Wish { cost, rollback: None, planned };
     if dry_run {
-        return rehearse(fleet, &subject, &loaded, &wish).await;
+        return rehearse((fleet, &reach), &subject, &loaded, &wish).await;
     }
     carry_out((fleet, &reach), &subject, &loaded, &wish).await
 }
 
 /// Shows what bringing a file into force would do.
 pub(crate) async fn rehearse(
-    fleet: Option<Fleet>,
+    (fleet, reach): (Option<Fleet>, &Reach),
     subject: &Subject,
     loaded: &Loaded,
     wish: &Wish,
 ) -> Result<ExitCode, Failure> {
     let plan = match fleet {
-        Some(fleet) => plan::several::of_fleet(fleet, loaded).await?,
+        Some(fleet) => plan::several::of_fleet(fleet, loaded, reach).await?,
         None => change::plan(subject, loaded).await?,
     };
     change::unchanged(wish.planned.as_ref(), &change::generations(&plan))?;

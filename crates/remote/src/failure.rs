@@ -149,11 +149,11 @@ impl Kind {
             ),
             Self::Timeout => (
                 "it does not answer",
-                "is the machine up, and is ssh let through to it? without it: --skip-unreachable".to_owned(),
+                "is the machine up, and is ssh let through to it? a change goes on without it by --skip-unreachable".to_owned(),
             ),
             Self::NoRoute => (
                 "there is no way to it from here",
-                "is this machine in the right network? without it: --skip-unreachable".to_owned(),
+                "is this machine in the right network? a change goes on without it by --skip-unreachable".to_owned(),
             ),
             Self::UnknownKey => ("no key of it is pinned for this cluster", format!("srsctl host trust {host}")),
             Self::ChangedKey => (

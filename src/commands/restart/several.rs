@@ -29,6 +29,13 @@ pub(super) async fn run(
 
 async fn restart(fleet: &Fleet, cluster: &Cluster, request: &Restart) -> Result<(), Failure> {
     fleet.take_leases(&format!("restart {}", request.role)).await?;
+    for place in fleet.places().iter().filter(|place| has(place, cluster, request)) {
+        let status = fleet.client(place).status().await.map_err(|error| {
+            let said = place.at(&error.into());
+            Failure::new(said.number(), format!("nothing was touched: {said}"))
+        })?;
+        fleet.expect_idle(place, status.busy.as_ref())?;
+    }
     let mut is_any = false;
     for place in fleet.places().iter().filter(|place| has(place, cluster, request)) {
         is_any = true;

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 use tokio::time::Instant;
 
 use crate::failure::code;
+use crate::fleet::operation::{Look, Operation};
 use crate::fleet::serve::clock_ms;
 use crate::fleet::{Fleet, Place};
 use crate::output::{self, MachineRow};
@@ -58,7 +59,7 @@ impl Seen {
 
     /// What `status` ends with.
     pub(crate) fn exit_code(&self) -> u8 {
-        if self.rows.iter().any(|row| row.state == "unreachable") {
+        if self.rows.iter().any(|row| matches!(row.state, "unreachable" | "unsupervised")) {
             return code::CANNOT_TELL;
         }
         if self.rows.iter().any(|row| row.state != "supervised") {
@@ -72,13 +73,13 @@ impl Seen {
 pub(crate) async fn look(fleet: &Fleet) -> Seen {
     let mut tasks = JoinSet::new();
     for (index, place) in fleet.places().iter().enumerate() {
-        let (client, place) = (fleet.client(place), place.clone());
+        let (client, place, name) = (fleet.client(place), place.clone(), fleet.name().to_owned());
         tasks.spawn(async move {
             let said = match place.problem() {
                 Some(problem) => Err(Some(problem.cause())),
                 None => match client.status().await {
                     Ok(status) => Ok(status),
-                    Err(ClientError::NotRunning { .. }) => Err(None),
+                    Err(ClientError::NotRunning { .. }) => Err(unsupervised(&place, name).await),
                     Err(error) => Err(Some(error.to_string())),
                 },
             };
@@ -114,6 +115,19 @@ pub(crate) async fn look(fleet: &Fleet) -> Seen {
         rows.push(row(fleet, place, said, &mut status));
     }
     Seen { status, rows }
+}
+
+/// What begins what is said of a machine where processes go on without a supervisor.
+const UNSUPERVISED: &str = "no supervisor runs";
+
+/// That processes go on without a supervisor, if any do.
+async fn unsupervised(place: &Place, cluster: String) -> Option<String> {
+    let look: Look = place.ask(&Operation::Look { cluster }, &[]).await.ok()?;
+    (look.living > 0).then(|| {
+        let them = if look.living == 1 { "1 process goes on" } else { "processes go on" };
+        let number = if look.living == 1 { String::new() } else { format!("{} ", look.living) };
+        format!("{UNSUPERVISED}, but {number}{them}; srsctl up takes over what runs")
+    })
 }
 
 /// Adds what a machine said to the whole.
@@ -154,7 +168,11 @@ fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole
         }
         Err(Some(why)) => {
             whole.units.extend(unheard(place, UnitState::Unknown));
-            row.state = if place.problem().is_some() { "unreachable" } else { "unknown" };
+            row.state = match &place.problem() {
+                Some(_) => "unreachable",
+                None if why.starts_with(UNSUPERVISED) => "unsupervised",
+                None => "unknown",
+            };
             let known = file.and_then(|file| read(&file));
             let told = known.as_ref().map(|known| {
                 let all = known.status.units.iter().filter(|unit| output::is_wanted(unit)).count();

@@ -3,11 +3,13 @@
 //! are there, their stream has to come. What runs on a machine that the file has no more ends last.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use cluster::Role;
 use cluster::plan::{Action, HostPart};
 use control::api::{Apply, StartupEvent};
 use control::start::{Secret, Start};
+use supervisor::ClientError;
 use tokio::signal::ctrl_c;
 
 use super::progress::{not_ready, progress};
@@ -21,6 +23,9 @@ use crate::output;
 use crate::subject::Loaded;
 use crate::table::Paper;
 use crate::terminal::{complain, print_clean};
+
+/// How often a machine that leaves is asked who is left.
+const LEFT_POLL: Duration = Duration::from_millis(500);
 
 /// Makes the cluster run as its file says.
 pub(super) async fn run(
@@ -156,6 +161,10 @@ async fn prepare<'a>(
             ))));
         }
     }
+    for it in &work {
+        let busy = it.change.as_ref().and_then(|(_, part)| part.busy.as_ref());
+        fleet.expect_idle(it.place, busy)?;
+    }
     consent(&work, wish)?;
     Ok((secret, in_order(work)))
 }
@@ -253,16 +262,45 @@ fn consent(work: &[Work<'_>], wish: &Wish) -> Result<(), Failure> {
 async fn carry_out(fleet: &Fleet, place: &Place, request: &Apply) -> Result<(), Failure> {
     change(fleet, place, request).await?;
     if place.is_leaving() {
+        await_left(fleet, place).await?;
         down::several::stop_at(fleet, place, false).await?;
     }
     Ok(())
+}
+
+/// Waits until nobody is left on the ports there: a drain that an earlier supervisor began goes on by itself.
+async fn await_left(fleet: &Fleet, place: &Place) -> Result<(), Failure> {
+    let client = fleet.client(place);
+    let mut is_told = false;
+    loop {
+        let status = client.status().await.map_err(|error| place.at(&error.into()))?;
+        let Some(draining) = status.units.iter().find_map(|unit| unit.draining.as_ref()) else {
+            return Ok(());
+        };
+        if !is_told {
+            is_told = true;
+            complain(&format!("{place}: {draining}"));
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LEFT_POLL) => {}
+            _ = ctrl_c() => return Err(Failure::new(
+                code::INTERRUPTED,
+                format!("interrupted: the supervisor on {place} finishes what it has begun; the same srsctl up goes on from here"),
+            )),
+        }
+    }
 }
 
 async fn change(fleet: &Fleet, place: &Place, request: &Apply) -> Result<(), Failure> {
     let client = fleet.client(place);
     tokio::select! {
         applied = client.apply(request, |line| complain(&format!("{place}: {line}"))) => {
-            applied.map_err(|error| place.at(&error.into()))
+            applied.map_err(|error| match error {
+                ClientError::Broken { .. } | ClientError::Lost(_) => Failure::failed(format!(
+                    "{place}: the connection broke; the supervisor there finishes what it has begun; see srsctl status"
+                )),
+                error => place.at(&error.into()),
+            })
         }
         _ = ctrl_c() => Err(Failure::new(
             code::INTERRUPTED,
