@@ -87,7 +87,7 @@ fn all_streams(status: &Status, paper: Paper) -> String {
     if status.streams.is_empty() {
         return "no streams\n".to_owned();
     }
-    format!("{}{}", streams(status, paper), forwards(status, paper))
+    format!("{}{}{}", streams(status, paper), forwards(status, paper), beyond(status, paper))
 }
 
 /// The processes of a cluster whose supervisor does not answer, or was killed, as far as records and locks tell.
@@ -282,13 +282,13 @@ fn streams(status: &Status, paper: Paper) -> String {
     table.render(paper)
 }
 
-/// To how many of its targets a stream arrives.
+/// At how many of its edge ports a stream arrives.
 fn forwarded(status: &Status, row: &StreamRow) -> Cell {
-    let all = row.forwards.len();
+    let all = row.to_edges().count();
     if all == 0 || !row.publishing || stale(status, row).is_some() {
         return none().into();
     }
-    let live = row.forwards.iter().filter(|forward| forward.state == ForwardState::Live).count();
+    let live = row.to_edges().filter(|forward| forward.state == ForwardState::Live).count();
     Cell::new(format!("{live}/{all}"), if live == all { Look::Plain } else { Look::Wrong })
 }
 
@@ -308,11 +308,11 @@ fn stale(status: &Status, row: &StreamRow) -> Option<String> {
     (age > STALE_AFTER).then(|| format!("no report for {}", duration(age)))
 }
 
-/// A line for each target that a stream does not reach: an edge that is gone is one cause for all streams.
+/// A line for each edge port that a stream does not reach: an edge that is gone is one cause for all streams.
 fn forwards(status: &Status, paper: Paper) -> String {
     let mut failing: BTreeMap<String, Vec<(&StreamRow, &cluster::stats::ForwardStats)>> = BTreeMap::new();
     for row in status.streams.iter().filter(|row| row.publishing && stale(status, row).is_none()) {
-        for forward in row.forwards.iter().filter(|forward| forward.state != ForwardState::Live) {
+        for forward in row.to_edges().filter(|forward| forward.state != ForwardState::Live) {
             let target = cluster::spec::host_port(&forward.target.host, forward.target.port);
             failing.entry(target).or_default().push((row, forward));
         }
@@ -330,6 +330,38 @@ fn forwards(status: &Status, paper: Paper) -> String {
         let is_new = forwards.iter().all(|(_, forward)| forward.state == ForwardState::Connecting);
         let look = if is_new { Look::Warning } else { Look::Wrong };
         let _ = writeln!(text, "{}", paper.paint(&line, look));
+    }
+    text
+}
+
+/// A line for each target beyond the edges and state: which streams are in it, how far behind, and why.
+fn beyond(status: &Status, paper: Paper) -> String {
+    let mut found: BTreeMap<(&str, &str), Vec<(&StreamRow, &cluster::stats::ForwardStats)>> = BTreeMap::new();
+    for row in status.streams.iter().filter(|row| row.publishing && stale(status, row).is_none()) {
+        for (name, forward) in row.beyond() {
+            found.entry((name, forward_state(forward.state))).or_default().push((row, forward));
+        }
+    }
+    let mut text = String::new();
+    for ((name, state), forwards) in found {
+        let Some((row, forward)) = forwards.first() else { continue };
+        let others = match forwards.len() - 1 {
+            0 => String::new(),
+            n => format!(" and {n} more"),
+        };
+        let is_well = matches!(forward.state, ForwardState::Live | ForwardState::Idle);
+        let is_new =
+            forwards.iter().all(|(_, it)| it.state == ForwardState::Connecting && it.last_error.is_none());
+        let slowest = forwards.iter().filter_map(|(_, forward)| forward.lag_ms).max();
+        let more = match (&forward.last_error, slowest) {
+            (Some(error), _) if !is_well => format!(": {error}"),
+            (_, Some(lag)) if is_well => format!(", {} behind", duration(lag)),
+            _ => String::new(),
+        };
+        let (url, stream) = (forward.url.as_deref().unwrap_or("-"), text::fit(&row.stream, NAME_COLUMNS));
+        let line = format!("forward to {name} ({url}): {state}: {stream}{others}{more}");
+        let look = if is_well || is_new { Look::Plain } else { Look::Warning };
+        let _ = writeln!(text, "{}", paper.paint(&sentence(&line), look));
     }
     text
 }

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod bench;
+mod beyond;
 mod broken_files;
 mod changes;
 mod cli;

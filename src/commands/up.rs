@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use cluster::Cluster;
 use cluster::stats::ForwardState;
-use cluster::status::Status;
+use cluster::status::{Status, StreamRow};
 use control::api::StartupEvent;
 use control::start::{Start, StartupLine};
 use nix::sys::signal::Signal;
@@ -138,8 +138,9 @@ async fn settled_status(client: &Client, cluster: &Cluster) -> Result<Status, Fa
         let status = client.status().await?;
         let reported = status.units.iter().all(|unit| unit.stats.is_some());
         let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
-        let mut forwards = status.streams.iter().filter(|row| row.publishing).flat_map(|row| &row.forwards);
-        let forwarded = forwards.all(|forward| forward.state == ForwardState::Live);
+        let is_forwarded =
+            |row: &StreamRow| row.to_edges().all(|forward| forward.state == ForwardState::Live);
+        let forwarded = status.streams.iter().filter(|row| row.publishing).all(is_forwarded);
         let expected = if cluster.encoder.is_some() { cluster.ports().count() } else { 0 };
         if (reported && forwarded && live >= expected) || Instant::now() >= deadline {
             return Ok(status);

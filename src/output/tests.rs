@@ -144,6 +144,35 @@ fn a_target_that_streams_do_not_reach_is_one_line_with_its_reason() {
 }
 
 #[test]
+fn targets_beyond_the_edges_have_lines_of_their_own_and_no_part_in_those_of_the_edges() {
+    let mut guide = guide("running");
+    let beyond = |name: &str, state, error: Option<&str>| {
+        let mut it = guide.streams[0].forwards[0].clone();
+        it.target.id = serde_json::from_value(format!("out:{name}").into()).unwrap();
+        it.url = Some(format!("rtmp://{name}/live2/{{key}}"));
+        (it.state, it.last_error) = (state, error.map(str::to_owned));
+        it
+    };
+    let failed = Some("the server refused: NetStream.Publish.BadName (taken)");
+    let all =
+        [beyond("platform", ForwardState::Backoff, failed), beyond("backup", ForwardState::Live, failed)];
+    guide.streams[0].forwards.extend(all);
+    guide.streams.push(StreamRow { stream: "live/other".into(), ..guide.streams[0].clone() });
+    let text = status(&guide, Paper::PLAIN);
+    let lines: Vec<_> = text.lines().filter(|line| line.starts_with("forward")).collect();
+    assert_eq!(
+        lines,
+        [
+            "forward to backup (rtmp://backup/live2/{key}): live: live/livestream and 1 more, 12ms behind",
+            "forward to platform (rtmp://platform/live2/{key}): backoff: live/livestream and 1 more: \
+             the server refused: NetStream.Publish.BadName (taken)",
+        ]
+    );
+    assert!(text.contains(" 1/1 "), "{text}");
+    assert_eq!(exit_code(&guide), 0);
+}
+
+#[test]
 fn on_a_terminal_what_is_wrong_has_a_colour() {
     let paper = Paper { has_colour: true, ..Paper::PLAIN };
     assert!(!status(&guide("running"), paper).contains('\u{1b}'));

@@ -274,7 +274,7 @@ impl TestCluster {
                 let row = status.streams.iter().find(|r| r.unit == unit.id && r.stream == stream);
                 let row = row.ok_or_else(|| format!("{} does not have it", unit.id))?;
                 let fresh = row.last_frame_age_ms.is_some_and(|age| age < 2000);
-                let forwarded = row.forwards.iter().all(|f| f.state == ForwardState::Live);
+                let forwarded = row.to_edges().all(|f| f.state == ForwardState::Live);
                 if !(row.publishing && fresh && forwarded) {
                     return Err(format!("{row:?}"));
                 }

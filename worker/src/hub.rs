@@ -20,6 +20,7 @@ use crate::channel::Channel;
 use crate::conn::end::Cut;
 use crate::conn::handle::Conn;
 use crate::counters::{Counters, Lag, count};
+use crate::egress::outbound::Lookups;
 use crate::egress::player::Player;
 use crate::keeping::{Keeping, PortRecord, kind};
 use crate::limits::{Admission, NAMES_MAX, Slots};
@@ -55,6 +56,8 @@ pub(crate) struct Hub {
     pub(crate) conn_lines: Budget,
     /// Log lines that forwards cause: one for each target of each stream.
     pub(crate) forward_lines: Budget,
+    /// Names of targets beyond the edges that are looked up.
+    pub(crate) lookups: Lookups,
     /// What each address may cause.
     pub(crate) sources: Sources,
     /// Connections of each address that came to nothing.
@@ -111,6 +114,7 @@ impl Hub {
             lag: Lag::default(),
             conn_lines: Budget::of_lines(),
             forward_lines: Budget::of_lines(),
+            lookups: Lookups::default(),
             sources: Sources::of_peers(),
             connects: Sources::of_connections(),
             known: RefCell::default(),

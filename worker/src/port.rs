@@ -79,6 +79,7 @@ impl Service for Port {
             let changed = WorkerSpec {
                 options: new.options.clone(),
                 forward: new.forward.clone(),
+                outbound: new.outbound.clone(),
                 sources: new.sources.clone(),
                 drain: new.drain,
                 // A worker has no use for it, and an older supervisor did not tell it.
@@ -94,7 +95,7 @@ impl Service for Port {
         fds::in_memory(fds::CONFIG, new.to_file_text().as_bytes())
             .and_then(|file| self.keep(Name::Config, file.as_fd()))
             .map_err(|error| Error::new(Code::Failed, format!("the new config cannot be kept: {error}")))?;
-        info!(targets = new.forward.len(), "configured");
+        info!(targets = new.forward.len() + new.outbound.len(), "configured");
         self.hub.books.set_limit(new.options.memory);
         let old = self.hub.spec.replace(new);
         let new = self.hub.spec.borrow().clone();

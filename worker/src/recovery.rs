@@ -344,19 +344,21 @@ fn restore_forward(
     link: Option<(Id, LinkRecord<Session, State>, Socket)>,
     suspect: &Suspect,
 ) -> bool {
-    let target = hub.spec.borrow().forward.iter().find(|target| target.id == record.target).cloned();
-    let connected = link.zip(target).and_then(|((link, record, socket), target)| {
+    let destination = forward::destination(hub, channel, record);
+    let connected = link.zip(destination.as_ref()).and_then(|((link, record, socket), destination)| {
         let buffer = hub.keeping.buffer.borrow();
         let unhandled = if suspect.is_handled(link) { &buffer[..] } else { &[] };
-        let config = forward::request(hub, channel, &target);
-        let connected = record.restore(link, socket, config, (&channel.log(), unhandled));
+        let request = forward::request_again(hub, channel, destination);
+        let connected = request.and_then(|(config, key)| {
+            record.restore(link, socket, (config, key), (&channel.log(), unhandled))
+        });
         if connected.is_none() {
             hub.keeping.store.remove(link);
-            warn!(target = %target.id, "the connection of a forward does not go on");
+            warn!(target = %destination.target().id, "the connection of a forward does not go on");
         }
         connected
     });
-    forward::restore(hub, channel, (id, record), connected)
+    forward::restore(hub, channel, (id, record), destination.map(|destination| (destination, connected)))
 }
 
 /// The connection that the worker before was busy with when it died.

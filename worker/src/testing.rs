@@ -14,6 +14,7 @@ pub(crate) fn spec(role: Role) -> WorkerSpec {
         options: WorkerOptions::default(),
         sources: Vec::new(),
         forward: Vec::new(),
+        outbound: Vec::new(),
         drain: cluster::Drain::No,
         secret_file: "/none".into(),
     }

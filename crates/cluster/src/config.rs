@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 
 use crate::file::{FileError, read_config};
+use crate::forward::{Glob, Key, Outbound};
 use crate::spec::{Drain, EncoderSource, EncoderSpec, Role, Target, WorkerOptions, WorkerSpec};
 
 impl WorkerSpec {
@@ -64,6 +65,25 @@ impl WorkerSpec {
                 address.map(|at| format!(", address: {}", quote(&at.to_string()))).unwrap_or_default();
             let _ = writeln!(out, "  - {{ id: {id}, host: {host}, port: {port}{address} }}");
         }
+        if !self.outbound.is_empty() {
+            let beyond = "Beyond the edges: streams that fit `streams` and not `except` are published at `to`; what `key` names is read at each connect.";
+            key(&mut out, beyond, "outbound", "");
+            for Outbound { name, to, streams, except, key } in &self.outbound {
+                let list = |globs: &[Glob]| {
+                    let all: Vec<_> = globs.iter().map(|glob| quote(&glob.to_string())).collect();
+                    format!("[{}]", all.join(", "))
+                };
+                let except =
+                    if except.is_empty() { String::new() } else { format!(", except: {}", list(except)) };
+                let key = match key {
+                    None => String::new(),
+                    Some(Key::File(path)) => format!(", key: {{ file: {} }}", quote(&path.to_string_lossy())),
+                    Some(Key::Env(name)) => format!(", key: {{ env: {} }}", quote(name)),
+                };
+                let (name, to, streams) = (quote(name), quote(to.as_str()), list(streams));
+                let _ = writeln!(out, "  - {{ name: {name}, to: {to}, streams: {streams}{except}{key} }}");
+            }
+        }
         if self.drain != Drain::No {
             let drain =
                 "Taken out of the cluster: nobody comes; who is there stays (refuse), or is closed (close).";
@@ -93,6 +113,9 @@ impl WorkerSpec {
             let timeouts = [spec.options.publish_firstpkt_timeout, spec.options.publish_normal_timeout];
             if timeouts.iter().any(|timeout| !WorkerOptions::PUBLISH_TIMEOUTS.contains(timeout)) {
                 return Err("a publish timeout is not 1s to 3600s".into());
+            }
+            if spec.outbound.len() > Outbound::MAX {
+                return Err(format!("more than {} targets of outbound", Outbound::MAX));
             }
             if spec.listen.port() == 0 || spec.forward.iter().any(|t| t.port == 0) {
                 return Err("port 0 is no port".into());
@@ -205,6 +228,22 @@ mod tests {
                     address: Some("::1".parse().unwrap()),
                 },
             ],
+            outbound: vec![
+                Outbound {
+                    name: "backup".into(),
+                    to: "rtmp://backup:1936/{app}/{stream}?k={key}".to_owned().try_into().unwrap(),
+                    streams: vec!["live/*".to_owned().try_into().unwrap(), Glob::all()],
+                    except: vec!["*/\"test*".to_owned().try_into().unwrap()],
+                    key: Some(Key::File(text.into())),
+                },
+                Outbound {
+                    name: "b".into(),
+                    to: "rtmp://[::1]/{app}/{key}".to_owned().try_into().unwrap(),
+                    streams: vec!["直播/a".to_owned().try_into().unwrap()],
+                    except: Vec::new(),
+                    key: Some(Key::Env("KEY".into())),
+                },
+            ],
             drain: Drain::No,
             secret_file: text.into(),
         }
@@ -223,7 +262,14 @@ mod tests {
             let written = file(&spec.to_file_text());
             assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), spec);
             let drain = Drain::Refuse;
-            let edge = WorkerSpec { role: Role::Edge, address: None, forward: Vec::new(), drain, ..spec };
+            let edge = WorkerSpec {
+                role: Role::Edge,
+                address: None,
+                forward: Vec::new(),
+                outbound: Vec::new(),
+                drain,
+                ..spec
+            };
             let written = file(&edge.to_file_text());
             assert_eq!(WorkerSpec::from_file(written.path()).unwrap(), edge);
         }

@@ -9,6 +9,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 use crate::destination::Destination;
+use crate::forward::Outbound;
 use crate::memory::Memory;
 use crate::span::{Latency, Span};
 
@@ -60,6 +61,18 @@ impl UnitId {
     #[must_use]
     pub fn encoder() -> Self {
         Self(Role::Encoder.as_str().to_owned())
+    }
+
+    /// Names a target beyond the edges where edges are named by the id of their worker; no process has it.
+    #[must_use]
+    pub fn outbound(outbound: &Outbound) -> Self {
+        Self(format!("out:{}", outbound.name))
+    }
+
+    /// The same with its address: names it in what outlives a worker.
+    #[must_use]
+    pub fn outbound_at(outbound: &Outbound) -> Self {
+        Self(format!("out:{} {}", outbound.name, outbound.to))
     }
 
     /// Role, host and port of it; an encoder has an empty host and port 0.
@@ -320,6 +333,8 @@ pub struct Cluster {
     pub ssh: BTreeMap<String, Destination>,
     /// The supervised encoder, if any; it runs beside the first origin.
     pub encoder: Option<Encoder>,
+    /// Where the origin sends streams beyond the edges, in the file's order.
+    pub forward: Vec<Outbound>,
 }
 
 impl Cluster {
@@ -361,6 +376,7 @@ impl Cluster {
             options: WorkerOptions { memory, ..port.options.clone() },
             sources: origins.map(Port::source_address).collect(),
             forward: if port.role == Role::Origin { self.targets() } else { Vec::new() },
+            outbound: if port.role == Role::Origin { self.forward.clone() } else { Vec::new() },
             drain: Drain::No,
             secret_file,
         }
@@ -449,6 +465,9 @@ pub struct WorkerSpec {
     pub sources: Vec<IpAddr>,
     /// Where every stream is forwarded; empty on an edge.
     pub forward: Vec<Target>,
+    /// Where those are forwarded that fit, beyond the edges; empty on an edge.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub outbound: Vec<Outbound>,
     /// Whether it was taken out of the cluster.
     #[serde(default, skip_serializing_if = "Drain::is_no")]
     pub drain: Drain,
@@ -488,7 +507,7 @@ impl WorkerSpec {
     #[must_use]
     pub fn fds_needed(&self) -> u64 {
         u64::from(self.connections())
-            + u64::from(self.options.max_streams) * self.forward.len() as u64
+            + u64::from(self.options.max_streams) * (self.forward.len() + self.outbound.len()) as u64
             + u64::from(Self::SPARE_FDS)
     }
 }

@@ -133,7 +133,7 @@ pub enum Joining {
 /// How the forwarding of one stream to one target stands.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ForwardStats {
-    /// The edge.
+    /// The edge; of a target beyond the edges its name behind `out:`, and its host and port.
     pub target: Target,
     /// What the signs of life of the target say.
     pub state: ForwardState,
@@ -150,6 +150,32 @@ pub struct ForwardStats {
     /// Milliseconds that the target has been without the stream, though somebody publishes it: since it was live or idle.
     #[serde(default)]
     pub waiting_ms: Option<u64>,
+    /// Of a target beyond the edges where the stream is published there, without parameters and with `{key}` for its key; `None` of an edge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub url: Option<String>,
+    /// The RTMP status by which such a target refused last, if it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub code: Option<String>,
+    /// Bytes sent to such a target.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub bytes: u64,
+    /// Times that such a target was too slow and was given the newest group of pictures in place of what lay before it.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub dropped: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde asks so")]
+fn is_none(number: &u64) -> bool {
+    *number == 0
+}
+
+impl ForwardStats {
+    /// The name of the target, if it is beyond the edges: what becomes of it is no edge's matter.
+    #[must_use]
+    pub fn outbound(&self) -> Option<&str> {
+        self.url.as_ref()?;
+        self.target.id.as_str().strip_prefix("out:")
+    }
 }
 
 /// State of a forwarder: from signs of life of its target (the echo of a ping, as a rule), never from "connected".

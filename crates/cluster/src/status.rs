@@ -275,3 +275,15 @@ pub struct StreamRow {
     /// One entry a forward target; empty on an edge.
     pub forwards: Vec<ForwardStats>,
 }
+
+impl StreamRow {
+    /// The forwards to edges of the cluster.
+    pub fn to_edges(&self) -> impl Iterator<Item = &ForwardStats> {
+        self.forwards.iter().filter(|forward| forward.outbound().is_none())
+    }
+
+    /// The forwards beyond the edges, with the names of their targets.
+    pub fn beyond(&self) -> impl Iterator<Item = (&str, &ForwardStats)> {
+        self.forwards.iter().filter_map(|forward| Some((forward.outbound()?, forward)))
+    }
+}

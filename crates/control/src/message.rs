@@ -152,6 +152,7 @@ mod tests {
             options: WorkerOptions::default(),
             sources: vec![[127, 0, 0, 5].into()],
             forward: Vec::new(),
+            outbound: Vec::new(),
             drain: cluster::Drain::No,
             secret_file: "/secret".into(),
         };
@@ -192,6 +193,10 @@ mod tests {
             reconnects: 1,
             last_error: Some("reset".into()),
             waiting_ms: Some(70),
+            url: None,
+            code: None,
+            bytes: 0,
+            dropped: 0,
         };
         let stream =
             StreamStats { stream: "live/a".into(), forwards: vec![forward], ..StreamStats::default() };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use cluster::Cluster;
 use cluster::stats::ForwardState;
-use cluster::status::{SCHEMA, Status, UnitState, UnitStatus};
+use cluster::status::{SCHEMA, Status, StreamRow, UnitState, UnitStatus};
 use serde::{Deserialize, Serialize};
 use supervisor::ClientError;
 use tokio::task::JoinSet;
@@ -219,8 +219,9 @@ pub(crate) async fn settled(fleet: &Fleet, cluster: &Cluster) -> Seen {
         let status = &seen.status;
         let reported = status.units.iter().all(|unit| unit.stats.is_some());
         let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
-        let mut forwards = status.streams.iter().filter(|row| row.publishing).flat_map(|row| &row.forwards);
-        let forwarded = forwards.all(|forward| forward.state == ForwardState::Live);
+        let is_forwarded =
+            |row: &StreamRow| row.to_edges().all(|forward| forward.state == ForwardState::Live);
+        let forwarded = status.streams.iter().filter(|row| row.publishing).all(is_forwarded);
         let expected = if cluster.encoder.is_some() {
             status.units.iter().filter(|unit| unit.port != 0).count()
         } else {

@@ -163,6 +163,9 @@ impl FdLimits {
         if !spec.forward.is_empty() {
             why.push_str(&format!(", each forwarded to {} edge ports", spec.forward.len()));
         }
+        if !spec.outbound.is_empty() {
+            why.push_str(&format!(", and to {} targets of `forward`", spec.outbound.len()));
+        }
         Err(Problem::Descriptors { unit: spec.id.clone(), needed, why: why + ", reserve", limit, how })
     }
 }
@@ -232,6 +235,7 @@ mod tests {
             origins: vec![port(Role::Origin, "127.0.0.5")],
             edges: vec![port(Role::Edge, "127.0.0.6")],
             elsewhere: Vec::new(),
+            forward: Vec::new(),
             ssh: std::collections::BTreeMap::new(),
             encoder: None,
         }

@@ -4,11 +4,13 @@
 //! it), an RTMP connect, the age of frames. A process that answers on its control socket is never killed: it still serves
 //! somebody, and the cause may be another host's. So the upper rungs are only shown.
 
+mod forwards;
+
 use std::net::IpAddr;
 use std::time::Duration;
 
 use cluster::Role;
-use cluster::stats::{ForwardState, ForwardStats, Joining, ProcessStats, StreamStats};
+use cluster::stats::{Joining, ProcessStats, StreamStats};
 use cluster::status::Health;
 
 use crate::machine::heartbeat::Heartbeat;
@@ -91,10 +93,6 @@ pub(crate) const STALE: Duration = Duration::from_secs(5);
 pub(crate) const MISSING_WARNING: Duration = Duration::from_secs(1);
 /// From here on the edge does not do what it exists for: its players see it.
 pub(crate) const MISSING_CRITICAL: Duration = Duration::from_secs(3);
-/// A forward may take so long to be live; then it is told of.
-const FORWARD_WARNING: Duration = Duration::from_secs(2);
-/// Forwards of one stream that are told of one by one: each edge tells of its own too.
-const FORWARDS_TOLD: usize = 3;
 /// An encoder that has not been let publish for so long does not do what it exists for.
 const ENCODER_CRITICAL: Duration = Duration::from_secs(3);
 /// Where a reader that joins waits for a keyframe, the last one may be so old; encoders send one each 2 s, or 10 s by default.
@@ -236,32 +234,8 @@ fn stream_troubles(stream: &StreamStats) -> Vec<(Health, String)> {
         }
         _ => {}
     }
-    let failing: Vec<String> = stream.forwards.iter().filter_map(forward_trouble).collect();
-    let more = failing.len().saturating_sub(FORWARDS_TOLD);
-    found.extend(failing.into_iter().take(FORWARDS_TOLD).map(|trouble| format!("{name} to {trouble}")));
-    if more > 0 {
-        found.push(format!("{name} to {more} more ports: see their lines"));
-    }
+    found.extend(forwards::troubles(stream));
     found.into_iter().map(|note| (Health::Warning, note)).collect()
-}
-
-/// Why a target does not get its stream.
-fn forward_trouble(forward: &ForwardStats) -> Option<String> {
-    let waits = forward.waiting_ms.map(Duration::from_millis);
-    let is_late = waits.is_some_and(|waits| waits >= FORWARD_WARNING);
-    let error = forward.last_error.as_deref();
-    let why = match (forward.state, is_late) {
-        (ForwardState::Live | ForwardState::Idle, _) | (ForwardState::Connecting, false) => return None,
-        (ForwardState::Stalled, _) => "no sign of life".to_owned(),
-        (ForwardState::Backoff, _) => error.unwrap_or("it failed").to_owned(),
-        (ForwardState::Connecting, true) => match error {
-            Some(error) => error.to_owned(),
-            None => "still connecting".to_owned(),
-        },
-    };
-    let lasts =
-        waits.filter(|_| is_late).map_or_else(String::new, |waits| format!(" (for {} s)", waits.as_secs()));
-    Some(format!("{}: {why}{lasts}", forward.target.id))
 }
 
 /// What is wrong with the process itself.
@@ -305,7 +279,7 @@ fn process_troubles(facts: &Facts<'_>, process: &ProcessStats) -> Vec<(Health, S
 #[cfg(test)]
 mod tests {
     use super::*;
-    use cluster::stats::LimitStats;
+    use cluster::stats::{ForwardState, ForwardStats, LimitStats};
     use cluster::{Target, UnitId};
 
     const TICK: Duration = Heartbeat::PERIOD;
@@ -555,6 +529,10 @@ mod tests {
             reconnects: 0,
             last_error: error.map(str::to_owned),
             waiting_ms,
+            url: None,
+            code: None,
+            bytes: 0,
+            dropped: 0,
         }
     }
 
@@ -573,6 +551,17 @@ mod tests {
             let stream = StreamStats { forwards: vec![forward(state, waiting, error)], ..stream() };
             assert_eq!(of_stream(stream).1, note, "{state:?} {waiting:?} {error:?}");
         }
+        let mut beyond = forward(Backoff, Some(9_000), Some("connection refused"));
+        beyond.target.id = serde_json::from_str("\"out:backup\"").unwrap();
+        beyond.url = Some("rtmp://backup/live/a".into());
+        let (health, note) = of_stream(StreamStats { forwards: vec![beyond.clone()], ..stream() });
+        assert_eq!(
+            (health, note.as_str()),
+            (Health::Warning, "live/a to backup: connection refused (for 9 s)")
+        );
+        let forwards = vec![beyond; 32];
+        let note = of_stream(StreamStats { forwards, ..stream() }).1;
+        assert!(note.ends_with("; live/a to 29 more targets of `forward`: see their lines"), "{note}");
         let forwards = vec![forward(Stalled, None, None); 60];
         let note = of_stream(StreamStats { forwards, ..stream() }).1;
         assert!(note.ends_with("live/a to 57 more ports: see their lines"), "{note}");

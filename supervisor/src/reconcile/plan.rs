@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use cluster::plan::{Action, Change};
-use cluster::{Cluster, EncoderSource, EncoderSpec, Memory, Port, Target, UnitId, WorkerOptions, WorkerSpec};
+use cluster::{
+    Cluster, EncoderSource, EncoderSpec, Memory, Outbound, Port, Target, UnitId, WorkerOptions, WorkerSpec,
+};
 
 /// What is done to each process of either, in the order of `new`; those that it lacks come last but for the encoder. Without a `current`
 /// all is started. The order of ports is no difference.
@@ -62,6 +64,7 @@ pub(super) fn compare_specs(old: &WorkerSpec, new: &WorkerSpec) -> (Action, Vec<
         options,
         sources,
         forward,
+        outbound,
         drain: _,
         secret_file: _,
     } = old;
@@ -113,6 +116,7 @@ pub(super) fn compare_specs(old: &WorkerSpec, new: &WorkerSpec) -> (Action, Vec<
     if forward.iter().any(|it| moved(&it)) {
         why.push("forward targets are reached elsewhere".to_owned());
     }
+    why.extend(compare_outbound(outbound, &new.outbound));
     let action = if is_moved {
         Action::Restart
     } else if why.is_empty() {
@@ -121,6 +125,30 @@ pub(super) fn compare_specs(old: &WorkerSpec, new: &WorkerSpec) -> (Action, Vec<
         Action::Reconfigure
     };
     (action, why)
+}
+
+/// What becomes of the targets beyond the edges. Their order is no difference.
+fn compare_outbound(old: &[Outbound], new: &[Outbound]) -> Vec<String> {
+    let of = |all: &[Outbound], name: &str| all.iter().find(|it| it.name == name).cloned();
+    let added = new.iter().filter(|it| of(old, &it.name).is_none());
+    let mut why: Vec<String> = added.map(|it| format!("forward {}: none → {}", it.name, it.to)).collect();
+    for it in old {
+        let Outbound { name, to, streams, except, key } = it;
+        match of(new, name) {
+            None => why.push(format!("forward {name}: {to} → none")),
+            Some(new) if new == *it => {}
+            Some(new) if new.to != *to => why.push(format!("forward {name}: {to} → {}", new.to)),
+            Some(new) => {
+                let what = [
+                    (new.streams != *streams || new.except != *except, "other streams"),
+                    (new.key != *key, "another key"),
+                ];
+                let what: Vec<&str> = what.into_iter().filter(|(is, _)| *is).map(|(_, what)| what).collect();
+                why.push(format!("forward {name}: {}", what.join(", ")));
+            }
+        }
+    }
+    why
 }
 
 fn compare_encoder(current: Option<&Cluster>, new: &Cluster) -> Option<Change> {
@@ -172,6 +200,7 @@ mod tests {
             origins: vec![port(Role::Origin, "127.0.0.5", 1935)],
             edges: vec![port(Role::Edge, "127.0.0.6", 1935), port(Role::Edge, "127.0.0.6", 1936)],
             elsewhere: Vec::new(),
+            forward: Vec::new(),
             ssh: BTreeMap::new(),
             encoder: None,
         }
@@ -240,6 +269,36 @@ mod tests {
                 "reconfigure origin-127.0.0.5-1935: 1 fewer forward target",
                 "stop edge-127.0.0.6-1935: removed from the file",
             ]
+        );
+    }
+
+    #[test]
+    fn targets_beyond_the_edges_come_go_and_change_while_the_origin_runs() {
+        let outbound = |name: &str, to: &str, streams: &str| Outbound {
+            name: name.into(),
+            to: to.to_owned().try_into().unwrap(),
+            streams: vec![streams.to_owned().try_into().unwrap()],
+            except: Vec::new(),
+            key: None,
+        };
+        let mut old = guide();
+        let (a, b) =
+            (outbound("a", "rtmp://a/{app}/{stream}", "**"), outbound("b", "rtmp://b/{app}/{stream}", "**"));
+        let c = outbound("c", "rtmp://c/{app}/{stream}", "**");
+        old.forward = vec![a.clone(), b.clone(), c.clone()];
+        let mut new = old.clone();
+        new.forward.reverse();
+        assert_eq!(told(&compare(Some(&old), &new)), Vec::<String>::new());
+        new.forward = vec![
+            outbound("a", "rtmp://x/{app}/{stream}", "**"),
+            outbound("b", "rtmp://b/{app}/{stream}", "live/*"),
+            outbound("d", "rtmp://d/{app}/{stream}", "**"),
+        ];
+        assert_eq!(
+            told(&compare(Some(&old), &new)),
+            ["reconfigure origin-127.0.0.5-1935: forward d: none → rtmp://d/{app}/{stream}; \
+                 forward a: rtmp://a/{app}/{stream} → rtmp://x/{app}/{stream}; forward b: other streams; \
+                 forward c: rtmp://c/{app}/{stream} → none"]
         );
     }
 

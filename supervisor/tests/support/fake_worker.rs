@@ -61,6 +61,7 @@ fn parse(text: &str) -> Result<Cluster, String> {
         origins: vec![port(Role::Origin, 5, 1935)],
         edges: edges.split(',').map(|number| port(Role::Edge, 6, number.parse().unwrap())).collect(),
         elsewhere: Vec::new(),
+        forward: Vec::new(),
         ssh: std::collections::BTreeMap::new(),
         encoder: value("encoder")
             .map(|_| Encoder { source: EncoderSource::TestCard, stream: "live/a".into() }),

@@ -1,4 +1,4 @@
-//! Forwarding of one stream to one edge port: a client connection that is one more cursor.
+//! Forwarding of one stream to one target, an edge port or [beyond](super::outbound): a client connection that is one more cursor.
 //!
 //! A forwarder lives from the first media on and follows the log: each publication in turn, as far as it is there, and its end, also
 //! when it was over before the target could be reached. At each connect its target gets metadata, headers, the current GOP and live.
@@ -28,6 +28,7 @@ use tracing::{info, warn};
 pub(crate) use self::link::{Connected, LinkRecord};
 use self::link::{Forwarding, GoesOn};
 use super::liveness::{DEAD_AFTER, Liveness};
+use super::outbound::{self, Destination, Way};
 use super::status::{Forward, ForwardRecord, ForwardStatus, KEEP, Phase, has_passed};
 use crate::channel::Channel;
 use crate::counters::count;
@@ -55,6 +56,8 @@ const LATE_CONNECTIONS: usize = 64;
 enum ForwardError {
     #[error(transparent)]
     Connection(#[from] rtmp_io::Error),
+    #[error(transparent)]
+    Key(#[from] outbound::KeyError),
     #[error("no sign of life from the target for {} s", DEAD_AFTER / 1_000)]
     Dead,
     #[error(transparent)]
@@ -63,27 +66,32 @@ enum ForwardError {
 
 /// One forwarder a target: starts those that are missing, ends those that are no longer wanted.
 pub(crate) fn sync(hub: &Rc<Hub>, channel: &Rc<Channel>) {
-    let targets = hub.spec.borrow().forward.clone();
+    let destinations = outbound::destinations(&hub.spec.borrow(), &channel.key);
     let mut forwards = channel.forwards.borrow_mut();
-    forwards.retain(|forward| targets.contains(forward.target()));
-    for target in targets {
-        if !forwards.iter().any(|forward| *forward.target() == target) {
-            let status = ForwardStatus::new(target, &hub.keeping, channel.object);
+    forwards.retain(|forward| destinations.contains(forward.destination()));
+    for destination in destinations {
+        if !forwards.iter().any(|forward| *forward.destination() == destination) {
+            let status = ForwardStatus::new(destination, &channel.key, &hub.keeping, channel.object);
             forwards.push(start(hub, channel, status, None));
         }
     }
 }
 
-/// The forward of a record, with its connection if that goes on. False if it is not wanted any more.
+/// Where the forward of a record goes, unless it is not wanted any more.
+pub(crate) fn destination(hub: &Hub, channel: &Channel, record: &ForwardRecord) -> Option<Destination> {
+    let mut all = outbound::destinations(&hub.spec.borrow(), &channel.key).into_iter();
+    all.find(|destination| destination.record_id() == record.target)
+}
+
+/// The forward of a record, to where it goes, with its connection if that goes on. False if it is not wanted any more.
 pub(crate) fn restore(
     hub: &Rc<Hub>,
     channel: &Rc<Channel>,
     (id, record): (Id, &ForwardRecord),
-    connected: Option<Connected>,
+    wanted: Option<(Destination, Option<Connected>)>,
 ) -> bool {
-    let target = hub.spec.borrow().forward.iter().find(|target| target.id == record.target).cloned();
-    let Some(target) = target else { return false };
-    let status = ForwardStatus::restore(target, &hub.keeping, id, record);
+    let Some((destination, connected)) = wanted else { return false };
+    let status = ForwardStatus::restore(destination, &channel.key, &hub.keeping, (id, record));
     if connected.is_none() && status.open.get().is_some() {
         // As where a connection is lost.
         status.failed.set(true);
@@ -95,9 +103,17 @@ pub(crate) fn restore(
 
 /// Once a second: starts what a flood of names has put off. All streams that are live, and of those that are over a few that ended first.
 pub(crate) fn start_late(hub: &Rc<Hub>) {
-    let targets = hub.spec.borrow().forward.len();
-    let is_put_off =
-        |channel: &Rc<Channel>| channel.forwards.borrow().len() < targets && !channel.log().is_empty();
+    let targets = {
+        let spec = hub.spec.borrow();
+        spec.forward.len() + spec.outbound.len()
+    };
+    let is_put_off = |channel: &Rc<Channel>| {
+        let started = channel.forwards.borrow().len();
+        // Not each stream goes to each target.
+        started < targets
+            && !channel.log().is_empty()
+            && started < outbound::count(&hub.spec.borrow(), &channel.key)
+    };
     let put_off = hub.channels().into_iter().filter(is_put_off);
     let (live, mut over): (Vec<_>, Vec<_>) = put_off.partition(|channel| channel.stream().head().is_live);
     over.sort_by_key(|channel| channel.stream().idle_since());
@@ -123,9 +139,11 @@ async fn run(
     status: Rc<ForwardStatus>,
     mut connected: Option<Connected>,
 ) {
-    let mut delays = Delays::new(RETRY_FIRST, RETRY_LONGEST);
-    // By the worker's own address the target keeps a slot for us.
-    let mut route = Route::new(Some(hub.spec.borrow().listen.ip()), status.target.address);
+    let mut delays = status.destination.delays((RETRY_FIRST, RETRY_LONGEST));
+    let mut dialer = Dialer::new(&hub, &status.destination);
+    if let Some(connected) = &connected {
+        status.key.replace(connected.key.clone());
+    }
     let mut head = channel.watch();
     loop {
         status.phase.replace(Phase::Idle);
@@ -142,7 +160,7 @@ async fn run(
         status.phase.replace(Phase::Connecting);
         let connected = connected.take();
         let forwarded =
-            contain_future(forward(&hub, &channel, &status, &mut route, &mut delays, connected)).await;
+            contain_future(forward(&hub, &channel, &status, &mut dialer, &mut delays, connected)).await;
         let outcome = forwarded.unwrap_or_else(|panic| Err(panic.into()));
         status.failed.set(outcome.is_err());
         status.touch();
@@ -154,10 +172,16 @@ async fn run(
                     status.next.set(status.next.get().min(channel.log().start(true)));
                 }
                 status.phase.replace(Phase::Backoff);
-                let text = error.to_string();
+                let text = match &error {
+                    ForwardError::Connection(error) => status.fail(error),
+                    ForwardError::Key(_) | ForwardError::Dead | ForwardError::Bug(_) => {
+                        status.code.replace(None);
+                        error.to_string()
+                    }
+                };
                 let is_new = status.last_error.borrow().as_ref() != Some(&text);
                 if is_new && hub.forward_lines.take(hub.now()) {
-                    warn!(stream = %channel.key, target = %status.target.id, %error, "forward failed");
+                    warn!(stream = %channel.key, target = %status.target.id, error = text, "forward failed");
                 }
                 status.last_error.replace(Some(text));
                 tokio::time::sleep(delays.next_delay(rtmp_io::chance())).await;
@@ -187,15 +211,14 @@ async fn forward(
     hub: &Hub,
     channel: &Channel,
     status: &ForwardStatus,
-    route: &mut Route,
+    dialer: &mut Dialer,
     delays: &mut Delays,
     connected: Option<Connected>,
 ) -> Result<(), ForwardError> {
     let (mut client, mut goes_on) = match connected {
-        Some(Connected { client, goes_on }) => (client, Some(goes_on)),
+        Some(Connected { client, goes_on, .. }) => (client, Some(goes_on)),
         None => {
-            let request = request(hub, channel, &status.target);
-            let client = Client::open(request, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?;
+            let client = dialer.open(hub, channel, status).await?;
             if status.failed.get() {
                 count(&status.reconnects, 1);
             }
@@ -256,7 +279,10 @@ async fn publication(
     (client, goes_on): (Client, Option<GoesOn>),
     span: Span,
 ) -> Result<Client, ForwardError> {
-    status.phase.replace(Phase::Connected(Liveness::new()));
+    status.phase.replace(Phase::Connected(match &status.destination {
+        Destination::Edge(_) => Liveness::new(),
+        Destination::Out(_) => Liveness::lenient(),
+    }));
     let goes_on = goes_on.unwrap_or_else(|| {
         if hub.forward_lines.take(hub.now()) {
             info!(stream = %channel.key, target = %status.target.id, "forwarding");
@@ -286,8 +312,63 @@ async fn publication(
     }
 }
 
-/// To publish the stream at `target`, with the proof that we may.
-pub(crate) fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::Config {
+/// How a target is reached, kept from one connection to the next.
+enum Dialer {
+    Edge(Route),
+    Out(Way),
+}
+
+impl Dialer {
+    fn new(hub: &Hub, destination: &Destination) -> Self {
+        match destination {
+            // By the worker's own address the target keeps a slot for us.
+            Destination::Edge(target) => {
+                Self::Edge(Route::new(Some(hub.spec.borrow().listen.ip()), target.address))
+            }
+            Destination::Out(_) => Self::Out(Way::default()),
+        }
+    }
+
+    async fn open(
+        &mut self,
+        hub: &Hub,
+        channel: &Channel,
+        status: &ForwardStatus,
+    ) -> Result<Client, ForwardError> {
+        match (self, &status.destination) {
+            (Self::Out(way), Destination::Out(outbound)) => {
+                let use_key = |key| drop(status.key.replace(key));
+                way.open(&hub.lookups, (&channel.key, outbound), use_key).await.map_err(|error| match error {
+                    outbound::OpenError::Key(error) => error.into(),
+                    outbound::OpenError::Connection(error) => error.into(),
+                })
+            }
+            (Self::Edge(route), _) => {
+                let request = request(hub, channel, &status.target);
+                Ok(Client::open(request, route, Limit::new(CONNECT_TIMEOUT), |_| {}).await?)
+            }
+            (Self::Out(_), Destination::Edge(_)) => Err(rtmp_io::Error::NoAddress.into()),
+        }
+    }
+}
+
+/// What a connection that goes on was asked for, and the key in it; `None` where that cannot be told any more.
+pub(crate) fn request_again(
+    hub: &Hub,
+    channel: &Channel,
+    destination: &Destination,
+) -> Option<(client::Config, Option<Rc<str>>)> {
+    match destination {
+        Destination::Edge(target) => Some((request(hub, channel, target), None)),
+        Destination::Out(outbound) => {
+            let key = outbound::key_of(outbound).ok()?;
+            Some((outbound::request(&channel.key, outbound, key.as_deref()), key))
+        }
+    }
+}
+
+/// To publish the stream at the edge `target`, with the proof that we may.
+fn request(hub: &Hub, channel: &Channel, target: &Target) -> client::Config {
     let url = Url {
         host: target.host.clone(),
         port: target.port,
@@ -344,12 +425,15 @@ impl Forwarding<'_> {
         let _ = self.cursor.push_control(self.client.session.output());
         let before = self.cursor.bytes_sent();
         let flushed = self.send(&log).map_err(rtmp_io::Error::Lost)?;
-        count(&self.hub.counters.bytes_out, self.cursor.bytes_sent() - before);
+        let sent = self.cursor.bytes_sent() - before;
+        count(&self.hub.counters.bytes_out, sent);
+        count(&self.status.bytes, sent);
         self.status.next.set(self.cursor.offset());
         let (position, reached) = log.position(self.cursor.offset());
         self.status.reached.set(reached);
         let skips = self.cursor.take_skips();
         count(&self.hub.counters.skips, skips);
+        count(&self.status.dropped, skips);
         if skips == 0 {
             let sent = position.saturating_sub(self.position);
             self.has_sent |= sent > 0;

@@ -4,6 +4,9 @@
 //! prove less, since the kernel of a frozen process gives them too. They count only where an echo cannot be expected yet, because the
 //! ping has not arrived, or waits in the target behind media that the target reads slowly, which a full socket on our side shows. So a slow
 //! target that moves is kept, and one that takes nothing, or takes pings and answers none, is not.
+//!
+//! Servers of others need not answer pings at all. With them ([`Liveness::lenient`]) acknowledgements count until the first echo has come: then all
+//! that is known is that their machine takes what it is sent.
 
 use std::collections::VecDeque;
 
@@ -27,6 +30,8 @@ pub(super) struct Liveness {
     sign: u64,
     /// How long the last echo took, ms.
     took: Option<u64>,
+    /// Until the first echo none is asked for.
+    is_lenient: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -40,16 +45,37 @@ struct Ping {
 
 impl Liveness {
     pub(super) fn new() -> Self {
-        Self { pings: VecDeque::new(), acknowledged: 0, sign: 0, took: None }
+        Self { pings: VecDeque::new(), acknowledged: 0, sign: 0, took: None, is_lenient: false }
+    }
+
+    /// Of a target that may answer no ping ever.
+    pub(super) fn lenient() -> Self {
+        Self { is_lenient: true, ..Self::new() }
+    }
+
+    /// Whether acknowledgements are all there is.
+    fn believes_acknowledgements(&self) -> bool {
+        self.is_lenient && self.took.is_none()
+    }
+
+    fn has_arrived(&self, ping: &Ping) -> bool {
+        ping.end.is_some_and(|end| end <= self.acknowledged)
     }
 
     /// Whether one more ping is to be sent.
     pub(super) fn wants_ping(&self) -> bool {
-        self.pings.len() < PINGS_MAX
+        // In place of one that is not waited for any more.
+        let replaces = || {
+            self.believes_acknowledgements() && self.pings.front().is_some_and(|ping| self.has_arrived(ping))
+        };
+        self.pings.len() < PINGS_MAX || replaces()
     }
 
     /// A ping that carries the stream time `time` was given to the connection.
     pub(super) fn handle_ping(&mut self, now: u64, time: u64) {
+        if self.pings.len() >= PINGS_MAX {
+            self.pings.pop_front();
+        }
         self.pings.push_back(Ping { time, sent_at: now, end: None });
     }
 
@@ -62,8 +88,9 @@ impl Liveness {
 
     /// The target's kernel has acknowledged `acknowledged` bytes of the connection; `blocked` when our socket takes no more.
     pub(super) fn handle_acknowledged(&mut self, now: u64, acknowledged: u64, blocked: bool) {
-        let arrived = |ping: &Ping| ping.end.is_some_and(|end| end <= self.acknowledged);
-        let expects_echo = self.pings.front().is_some_and(arrived) && !blocked;
+        let expects_echo = !self.believes_acknowledgements()
+            && self.pings.front().is_some_and(|ping| self.has_arrived(ping))
+            && !blocked;
         if acknowledged > self.acknowledged {
             self.acknowledged = acknowledged;
             if !expects_echo {
@@ -82,12 +109,12 @@ impl Liveness {
         }
     }
 
-    /// Connecting until the first echo, then live or stalled.
+    /// Connecting until the first echo, or the first sign where there may be none, then live or stalled.
     pub(super) fn state(&self, now: u64) -> ForwardState {
         match self.took {
-            None => ForwardState::Connecting,
-            Some(_) if self.silence(now) > STALLED_AFTER => ForwardState::Stalled,
-            Some(_) => ForwardState::Live,
+            None if !(self.is_lenient && self.sign > 0) => ForwardState::Connecting,
+            _ if self.silence(now) > STALLED_AFTER => ForwardState::Stalled,
+            _ => ForwardState::Live,
         }
     }
 
@@ -104,7 +131,8 @@ impl Liveness {
 
     /// How long a sign of life has been due, ms. Nothing is due where nothing was asked.
     fn silence(&self, now: u64) -> u64 {
-        self.pings.front().map_or(0, |ping| now.saturating_sub(ping.sent_at.max(self.sign)))
+        let is_due = |ping: &&Ping| !(self.believes_acknowledgements() && self.has_arrived(ping));
+        self.pings.iter().find(is_due).map_or(0, |ping| now.saturating_sub(ping.sent_at.max(self.sign)))
     }
 }
 
@@ -187,6 +215,29 @@ mod tests {
         let begin = forward.now;
         assert!(forward.lives(100, 1_000, 1_000, false).is_some());
         assert!((5_000..=5_000 + 4 * TICK).contains(&(forward.now - begin)), "{}", forward.now - begin);
+    }
+
+    #[test]
+    fn of_a_target_that_answers_no_ping_acknowledgements_are_signs_of_life_until_an_echo_comes() {
+        let mut forward = Forward { liveness: Liveness::lenient(), ..Forward::new() };
+        assert_eq!(forward.state(), Connecting);
+        for _ in 0..1_000 {
+            forward.tick(1_000, 1_000, false);
+            assert!(!forward.is_dead());
+        }
+        assert_eq!((forward.state(), forward.liveness.lag(forward.now, 0)), (Live, None));
+        // Pings alone, in a pause of the stream.
+        assert_eq!(forward.lives(100, 20, 20, false), None);
+        // It takes nothing any more.
+        assert!(forward.lives(40, 1_000, 0, false).is_some());
+
+        let mut forward = Forward { liveness: Liveness::lenient(), ..Forward::new() };
+        for _ in 0..100 {
+            forward.tick(1_000, 1_000, false);
+        }
+        // One that has answered once is asked for more.
+        forward.echo();
+        assert!(forward.lives(100, 1_000, 1_000, false).is_some());
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 pub(crate) mod forward;
 mod liveness;
+pub(crate) mod outbound;
 pub(crate) mod play;
 pub(crate) mod player;
 pub(crate) mod status;

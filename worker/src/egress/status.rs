@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use cluster::stats::{ForwardState, ForwardStats};
 use cluster::{Target, UnitId};
+use rtmp::server::StreamKey;
 use serde::{Deserialize, Serialize};
 use shm::Id;
 use tokio::task::AbortHandle;
 
 use super::liveness::Liveness;
+use super::outbound::{self, Destination};
 use crate::keeping::{Keeping, Kept, kind, near};
 
 /// A connection is kept for so long for the stream's next publication, and what a target has not been given yet where it cannot be
@@ -28,8 +30,8 @@ impl Forward {
         Self { status, task }
     }
 
-    pub(super) fn target(&self) -> &Target {
-        &self.status.target
+    pub(super) fn destination(&self) -> &Destination {
+        &self.status.destination
     }
 
     /// From where on it needs the log at `now`, monotonic ms.
@@ -58,7 +60,7 @@ impl Kept for ForwardStatus {
         keeping.put(self.object.get(), kind::FORWARD, |bytes| {
             let record = ForwardRecord {
                 channel: self.channel?,
-                target: self.target.id.clone(),
+                target: self.destination.record_id(),
                 next: self.next.get(),
                 open: self.open.get(),
                 sent: self.sent.get(),
@@ -72,7 +74,18 @@ impl Kept for ForwardStatus {
 }
 
 pub(super) struct ForwardStatus {
+    pub(super) destination: Destination,
+    /// As it is called.
     pub(super) target: Target,
+    /// Where beyond the edges the stream is published, for a person.
+    url: Option<String>,
+    /// The key of the newest connection, so that it can be kept out of what is told.
+    pub(super) key: RefCell<Option<Rc<str>>>,
+    /// The RTMP status of the last refusal beyond the edges.
+    pub(super) code: RefCell<Option<String>>,
+    pub(super) bytes: Cell<u64>,
+    /// How often a slow target was given the newest group in place of what lay before it.
+    pub(super) dropped: Cell<u64>,
     pub(super) phase: RefCell<Phase>,
     /// Offset of the log before which the target has been given all that it gets.
     pub(super) next: Cell<u64>,
@@ -129,15 +142,25 @@ pub(super) fn has_passed(since: u64, now: u64) -> bool {
 }
 
 impl ForwardStatus {
-    pub(super) fn new(target: Target, keeping: &Rc<Keeping>, channel: Option<Id>) -> Rc<Self> {
-        let this = Self::with(target, keeping, (keeping.store.add(), channel));
+    pub(super) fn new(
+        destination: Destination,
+        key: &StreamKey,
+        keeping: &Rc<Keeping>,
+        channel: Option<Id>,
+    ) -> Rc<Self> {
+        let this = Self::with((destination, key), keeping, (keeping.store.add(), channel));
         this.touch();
         this
     }
 
     /// The forward of a record.
-    pub(super) fn restore(target: Target, keeping: &Rc<Keeping>, id: Id, record: &ForwardRecord) -> Rc<Self> {
-        let this = Self::with(target, keeping, (Some(id), Some(record.channel)));
+    pub(super) fn restore(
+        destination: Destination,
+        key: &StreamKey,
+        keeping: &Rc<Keeping>,
+        (id, record): (Id, &ForwardRecord),
+    ) -> Rc<Self> {
+        let this = Self::with((destination, key), keeping, (Some(id), Some(record.channel)));
         this.next.set(record.next);
         this.open.set(record.open);
         this.sent.set(record.sent);
@@ -148,9 +171,23 @@ impl ForwardStatus {
         this
     }
 
-    fn with(target: Target, keeping: &Rc<Keeping>, (object, channel): (Option<Id>, Option<Id>)) -> Rc<Self> {
+    fn with(
+        (destination, key): (Destination, &StreamKey),
+        keeping: &Rc<Keeping>,
+        (object, channel): (Option<Id>, Option<Id>),
+    ) -> Rc<Self> {
+        let url = match &destination {
+            Destination::Edge(_) => None,
+            Destination::Out(outbound) => Some(outbound.to.shown(key.app(), key.name())),
+        };
         Rc::new_cyclic(|me| Self {
-            target,
+            target: destination.target(),
+            destination,
+            url,
+            key: RefCell::new(None),
+            code: RefCell::new(None),
+            bytes: Cell::new(0),
+            dropped: Cell::new(0),
             phase: RefCell::new(Phase::Idle),
             next: Cell::new(0),
             open: Cell::new(None),
@@ -189,8 +226,24 @@ impl ForwardStatus {
         self.touch();
     }
 
-    /// For a target that has been away for long nothing is kept: it begins with what there is.
+    /// Takes note of what a connection or an attempt failed with, and gives what may be told of it.
+    pub(super) fn fail(&self, error: &rtmp_io::Error) -> String {
+        match self.destination {
+            Destination::Edge(_) => error.to_string(),
+            Destination::Out(_) => {
+                let (text, code) = outbound::told(error, self.key.borrow().as_deref());
+                self.code.replace(code);
+                text
+            }
+        }
+    }
+
+    /// For a target that has been away for long nothing is kept: it begins with what there is. Nor for one beyond the edges, which is nobody's
+    /// to hold the port's memory: it has what those who join have.
     fn needs(&self, now: u64) -> Option<u64> {
+        if matches!(self.destination, Destination::Out(_)) {
+            return None;
+        }
         let is_away = self.failed.get() && has_passed(self.well.get(), now);
         (!is_away).then(|| self.next.get())
     }
@@ -214,6 +267,10 @@ impl ForwardStatus {
         };
         ForwardStats {
             target: self.target.clone(),
+            url: self.url.clone(),
+            code: self.code.borrow().clone(),
+            bytes: if self.url.is_some() { self.bytes.get() } else { 0 },
+            dropped: if self.url.is_some() { self.dropped.get() } else { 0 },
             state,
             lag_ms,
             sent: self.sent.get(),

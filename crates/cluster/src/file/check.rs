@@ -1,6 +1,7 @@
 //! The tree of a cluster file, held against the schema: all that is wrong in it at once, or a [`Draft`].
 
 mod encoder;
+mod forward;
 
 use std::net::IpAddr;
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::destination::Destination;
 use crate::memory::Memory;
 use crate::spec::{Cluster, Role, WorkerOptions};
 
-const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder"];
+const ROOT_KEYS: &[&str] = &["cluster", "origin", "edges", "worker", "encoder", "forward"];
 const ORIGIN_KEYS: &[&str] = &["host", "port", "listen", "ssh", "worker"];
 const EDGE_KEYS: &[&str] = &["host", "ports", "listen", "ssh", "worker"];
 const WORKER_KEYS: &[&str] = &[
@@ -151,12 +152,14 @@ impl<'t> Checks<'t> {
             .and_then(|n| self.edges(n, file.key("edges"), &known));
         self.check_edges_take_all(origin.as_ref(), edges.as_deref().unwrap_or_default());
         let encoder = file.value("encoder").map(|n| self.encoder(n, file.key("encoder")));
+        let forward = file.value("forward").map(|n| self.forward(n, file.key("forward")));
         defaults?;
         Some(Draft {
             name: name?,
             origins: vec![origin?],
             edges: edges?,
             encoder: encoder.map_or(Some(None), |e| e.map(Some))?,
+            forward: forward.unwrap_or_else(|| Some(Vec::new()))?,
         })
     }
 

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use super::tree::Location;
 use crate::destination::Destination;
+use crate::forward::Outbound;
 use crate::spec::{Encoder, Role, WorkerOptions};
 
 /// A cluster whose every value is sound by itself; host names are not looked up yet.
@@ -13,6 +14,14 @@ pub(super) struct Draft {
     pub(super) origins: Vec<Entry>,
     pub(super) edges: Vec<Entry>,
     pub(super) encoder: Option<Encoder>,
+    pub(super) forward: Vec<Sent>,
+}
+
+/// A target beyond the edges, and where its address is written.
+#[derive(Debug)]
+pub(super) struct Sent {
+    pub(super) outbound: Outbound,
+    pub(super) place: Location,
 }
 
 /// An origin, or one entry of the edges.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::net::IpAddr;
 
-use super::draft::{Draft, Entry};
+use super::draft::{Draft, Entry, Sent};
 use super::host_name::is_group;
 use super::report::{Diagnostic, quoted};
 use super::tree::Location;
@@ -43,11 +43,34 @@ pub(super) fn settle(
         }
     }
     let ssh = ways(&draft, &mut lookup.found);
+    lookup.found.extend(loops(&draft.forward, &ports));
     if !lookup.found.is_empty() {
         return Err(lookup.found);
     }
     let (origins, edges) = ports.into_iter().map(|s| s.port).partition(|p| p.role == Role::Origin);
-    Ok(Cluster { name: draft.name, origins, edges, elsewhere: Vec::new(), ssh, encoder: draft.encoder })
+    let forward = draft.forward.into_iter().map(|sent| sent.outbound).collect();
+    let encoder = draft.encoder;
+    Ok(Cluster { name: draft.name, origins, edges, elsewhere: Vec::new(), ssh, encoder, forward })
+}
+
+/// Targets that are ports of the cluster itself: a stream would come back, or come from two sides. Their names are not looked up, which
+/// is done at each connect.
+fn loops(forward: &[Sent], ports: &[Settled]) -> Vec<Diagnostic> {
+    let of = |sent: &Sent| {
+        let (host, port) = (sent.outbound.to.host(), sent.outbound.to.port());
+        let address = host.parse::<IpAddr>().ok().map(|address| address.to_canonical());
+        let is_it = |it: &&Settled| {
+            let is_host = it.port.host.name.eq_ignore_ascii_case(host)
+                || address
+                    .is_some_and(|address| it.addresses.contains(&address) || it.port.listen == address);
+            it.port.port == port && is_host
+        };
+        let own = ports.iter().find(is_it)?;
+        let message = format!("`forward` sends to {}, the {} of this cluster", own.port, own.port.role);
+        let help = "the origin sends to each edge by itself: name a server outside, or remove the target";
+        Some(sent.place.diagnostic(message).related("it is written here", own.place.used).help(help))
+    };
+    forward.iter().filter_map(of).collect()
 }
 
 /// How to get to each host that says so; a host may be an entry several times, and say it once.

@@ -51,6 +51,7 @@ fn spec() -> WorkerSpec {
         options: WorkerOptions::default(),
         sources: Vec::new(),
         forward: Vec::new(),
+        outbound: Vec::new(),
         drain: cluster::Drain::No,
         secret_file: PathBuf::from("/secret"),
     }
@@ -151,14 +152,26 @@ async fn a_report_that_would_be_too_long_comes_without_the_errors_of_its_forward
         reconnects: 1,
         last_error: Some("e".repeat(1024)),
         waiting_ms: Some(1),
+        url: None,
+        code: None,
+        bytes: 0,
+        dropped: 0,
     };
-    let long = StreamStats { forwards: (0..256).map(forward).collect(), ..StreamStats::default() };
+    let beyond = |number| ForwardStats {
+        url: Some("u".repeat(700)),
+        code: Some("c".repeat(80)),
+        bytes: u64::MAX,
+        dropped: u64::MAX,
+        ..forward(number)
+    };
+    let forwards = (0..256).map(forward).chain((0..cluster::Outbound::MAX).map(beyond));
+    let long = StreamStats { forwards: forwards.collect(), ..StreamStats::default() };
     let endless = StreamStats { stream: "s".repeat(crate::packet::MAX_PACKET), ..StreamStats::default() };
     let talk = async |mut asks: Connection, _| asks.ask(&Request::Stats, None, LIMIT).await;
     let (answer, _) = with(Fake { streams: vec![long], ..Fake::default() }, talk).await;
     let replies = answer.unwrap().replies;
     let Reply::Stream(stream) = &replies[1] else { panic!("{replies:?}") };
-    assert_eq!(stream.forwards.len(), 256);
+    assert_eq!(stream.forwards.len(), 256 + cluster::Outbound::MAX);
     assert!(stream.forwards.iter().all(|forward| forward.last_error.is_none()));
     let (answer, _) = with(Fake { streams: vec![endless], ..Fake::default() }, talk).await;
     assert_eq!(refused(answer).code, Code::TooLong);

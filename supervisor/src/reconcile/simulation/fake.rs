@@ -586,6 +586,7 @@ pub(super) fn parse(text: &str) -> Result<Cluster, String> {
         origins: vec![port(Role::Origin, 5, 1935)],
         edges: Vec::new(),
         elsewhere: Vec::new(),
+        forward: Vec::new(),
         ssh: BTreeMap::new(),
         encoder: Some(cluster::Encoder { source: cluster::EncoderSource::TestCard, stream: "live/a".into() }),
     };

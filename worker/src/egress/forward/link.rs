@@ -3,6 +3,7 @@
 use std::io::{self, IoSlice};
 use std::net::TcpStream as Socket;
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::rc::Rc;
 
 use rtmp::client::{Config, Session};
 use rtmp_io::{Client, socket};
@@ -62,6 +63,8 @@ pub(super) struct GoesOn {
 pub(crate) struct Connected {
     pub(super) client: Client,
     pub(super) goes_on: GoesOn,
+    /// The key with which it publishes, if there is one.
+    pub(super) key: Option<Rc<str>>,
 }
 
 pub(super) struct Forwarding<'a> {
@@ -187,13 +190,13 @@ pub(super) fn written(socket: &impl AsFd) -> Option<u64> {
 }
 
 impl LinkRecord<Session, State> {
-    /// The connection of this record, the object `id`, whose socket is `socket`, to be gone on with by what `config` gives; `unhandled` is what was
-    /// read from it and not handled. `None` if it cannot be right.
+    /// The connection of this record, the object `id`, whose socket is `socket`, to be gone on with by what `config` gives, with `key` if it has
+    /// one; `unhandled` is what was read from it and not handled. `None` if it cannot be right.
     pub(crate) fn restore(
         self,
         id: Id,
         socket: Socket,
-        config: Config,
+        (config, key): (Config, Option<Rc<str>>),
         (log, unhandled): (&Log, &[u8]),
     ) -> Option<Connected> {
         let mut session = self.session;
@@ -213,6 +216,6 @@ impl LinkRecord<Session, State> {
         let client = Client { socket: TcpStream::from_std(socket).ok()?, session };
         let Self { begin, position, has_sent, .. } = self;
         let goes_on = GoesOn { object: Some(id), written, read, begin, cursor, position, has_sent };
-        Some(Connected { client, goes_on })
+        Some(Connected { client, goes_on, key })
     }
 }
