@@ -10,8 +10,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use cluster::Cluster;
-use cluster::stats::ForwardState;
-use cluster::status::{Status, StreamRow};
+use cluster::status::Status;
 use control::api::StartupEvent;
 use control::start::{Start, StartupLine};
 use nix::sys::signal::Signal;
@@ -22,6 +21,7 @@ use tokio::signal::unix::{self, SignalKind};
 
 use self::progress::{not_ready, progress};
 use crate::change::{self, Cost, Wish};
+use crate::commands::status::machines::SETTLE_TIMEOUT;
 use crate::commands::{agent, plan};
 use crate::failure::{Failure, code};
 use crate::fleet::{Fleet, Reach};
@@ -30,8 +30,6 @@ use crate::table::Paper;
 use crate::terminal::{complain, print_clean};
 use crate::{log, output, starting};
 
-/// How long the first reports, the encoder's first frames and forwards may take before `up` shows what there is.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const SETTLE_POLL: Duration = Duration::from_millis(100);
 
@@ -136,13 +134,7 @@ async fn settled_status(client: &Client, cluster: &Cluster) -> Result<Status, Fa
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
         let status = client.status().await?;
-        let reported = status.units.iter().all(|unit| unit.stats.is_some());
-        let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
-        let is_forwarded =
-            |row: &StreamRow| row.to_edges().all(|forward| forward.state == ForwardState::Live);
-        let forwarded = status.streams.iter().filter(|row| row.publishing).all(is_forwarded);
-        let expected = if cluster.encoder.is_some() { cluster.ports().count() } else { 0 };
-        if (reported && forwarded && live >= expected) || Instant::now() >= deadline {
+        if status.is_settled(cluster.encoder.is_some()) || Instant::now() >= deadline {
             return Ok(status);
         }
         tokio::time::sleep(SETTLE_POLL).await;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::plan::whom;
 use crate::spec::{Role, UnitId};
-use crate::stats::{ForwardStats, ProcessStats};
+use crate::stats::{ForwardState, ForwardStats, ProcessStats};
 
 /// The name of the document's schema.
 pub const SCHEMA: &str = "srsctl/status/v1";
@@ -133,6 +133,20 @@ pub struct UnitStatus {
     pub config: String,
     /// Absolute path of its log.
     pub log: String,
+}
+
+impl Status {
+    /// Whether all has come that comes behind a start: the first report of each worker, each stream at each edge and, where the cluster has an
+    /// encoder, its stream on every port.
+    #[must_use]
+    pub fn is_settled(&self, has_encoder: bool) -> bool {
+        let has_reported = self.units.iter().all(|unit| unit.stats.is_some());
+        let mut publishing = self.streams.iter().filter(|row| row.publishing);
+        let live = publishing.clone().filter(|row| row.video_codec.is_some()).count();
+        let is_forwarded = publishing.all(|row| row.to_edges().all(|it| it.state == ForwardState::Live));
+        let ports = self.units.iter().filter(|unit| unit.port != 0).count();
+        has_reported && is_forwarded && (!has_encoder || live >= ports)
+    }
 }
 
 impl UnitStatus {

@@ -6,8 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use cluster::Cluster;
-use cluster::stats::ForwardState;
-use cluster::status::{SCHEMA, Status, StreamRow, UnitState, UnitStatus};
+use cluster::status::{SCHEMA, Status, UnitState, UnitStatus};
 use serde::{Deserialize, Serialize};
 use supervisor::ClientError;
 use tokio::task::JoinSet;
@@ -21,7 +20,7 @@ use crate::output::{self, MachineRow};
 use crate::table::Paper;
 
 /// How long the first reports, the encoder's first frames and forwards may take before `up` shows what there is.
-const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const SETTLE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often it looks.
 const SETTLE_POLL: Duration = Duration::from_millis(200);
 /// Bytes that are read of what was known, at most.
@@ -76,11 +75,11 @@ pub(crate) async fn look(fleet: &Fleet) -> Seen {
         let (client, place, name) = (fleet.client(place), place.clone(), fleet.name().to_owned());
         tasks.spawn(async move {
             let said = match place.problem() {
-                Some(problem) => Err(Some(problem.cause())),
+                Some(problem) => Err(Silent::Unreachable(problem.cause())),
                 None => match client.status().await {
                     Ok(status) => Ok(status),
-                    Err(ClientError::NotRunning { .. }) => Err(unsupervised(&place, name).await),
-                    Err(error) => Err(Some(error.to_string())),
+                    Err(ClientError::NotRunning { .. }) => Err(without_supervisor(&place, name).await),
+                    Err(error) => Err(Silent::Unknown(error.to_string())),
                 },
             };
             (index, said)
@@ -105,7 +104,7 @@ pub(crate) async fn look(fleet: &Fleet) -> Seen {
     let mut rows = Vec::new();
     for (place, (_, said)) in fleet.places().iter().zip(said) {
         if place.is_leaving() {
-            if said == Err(None) {
+            if said == Err(Silent::NotRunning) {
                 continue;
             }
             status
@@ -117,21 +116,33 @@ pub(crate) async fn look(fleet: &Fleet) -> Seen {
     Seen { status, rows }
 }
 
-/// What begins what is said of a machine where processes go on without a supervisor.
-const UNSUPERVISED: &str = "no supervisor runs";
+/// Why no supervisor of a machine tells of it.
+#[derive(Debug, PartialEq, Eq)]
+enum Silent {
+    /// Nothing of the cluster runs there.
+    NotRunning,
+    /// Processes go on without one.
+    Unsupervised(String),
+    /// There is no way to it.
+    Unreachable(String),
+    /// It does not answer.
+    Unknown(String),
+}
 
-/// That processes go on without a supervisor, if any do.
-async fn unsupervised(place: &Place, cluster: String) -> Option<String> {
-    let look: Look = place.ask(&Operation::Look { cluster }, &[]).await.ok()?;
-    (look.living > 0).then(|| {
-        let them = if look.living == 1 { "1 process goes on" } else { "processes go on" };
-        let number = if look.living == 1 { String::new() } else { format!("{} ", look.living) };
-        format!("{UNSUPERVISED}, but {number}{them}; srsctl up takes over what runs")
-    })
+/// Whether processes go on where no supervisor runs.
+async fn without_supervisor(place: &Place, cluster: String) -> Silent {
+    let look = place.ask::<Look>(&Operation::Look { cluster }, &[]).await;
+    let living = look.map_or(0, |look| look.living);
+    let them = match living {
+        0 => return Silent::NotRunning,
+        1 => "1 process goes on".to_owned(),
+        living => format!("{living} processes go on"),
+    };
+    Silent::Unsupervised(format!("no supervisor runs, but {them}; srsctl up takes over what runs"))
 }
 
 /// Adds what a machine said to the whole.
-fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole: &mut Status) -> MachineRow {
+fn row(fleet: &Fleet, place: &Place, said: Result<Status, Silent>, whole: &mut Status) -> MachineRow {
     let mut row = MachineRow {
         host: place.to_string(),
         hosts: place.hosts().to_vec(),
@@ -162,17 +173,19 @@ fn row(fleet: &Fleet, place: &Place, said: Result<Status, Option<String>>, whole
             let busy = status.busy.map(|busy| format!("{place}: {busy}"));
             whole.busy = whole.busy.take().or(busy);
         }
-        Err(None) => {
-            row.state = "not-running";
-            whole.units.extend(unheard(place, UnitState::Stopped));
-        }
-        Err(Some(why)) => {
-            whole.units.extend(unheard(place, UnitState::Unknown));
-            row.state = match &place.problem() {
-                Some(_) => "unreachable",
-                None if why.starts_with(UNSUPERVISED) => "unsupervised",
-                None => "unknown",
+        Err(silent) => {
+            let (state, why) = match silent {
+                Silent::NotRunning => {
+                    row.state = "not-running";
+                    whole.units.extend(unheard(place, UnitState::Stopped));
+                    return row;
+                }
+                Silent::Unsupervised(why) => ("unsupervised", why),
+                Silent::Unreachable(why) => ("unreachable", why),
+                Silent::Unknown(why) => ("unknown", why),
             };
+            row.state = state;
+            whole.units.extend(unheard(place, UnitState::Unknown));
             let known = file.and_then(|file| read(&file));
             let told = known.as_ref().map(|known| {
                 let all = known.status.units.iter().filter(|unit| output::is_wanted(unit)).count();
@@ -216,18 +229,7 @@ pub(crate) async fn settled(fleet: &Fleet, cluster: &Cluster) -> Seen {
     let deadline = Instant::now() + SETTLE_TIMEOUT;
     loop {
         let seen = look(fleet).await;
-        let status = &seen.status;
-        let reported = status.units.iter().all(|unit| unit.stats.is_some());
-        let live = status.streams.iter().filter(|row| row.publishing && row.video_codec.is_some()).count();
-        let is_forwarded =
-            |row: &StreamRow| row.to_edges().all(|forward| forward.state == ForwardState::Live);
-        let forwarded = status.streams.iter().filter(|row| row.publishing).all(is_forwarded);
-        let expected = if cluster.encoder.is_some() {
-            status.units.iter().filter(|unit| unit.port != 0).count()
-        } else {
-            0
-        };
-        if (reported && forwarded && live >= expected) || Instant::now() >= deadline {
+        if seen.status.is_settled(cluster.encoder.is_some()) || Instant::now() >= deadline {
             return seen;
         }
         tokio::time::sleep(SETTLE_POLL).await;
