@@ -504,7 +504,7 @@ fn a_drain_goes_on_when_the_supervisor_of_a_machine_that_leaves_is_killed_and_wh
     wait_until("pictures", SOON, || pictures() > 0);
 
     hosts.write("guide.yaml", &without);
-    let up = spawn(&mut hosts.srsctl(&["up", "--yes", "--drain", "9s"]));
+    let up = spawn(&mut hosts.srsctl(&["up", "--yes", "--drain", "16s"]));
     wait_until("the drain", SOON, || hosts.run(&["status"]).text().contains("draining 1"));
     hosts.run(&["up", "--yes"]).expect_code(5).expect_words(&["nothing was touched"]);
     let status = hosts.run(&["status", "--json"]).stdout;
