@@ -105,7 +105,12 @@ fn in_order(work: Vec<Work<'_>>) -> Vec<Work<'_>> {
     let rank = |(index, it): &(usize, Work<'_>)| match index {
         _ if it.has(&[Action::Stop], Role::Origin) && !it.starts_origin(*index == 0) => 3,
         0 => 1,
-        _ if !is_origin_new && it.has(&[Action::Stop, Action::Restart], Role::Edge) => 0,
+        // A drain may go on there of which the plan does not tell.
+        _ if !is_origin_new
+            && (it.place.is_leaving() || it.has(&[Action::Stop, Action::Restart], Role::Edge)) =>
+        {
+            0
+        }
         _ => 2,
     };
     let mut work: Vec<_> = work.into_iter().enumerate().collect();
